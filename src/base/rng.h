@@ -1,0 +1,28 @@
+/* rng.h - a counter-based random generator: Philox 4x32-10.
+ *
+ * The state is a key and a counter, 24 bytes that a checkpoint stores whole; the same numbers come out on every machine.
+ * Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). */
+#ifndef KR_RNG_H
+#define KR_RNG_H
+
+#include <stdint.h>
+
+typedef struct kr_rng {
+    uint64_t key;     /* the seed */
+    uint64_t stream;  /* independent sequences of one seed: one a parameter, one a worker */
+    uint64_t counter; /* numbers drawn so far */
+} kr_rng;
+
+static inline kr_rng kr_rng_make(uint64_t seed, uint64_t stream) {
+    return (kr_rng){seed, stream, 0};
+}
+
+uint32_t kr_rng_u32(kr_rng *r);
+double kr_rng_uniform(kr_rng *r);                    /* in (0, 1), 53 bits */
+double kr_rng_normal(kr_rng *r);                     /* mean 0, variance 1 (Box-Muller, two draws a number) */
+uint64_t kr_rng_below(kr_rng *r, uint64_t bound);    /* in [0, bound), unbiased; bound > 0 */
+
+/* FNV-1a of a string: the stream of a parameter is the hash of its name, so that adding a layer moves no other draw. */
+uint64_t kr_hash_string(const char *s);
+
+#endif

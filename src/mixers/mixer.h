@@ -1,0 +1,40 @@
+/* mixer.h - what a mixer is: the part of a layer that lets tokens see each other.
+ *
+ * A mixer is src/mixers/<m>/ with one const kr_mixer, plus a line in mixers.def. It declares its parameters by name while it
+ * records its graph (kr_nn_param), so one function is its shapes, its initial values, its file layout and its
+ * computation; forward, decode step and training all come from it. */
+#ifndef KR_MIXER_H
+#define KR_MIXER_H
+
+#include "graph/graph.h"
+#include "models/config.h"
+
+#define KR_MAX_STATES 4
+
+typedef struct kr_state_decl {
+    const char *name; /* "conv", "ssm" */
+    int rank;         /* without the leading slot dimension */
+    int64_t shape[KR_MAX_RANK - 1];
+} kr_state_decl;
+
+/* What a mixer is given to build with. */
+typedef struct kr_nn {
+    kr_graph *g;
+    const kr_config *config;
+    char prefix[64];  /* "backbone.layers.3.mixer." */
+    kr_value *seqs;   /* I64 [S,3] */
+    kr_value *reset;  /* U8 [M] or NULL */
+    kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
+    kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
+} kr_nn;
+
+typedef struct kr_mixer {
+    const char *name;
+    int (*states)(const kr_config *c, kr_state_decl states[KR_MAX_STATES]); /* how many */
+    kr_value *(*build)(kr_nn *nn, kr_value *x); /* x [M,D], normed -> [M,D], to be added to the residual stream */
+} kr_mixer;
+
+extern const kr_mixer *const kr_mixers[]; /* NULL-ended */
+const kr_mixer *kr_mixer_find(const char *name);
+
+#endif

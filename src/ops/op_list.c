@@ -1,0 +1,42 @@
+/* op_list.c - the list of ops, from ops.def. */
+#include <string.h>
+
+#include "base/err.h"
+#include "ops/op.h"
+
+#define KR_OP(name) extern const kr_op kr_op_##name;
+#include "ops/ops.def"
+#undef KR_OP
+
+#define KR_OP(name) &kr_op_##name,
+const kr_op *const kr_ops[] = {
+#include "ops/ops.def"
+    NULL};
+#undef KR_OP
+
+const kr_op *kr_op_find(const char *name) {
+    for (int i = 0; kr_ops[i]; i++)
+        if (strcmp(kr_ops[i]->name, name) == 0) return kr_ops[i];
+    return NULL;
+}
+
+kr_kernel *kr_op_kernel(const kr_op *op, kr_level level) {
+    if (level == KR_LEVEL_REF64) return op->kernel[level];
+    while (level > KR_LEVEL_REF && !op->kernel[level]) level--;
+    return op->kernel[level];
+}
+
+int kr_need_rank(const char *op, const char *arg, const kr_tensor *t, int rank, krait_error *e) {
+    if (t->rank == rank) return 0;
+    char text[96];
+    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: %s must have %d dimensions, is %s", op, arg, rank,
+                   kr_tensor_describe(t, text));
+}
+
+int kr_need_dim(const char *op, const char *arg, const kr_tensor *t, int dim, int64_t size,
+                krait_error *e) {
+    if (t->shape[dim] == size) return 0;
+    char text[96];
+    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: dimension %d of %s must be %lld, is %s", op, dim, arg,
+                   (long long)size, kr_tensor_describe(t, text));
+}

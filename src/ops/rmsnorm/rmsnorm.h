@@ -1,0 +1,23 @@
+/* rmsnorm.h - root-mean-square norm, with the residual sum in front of it.
+ *
+ *   s = x + residual                          (s = x without a residual)
+ *   y = weight * s * rstd,  rstd = (mean over D of s^2 + eps)^(-1/2)
+ *
+ * in:  x [M,D], residual [M,D] or absent, weight [D] or absent (1)
+ * out: y [M,D], sum [M,D] (absent without a residual), rstd [M]
+ * Source: spec/mamba.md section 6; Zhang & Sennrich 2019. */
+#ifndef KR_RMSNORM_H
+#define KR_RMSNORM_H
+
+#include "ops/op.h"
+
+typedef struct kr_rmsnorm_attr {
+    double eps;
+} kr_rmsnorm_attr;
+
+extern const kr_op kr_op_rmsnorm;
+/* in: dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M].   out: ds [M,D], dweight [D]
+ *   xh = s * rstd;  ds = dsum + rstd * (w * dy - xh * mean(w * dy * xh));  dweight = sum over M of dy * xh */
+extern const kr_op kr_op_rmsnorm_grad;
+
+#endif
