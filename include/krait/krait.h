@@ -2,9 +2,11 @@
  *
  * Three objects carry everything:
  *
- *   krait_model     a model file in memory: weights, configuration, tokenizer. Read-only; threads may share it.
- *   krait_session   mutable timelines ("lanes") of one model: state and position of each. One thread at a time.
- *   krait_sampler   turns logits into a token.
+ *   krait_model    a model file in memory: weights, configuration, tokenizer. Read-only: threads
+ *                  may share it.
+ *   krait_session  mutable timelines ("lanes") of one model: state and position of each. One
+ *                  thread at a time.
+ *   krait_sampler  turns logits into a token.
  *
  * The shortest program (examples/generate.c):
  *
@@ -15,10 +17,10 @@
  *   krait_generate(m, (const char *[]){"In the beginning"}, 1, &o, NULL, &e);
  *   krait_model_close(&m);
  *
- * Conventions: 0 or a negative krait_err (error.h); counts and offsets are int64_t; token ids are int32_t; options structs begin
- * with their size, set by their INIT macro; a function that makes an object stores it through its first argument and leaves
- * NULL there on failure; a closing function takes the address, frees, and stores NULL; closing NULL does nothing.
- * Strings are UTF-8.
+ * Conventions: 0 or a negative krait_err (error.h); counts and offsets are int64_t; token ids are
+ * int32_t; options structs begin with their size, set by their INIT macro; a function that makes an
+ * object stores it through its first argument and leaves NULL there on failure; a closing function
+ * takes the address, frees, and stores NULL; closing NULL does nothing. Strings are UTF-8.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KRAIT_KRAIT_H
@@ -38,37 +40,40 @@ typedef struct krait_tokenizer krait_tokenizer;
 typedef struct krait_session krait_session;
 typedef struct krait_sampler krait_sampler;
 
-/* ---- models ---------------------------------------------------------------------------------------------------------- */
+/* ---- models --------------------------------------------------------------------------------- */
 
 typedef enum krait_dtype { KRAIT_F32 = 0, KRAIT_BF16 = 2, KRAIT_F16 = 3 } krait_dtype;
 
 typedef struct krait_model_options {
     size_t size;
-    int keep_dtype;        /* 1 (default): matrices stay in the file's type, mapped; 0: as `dtype` says */
+    /* 1 (default): matrices stay in the file's type, mapped; 0: as `dtype` says */
+    int keep_dtype;
     krait_dtype dtype;     /* the type of the matrices in memory when keep_dtype is 0 */
     int without_tokenizer; /* 1: tokenizer.json is neither needed nor read */
 } krait_model_options;
-#define KRAIT_MODEL_OPTIONS_INIT {sizeof(krait_model_options), 1, KRAIT_F32, 0}
+#define KRAIT_MODEL_OPTIONS_INIT                                                                   \
+    { sizeof(krait_model_options), 1, KRAIT_F32, 0 }
 
-/* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards, tokenizer.json), a folder in the
- * state-spaces layout (config.json, pytorch_model.bin), or a model that ships with the program by name ("demo": looked for in
- * $KRAIT_MODELS, then in the installed data folder, then in the source tree it was built from). options may be NULL. */
-KRAIT_API int krait_model_open(krait_model **out, const char *path, const krait_model_options *options,
-                               krait_error *e);
+/* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
+ * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model
+ * that ships with the program by name ("demo": looked for in $KRAIT_MODELS, then in the installed
+ * data folder, then in the source tree it was built from). options may be NULL. */
+KRAIT_API int krait_model_open(krait_model **out, const char *path,
+                               const krait_model_options *options, krait_error *e);
 KRAIT_API void krait_model_close(krait_model **model);
 
 typedef struct krait_model_info {
     const char *architecture; /* "MambaForCausalLM", "FalconMambaForCausalLM" */
     const char *mixer;        /* "mamba1" */
     int64_t layers, width, inner_width, state_size, conv_kernel, dt_rank;
-    int64_t vocabulary;        /* rows of the embedding, padding included */
-    int64_t vocabulary_used;   /* ids that the tokenizer can produce; samplers draw below it */
-    int64_t parameters;        /* tied tensors counted once */
-    int64_t weight_bytes;      /* in memory */
-    int64_t state_bytes;       /* of one lane: what krait_session_save_state writes */
-    const char *dtype;         /* of the matrices in memory: "f32", "bf16", "f16" */
-    uint64_t hash;             /* of configuration and weights: binds state files to the model */
-    int32_t end_token;         /* -1: none */
+    int64_t vocabulary;      /* rows of the embedding, padding included */
+    int64_t vocabulary_used; /* ids that the tokenizer can produce; samplers draw below it */
+    int64_t parameters;      /* tied tensors counted once */
+    int64_t weight_bytes;    /* in memory */
+    int64_t state_bytes;     /* of one lane: what krait_session_save_state writes */
+    const char *dtype;       /* of the matrices in memory: "f32", "bf16", "f16" */
+    uint64_t hash;           /* of configuration and weights: binds state files to the model */
+    int32_t end_token;       /* -1: none */
 } krait_model_info;
 KRAIT_API void krait_model_describe(const krait_model *model, krait_model_info *info);
 
@@ -88,51 +93,59 @@ typedef struct krait_save_options {
     krait_dtype dtype;
     int64_t shard_bytes; /* 0: one file; else model-00001-of-000NN.safetensors and their index */
 } krait_save_options;
-#define KRAIT_SAVE_OPTIONS_INIT {sizeof(krait_save_options), 1, KRAIT_F32, 0}
+#define KRAIT_SAVE_OPTIONS_INIT                                                                    \
+    { sizeof(krait_save_options), 1, KRAIT_F32, 0 }
 
-/* Writes a Hugging Face folder that transformers loads by from_pretrained. Each file appears whole or not at all. */
+/* Writes a Hugging Face folder that transformers loads by from_pretrained. Each file appears whole
+ * or not at all. */
 KRAIT_API int krait_model_save(const krait_model *model, const char *folder,
                                const krait_save_options *options, krait_error *e);
 
-/* ---- tokenizers ------------------------------------------------------------------------------------------------------ */
+/* ---- tokenizers ----------------------------------------------------------------------------- */
 
 /* The model's tokenizer; NULL when it was opened without one. Lives as long as the model. */
 KRAIT_API const krait_tokenizer *krait_model_tokenizer(const krait_model *model);
 
-/* Opens tokenizer.json, a folder that holds one (or vocab.json and merges.txt), or "bytes": the byte-level tokenizer,
- * ids 0..255 the bytes, 256 the end of a document. */
+/* Opens tokenizer.json, a folder that holds one (or vocab.json and merges.txt), or "bytes": the
+ * byte-level tokenizer, ids 0..255 the bytes, 256 the end of a document. */
 KRAIT_API int krait_tokenizer_open(krait_tokenizer **out, const char *path, krait_error *e);
 KRAIT_API void krait_tokenizer_close(krait_tokenizer **tokenizer);
 KRAIT_API int64_t krait_tokenizer_vocabulary(const krait_tokenizer *t); /* largest id + 1 */
-KRAIT_API int32_t krait_tokenizer_end(const krait_tokenizer *t);        /* end of document; -1: none */
+/* end of document; -1: none */
+KRAIT_API int32_t krait_tokenizer_end(const krait_tokenizer *t);
 
-/* Encodes `length` bytes of text. Writes at most `capacity` ids and returns how many there are in all (call again with more
- * room), or a negative krait_err. Bytes that are not UTF-8 are encoded as they stand, byte by byte, where the
- * vocabulary has byte tokens. */
+/* Encodes `length` bytes of text. Writes at most `capacity` ids and returns how many there are in
+ * all (call again with more room), or a negative krait_err. Bytes that are not UTF-8 are encoded as
+ * they stand, byte by byte, where the vocabulary has byte tokens. */
 KRAIT_API int64_t krait_tokenizer_encode(const krait_tokenizer *t, const char *text, size_t length,
                                          int32_t *ids, int64_t capacity, krait_error *e);
-/* The bytes of ids[0..count). Writes at most `capacity` bytes (no terminator); returns the number in all, or an error. The bytes
- * may end inside a UTF-8 sequence: krait_utf8_complete says how many of them can be shown. */
-KRAIT_API int64_t krait_tokenizer_decode(const krait_tokenizer *t, const int32_t *ids, int64_t count,
-                                         char *text, int64_t capacity, krait_error *e);
+/* The bytes of ids[0..count). Writes at most `capacity` bytes (no terminator); returns the number
+ * in all, or an error. The bytes may end inside a UTF-8 sequence: krait_utf8_complete says how many
+ * of them can be shown. */
+KRAIT_API int64_t krait_tokenizer_decode(const krait_tokenizer *t, const int32_t *ids,
+                                         int64_t count, char *text, int64_t capacity,
+                                         krait_error *e);
 /* How many leading bytes of text[0..length) do not end inside a UTF-8 sequence. */
 KRAIT_API size_t krait_utf8_complete(const char *text, size_t length);
 
-/* ---- sessions -------------------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------------- */
 
 typedef struct krait_session_options {
     size_t size;
-    int64_t lanes;      /* timelines that can run together (default 1) */
-    int64_t max_tokens; /* token rows of one pass: longer input runs in chunks of this many (default 512) */
-    int threads;        /* 0: OMP_NUM_THREADS or all cores */
+    int64_t lanes; /* timelines that can run together (default 1) */
+    /* token rows of one pass: longer input runs in chunks of this many (default 512) */
+    int64_t max_tokens;
+    int threads; /* 0: OMP_NUM_THREADS or all cores */
 } krait_session_options;
-#define KRAIT_SESSION_OPTIONS_INIT {sizeof(krait_session_options), 1, 512, 0}
+#define KRAIT_SESSION_OPTIONS_INIT                                                                 \
+    { sizeof(krait_session_options), 1, 512, 0 }
 
 /* Makes the timelines, all at position 0 with zero states, and the one arena they compute in. */
 KRAIT_API int krait_session_create(krait_session **out, const krait_model *model,
                                    const krait_session_options *options, krait_error *e);
 KRAIT_API void krait_session_close(krait_session **session);
-KRAIT_API int64_t krait_session_bytes(const krait_session *s); /* arena and states, weights not counted */
+/* arena and states, weights not counted */
+KRAIT_API int64_t krait_session_bytes(const krait_session *s);
 
 typedef enum krait_want { KRAIT_WANT_NONE, KRAIT_WANT_LAST, KRAIT_WANT_ALL } krait_want;
 
@@ -144,26 +157,30 @@ typedef struct krait_span {
     krait_want want; /* logits after the last token, after every token, or none */
 } krait_span;
 
-/* Reads the spans, each from its lane's state, and moves the lanes on. The one primitive: a decode step is a span of one token; a
- * ragged batch is several spans (of different lanes) of any lengths. Logits are written in the order of spans and tokens,
- * [rows, vocabulary] f32, `vocabulary` being krait_model_info.vocabulary; `logits` may be NULL when nothing is wanted. On
- * failure no lane has moved. */
+/* Reads the spans, each from its lane's state, and moves the lanes on. The one primitive: a decode
+ * step is a span of one token; a ragged batch is several spans (of different lanes) of any lengths.
+ * Logits are written in the order of spans and tokens, [rows, vocabulary] f32, `vocabulary` being
+ * krait_model_info.vocabulary; `logits` may be NULL when nothing is wanted. On failure no lane has
+ * moved. */
 KRAIT_API int krait_session_forward(krait_session *s, const krait_span *spans, int64_t n_spans,
                                     float *logits, krait_error *e);
 KRAIT_API int64_t krait_session_position(const krait_session *s, int64_t lane); /* tokens read */
 KRAIT_API int krait_session_reset(krait_session *s, int64_t lane, krait_error *e);
-/* Copies a lane's state and position; the sessions' models must have the same hash. This is how a timeline forks. */
+/* Copies a lane's state and position; the sessions' models must have the same hash. This is how a
+ * timeline forks. */
 KRAIT_API int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *from,
                                  int64_t from_lane, krait_error *e);
 
-/* A state file: magic, version, model hash, element type, position, last token, sizes, state, checksum. Loading refuses, with the
- * reason, a file of another model, type or size, or a damaged one; a loaded lane continues bit for bit. `last` is the
- * last token read (-1: none), kept so that generation can go on. */
+/* A state file: magic, version, model hash, element type, position, last token, sizes, state,
+ * checksum. Loading refuses, with the reason, a file of another model, type or size, or a damaged
+ * one; a loaded lane continues bit for bit. `last` is the last token read (-1: none), kept so that
+ * generation can go on. */
 KRAIT_API int krait_session_save_state(const krait_session *s, int64_t lane, const char *path,
                                        krait_error *e);
-KRAIT_API int krait_session_load_state(krait_session *s, int64_t lane, const char *path, krait_error *e);
+KRAIT_API int krait_session_load_state(krait_session *s, int64_t lane, const char *path,
+                                       krait_error *e);
 
-/* ---- sampling and generation ----------------------------------------------------------------------------------------- */
+/* ---- sampling and generation ---------------------------------------------------------------- */
 
 typedef struct krait_sampler_options {
     size_t size;
@@ -174,31 +191,37 @@ typedef struct krait_sampler_options {
     double repeat_penalty; /* 1: off: logit < 0 ? logit * p : logit / p for every token seen */
     uint64_t seed;
 } krait_sampler_options;
-#define KRAIT_SAMPLER_OPTIONS_INIT {sizeof(krait_sampler_options), 0.8, 40, 0.95, 0.0, 1.0, 0}
+#define KRAIT_SAMPLER_OPTIONS_INIT                                                                 \
+    { sizeof(krait_sampler_options), 0.8, 40, 0.95, 0.0, 1.0, 0 }
 
-/* Order: repetition penalty, top-k, temperature, top-p, min-p, draw. `vocabulary` ids can be drawn. */
+/* Repetition penalty, top-k, temperature, top-p, min-p, draw. `vocabulary` ids can be drawn */
 KRAIT_API int krait_sampler_create(krait_sampler **out, int64_t vocabulary,
                                    const krait_sampler_options *options, krait_error *e);
 KRAIT_API void krait_sampler_close(krait_sampler **s);
 KRAIT_API void krait_sampler_accept(krait_sampler *s, int32_t id); /* for the repetition penalty */
-/* Draws from logits [vocabulary] (unchanged); the drawn id is accepted. Negative: a NaN in the logits. */
+/* Draws from logits [vocabulary] (unchanged); the drawn id is accepted. Negative: a NaN in the
+ * logits. */
 KRAIT_API int32_t krait_sampler_draw(krait_sampler *s, const float *logits, krait_error *e);
 
 typedef struct krait_generate_options {
     size_t size;
-    int64_t tokens; /* new tokens for each prompt (default 256) */
+    int64_t tokens;                /* new tokens for each prompt (default 256) */
     krait_sampler_options sampler; /* prompt i uses seed + i */
-    int64_t lanes;      /* prompts running together at most (default 32) */
-    int64_t max_tokens; /* chunk of prefill (default 512) */
+    int64_t lanes;                 /* prompts running together at most (default 32) */
+    int64_t max_tokens;            /* chunk of prefill (default 512) */
     int threads;
     int ignore_end; /* 1: goes on past the end token */
-    const char *state_in, *state_out; /* one prompt only: continue from / leave a state file. NULL: off */
-    /* Called with complete UTF-8 as it comes, for prompt `index`; return non-zero to stop everything. May be NULL. */
+    /* One prompt only: continue from / leave a state file. NULL: off */
+    const char *state_in, *state_out;
+    /* Called with complete UTF-8 as it comes, for prompt `index`; return non-zero to stop
+     * everything. May be NULL. */
     int (*on_text)(void *user, int64_t index, const char *text, size_t length);
-    /* Called once for each prompt as it ends, with its new tokens (valid during the call). May be NULL. */
-    int (*on_done)(void *user, int64_t index, const int32_t *ids, int64_t count, const char *text, size_t length);
+    /* Called once for each prompt as it ends, with its new tokens (valid during the call). May be
+     * NULL. */
+    int (*on_done)(void *user, int64_t index, const int32_t *ids, int64_t count, const char *text,
+                   size_t length);
     void *user;
-    /* Prompts as token ids instead of texts: ids[i][0..counts[i]). When set, `prompts` may be NULL. */
+    /* Prompts as ids instead of texts: ids[i][0..counts[i]). When set, `prompts` may be NULL */
     const int32_t *const *ids;
     const int64_t *counts;
 } krait_generate_options;
@@ -213,8 +236,8 @@ typedef struct krait_generate_stats {
     double load_seconds, prompt_seconds, decode_seconds;
 } krait_generate_stats;
 
-/* Continues n prompts as one ragged batch; each prompt's result equals what it would be alone. An empty prompt begins with the end
- * token where the tokenizer has one. stats may be NULL. */
+/* Continues n prompts as one ragged batch; each prompt's result equals what it would be alone. An
+ * empty prompt begins with the end token where the tokenizer has one. stats may be NULL. */
 KRAIT_API int krait_generate(const krait_model *model, const char *const *prompts, int64_t n,
                              const krait_generate_options *options, krait_generate_stats *stats,
                              krait_error *e);

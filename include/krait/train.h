@@ -10,23 +10,25 @@
 extern "C" {
 #endif
 
-/* ---- training -------------------------------------------------------------------------------------------------------- */
+/* ---- training ------------------------------------------------------------------------------- */
 
 typedef enum krait_event_kind {
-    KRAIT_EVENT_PLAN,       /* once, before the first step: `text` describes model, data and memory, a fact a line */
+    /* once, before the first step: `text` describes model, data and memory, a fact a line */
+    KRAIT_EVENT_PLAN,
     KRAIT_EVENT_STEP,       /* after each step */
     KRAIT_EVENT_EVAL,       /* after each evaluation on held-out data */
     KRAIT_EVENT_SAMPLE,     /* `text`: generated while training */
     KRAIT_EVENT_CHECKPOINT, /* `text`: its folder */
     KRAIT_EVENT_SKIPPED,    /* a step left out as an outlier; `text` says why */
-    KRAIT_EVENT_NOTE        /* `text`: anything a user should know (an option without effect, a resumed run) */
+    /* `text`: anything a user should know (an option without effect, a resumed run) */
+    KRAIT_EVENT_NOTE
 } krait_event_kind;
 
 typedef struct krait_train_event {
     krait_event_kind kind;
-    int64_t step, steps; /* 1-based after the step is done; total */
-    int64_t tokens;      /* seen so far */
-    double loss;         /* nats a token of this step (STEP) or of the held-out part (EVAL) */
+    int64_t step, steps;  /* 1-based after the step is done; total */
+    int64_t tokens;       /* seen so far */
+    double loss;          /* nats a token of this step (STEP) or of the held-out part (EVAL) */
     double bits_per_byte; /* EVAL */
     double grad_norm, learning_rate;
     double tokens_per_second, seconds, seconds_left;
@@ -35,14 +37,16 @@ typedef struct krait_train_event {
 
 typedef struct krait_train_options {
     size_t size;
-    const char *recipe;           /* a JSON file; NULL: every value from its default and `sets` */
-    const char *const *data;      /* files and folders of text, "-" for stdin, or token id files */
+    const char *recipe;      /* a JSON file; NULL: every value from its default and `sets` */
+    const char *const *data; /* files and folders of text, "-" for stdin, or token id files */
     int64_t n_data;
-    int data_is_ids;              /* 1: data holds decimal token ids, a document a line */
-    const char *out;              /* folder of the run: checkpoints, logs, and the final model */
-    int resume;                   /* 1: continue from the newest checkpoint in `out` (none there: start) */
-    const char *init_model;       /* start from this model's weights instead of fresh ones; NULL: fresh */
-    const char *const *sets;      /* "key=value" overrides of the recipe */
+    int data_is_ids; /* 1: data holds decimal token ids, a document a line */
+    const char *out; /* folder of the run: checkpoints, logs, and the final model */
+    /* 1: continue from the newest checkpoint in `out` (none there: start) */
+    int resume;
+    /* start from this model's weights instead of fresh ones; NULL: fresh */
+    const char *init_model;
+    const char *const *sets; /* "key=value" overrides of the recipe */
     int64_t n_sets;
     int threads;
     /* Return non-zero to stop after a checkpoint. May be NULL. */
@@ -52,25 +56,28 @@ typedef struct krait_train_options {
 #define KRAIT_TRAIN_OPTIONS_INIT                                                                   \
     { sizeof(krait_train_options), NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL, NULL }
 
-/* Trains to the end of the recipe. The folder `out` then holds config.json, model.safetensors, tokenizer.json (the final model),
- * checkpoints/step-N/, log.jsonl and TensorBoard event files. */
+/* Trains to the end of the recipe. The folder `out` then holds config.json, model.safetensors,
+ * tokenizer.json (the final model), checkpoints/step-N/, log.jsonl and TensorBoard event files. */
 KRAIT_API int krait_train(const krait_train_options *options, krait_error *e);
 
 /* Every recipe key with its default and meaning, a line each, for --help. */
 KRAIT_API const char *krait_recipe_keys(void);
 
-/* ---- evaluation ------------------------------------------------------------------------------------------------------ */
+/* ---- evaluation ----------------------------------------------------------------------------- */
 
 typedef struct krait_eval_options {
     size_t size;
     const char *const *data;
     int64_t n_data;
     int data_is_ids;
-    const char *task;   /* NULL: language model loss; "lambada": accuracy of the last word, data is JSON lines */
-    int64_t context;    /* 0: each document whole, its state carried to any length; else windows of this many tokens */
+    /* NULL: language model loss; "lambada": accuracy of the last word, data is JSON lines */
+    const char *task;
+    /* 0: each document whole, its state carried to any length; else windows of this many tokens */
+    int64_t context;
     int64_t max_tokens; /* stop after this many (0: all) */
     int threads;
-    /* Each predicted token: pos counts from 0 within the document. Return non-zero to stop. May be NULL. */
+    /* Each predicted token: pos counts from 0 within the document. Return non-zero to stop. May be
+     * NULL. */
     int (*on_token)(void *user, int64_t doc, int64_t pos, int32_t id, double logprob);
     /* Progress: bytes or tokens done of all (0: unknown). May be NULL. */
     int (*on_progress)(void *user, int64_t done, int64_t all);
@@ -86,7 +93,7 @@ typedef struct krait_eval_result {
     /* Mean loss of positions [2^i, 2^(i+1)) of a document. count 0: none. */
     double position_loss[KRAIT_EVAL_POSITIONS];
     int64_t position_count[KRAIT_EVAL_POSITIONS];
-    int64_t questions;           /* tasks */
+    int64_t questions; /* tasks */
     double accuracy, task_perplexity;
     double seconds;
 } krait_eval_result;
@@ -94,7 +101,7 @@ typedef struct krait_eval_result {
 KRAIT_API int krait_eval(const krait_model *model, const krait_eval_options *options,
                          krait_eval_result *result, krait_error *e);
 
-/* ---- tokenizer training ---------------------------------------------------------------------------------------------- */
+/* ---- tokenizer training --------------------------------------------------------------------- */
 
 typedef struct krait_bpe_options {
     size_t size;
@@ -104,13 +111,14 @@ typedef struct krait_bpe_options {
     int (*on_progress)(void *user, int64_t done, int64_t all);
     void *user;
 } krait_bpe_options;
-#define KRAIT_BPE_OPTIONS_INIT {sizeof(krait_bpe_options), 4096, 2, "<|endoftext|>", NULL, NULL}
+#define KRAIT_BPE_OPTIONS_INIT                                                                     \
+    { sizeof(krait_bpe_options), 4096, 2, "<|endoftext|>", NULL, NULL }
 
 /* Learns a byte-level BPE vocabulary from files or folders and writes tokenizer.json at `out`. */
 KRAIT_API int krait_tokenizer_train(const char *const *data, int64_t n_data, const char *out,
                                     const krait_bpe_options *options, krait_error *e);
 
-/* ---- selftest and benchmark ------------------------------------------------------------------------------------------ */
+/* ---- selftest and benchmark ----------------------------------------------------------------- */
 
 typedef struct krait_check_row {
     const char *op, *kase, *level, *what; /* "rmsnorm", "T=63", "v4", "against ref" */
@@ -121,46 +129,51 @@ typedef struct krait_check_row {
 
 typedef struct krait_check_options {
     size_t size;
-    const char *only;    /* rows whose op name contains this; NULL: all */
-    const char *corrupt; /* flip one output value of this op after it ran: the check must then fail. NULL: off */
-    int large;           /* 1: also the rows with offsets past 2^31 */
+    const char *only; /* rows whose op name contains this; NULL: all */
+    /* flip one output value of this op after it ran: the check must then fail. NULL: off */
+    const char *corrupt;
+    int large; /* 1: also the rows with offsets past 2^31 */
     int threads;
     void (*on_row)(void *user, const krait_check_row *row);
     void *user;
 } krait_check_options;
-#define KRAIT_CHECK_OPTIONS_INIT {sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL}
+#define KRAIT_CHECK_OPTIONS_INIT                                                                   \
+    { sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL }
 
-/* Runs every kernel row of every level this machine has. 0: all passed; KRAIT_ERR_NUMERIC: some failed (all rows were run). */
+/* Runs every kernel row of every level this machine has. 0: all passed; KRAIT_ERR_NUMERIC: some
+ * failed (all rows were run). */
 KRAIT_API int krait_selftest(const krait_check_options *options, krait_error *e);
 
-/* How far step by step, whole and chunked forms of this model differ on the given documents, and the gradient norm of the mean
- * next-token loss for every tensor. */
+/* How far step by step, whole and chunked forms of this model differ on the given documents, and
+ * the gradient norm of the mean next-token loss for every tensor. */
 typedef struct krait_model_check {
-    double step_error, chunk_error; /* largest difference of logits, relative to the largest logit of the whole form */
+    /* largest difference of logits, relative to the largest logit of the whole form */
+    double step_error, chunk_error;
     double loss;
     int64_t tensors;
     void (*on_tensor)(void *user, const char *name, double grad_norm);
     void *user;
 } krait_model_check;
 KRAIT_API int krait_selftest_model(const krait_model *model, const int32_t *const *ids,
-                                   const int64_t *counts, int64_t documents, krait_model_check *check,
-                                   krait_error *e);
+                                   const int64_t *counts, int64_t documents,
+                                   krait_model_check *check, krait_error *e);
 
 typedef struct krait_bench_row {
-    const char *name;   /* "decode b1", "scan forward" */
-    const char *unit;   /* "tok/s", "GB/s", "GFLOP/s", "M updates/s" */
+    const char *name;                /* "decode b1", "scan forward" */
+    const char *unit;                /* "tok/s", "GB/s", "GFLOP/s", "M updates/s" */
     double median, minimum, maximum; /* of the runs */
-    double ceiling;     /* what the machine allows, same unit; 0: none */
+    double ceiling;                  /* what the machine allows, same unit; 0: none */
     const char *note;
 } krait_bench_row;
 
 typedef struct krait_bench_options {
     size_t size;
-    const char *what;   /* "machine", "ops", "scan", "prefill", "decode", "train", or NULL: all */
-    const char *model;  /* a model, or a shape by name ("mamba-130m", random weights); NULL: mamba-130m */
-    const char *dtype;  /* "f32", "bf16", "f16"; NULL: f32 */
+    const char *what; /* "machine", "ops", "scan", "prefill", "decode", "train", or NULL: all */
+    /* a model, or a shape by name ("mamba-130m", random weights); NULL: mamba-130m */
+    const char *model;
+    const char *dtype;     /* "f32", "bf16", "f16"; NULL: f32 */
     int64_t batch, tokens; /* 0: defaults of each row */
-    int runs;           /* default 5 */
+    int runs;              /* default 5 */
     int threads;
     void (*on_row)(void *user, const krait_bench_row *row);
     void *user;

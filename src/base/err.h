@@ -4,15 +4,17 @@
 
 #include <krait/error.h>
 
-/* Writes code and message into e (which may be NULL) and returns code, so that `return kr_fail(e, ...)` reads well. The
- * first failure wins where a caller passes one krait_error along: callers stop at the first negative return. */
+/* Writes code and message into e (which may be NULL) and returns code, so that `return kr_fail(e,
+ * ...)` reads well. The first failure wins where a caller passes one krait_error along: callers
+ * stop at the first negative return. */
 int kr_fail(krait_error *e, krait_err code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Out of memory while making `what` ("session", "tokenizer"). */
 int kr_fail_memory(krait_error *e, const char *what);
 
-/* Puts "prefix: " before a message already in e: a caller adds the file or the layer that the callee could not know. */
+/* Puts "prefix: " before a message already in e: a caller adds the file or the layer that the
+ * callee could not know. */
 int kr_fail_prefix(krait_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Runs an expression that returns 0 or a krait_err, and returns from the function if it failed. */

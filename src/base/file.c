@@ -88,8 +88,9 @@ int kr_out_commit(kr_out *out, krait_error *e) {
         failed = 1;
         reason = errno;
     }
-    int rc = failed ? kr_fail(e, KRAIT_ERR_IO, "%s: writing failed: %s", out->path, strerror(reason))
-                    : sync_parent(out->path, e);
+    int rc = failed
+                 ? kr_fail(e, KRAIT_ERR_IO, "%s: writing failed: %s", out->path, strerror(reason))
+                 : sync_parent(out->path, e);
     if (!failed) {
         kr_free(out->temporary);
         out->temporary = NULL;
@@ -138,7 +139,8 @@ int kr_make_dirs(const char *path, krait_error *e) {
 int kr_sync_dir(const char *path, krait_error *e) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return kr_fail(e, KRAIT_ERR_IO, "%s: cannot be opened: %s", path, strerror(errno));
-    /* Some file systems refuse to sync a folder (EINVAL); the rename is then as durable as they make it. */
+    /* Some file systems refuse to sync a folder (EINVAL); the rename is then as durable as they
+     * make it. */
     int failed = fsync(fd) != 0 && errno != EINVAL;
     int reason = errno;
     close(fd);

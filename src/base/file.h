@@ -1,4 +1,5 @@
-/* file.h - whole files: mapping for reading, and writing that never leaves a half-written file behind. */
+/* file.h - whole files: mapping for reading, and writing that never leaves a half-written file
+ * behind. */
 #ifndef KR_FILE_H
 #define KR_FILE_H
 
@@ -17,9 +18,9 @@ typedef struct kr_map {
 int kr_map_open(kr_map *map, const char *path, krait_error *e);
 void kr_map_close(kr_map *map);
 
-/* An output file under a temporary name in the same folder. kr_out_commit flushes, syncs and renames it to `path` and syncs
- * the folder; until then the old file stays whole. kr_out_abort removes the temporary file; both are safe to call twice.
- * Temporary names end in ".tmp-<pid>". */
+/* An output file under a temporary name in the same folder. kr_out_commit flushes, syncs and
+ * renames it to `path` and syncs the folder; until then the old file stays whole. kr_out_abort
+ * removes the temporary file; both are safe to call twice. Temporary names end in ".tmp-<pid>". */
 typedef struct kr_out {
     FILE *stream;
     char *path;
@@ -33,8 +34,9 @@ void kr_out_abort(kr_out *out);
 
 bool kr_is_dir(const char *path);
 bool kr_is_file(const char *path);
-int kr_make_dirs(const char *path, krait_error *e);            /* like mkdir -p */
+int kr_make_dirs(const char *path, krait_error *e); /* like mkdir -p */
 int kr_sync_dir(const char *path, krait_error *e);
-char *kr_path_join(const char *folder, const char *name);      /* kr_free it; NULL when memory fails */
+/* kr_free it; NULL when memory fails */
+char *kr_path_join(const char *folder, const char *name);
 
 #endif

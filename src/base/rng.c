@@ -25,7 +25,8 @@ uint32_t kr_rng_u32(kr_rng *r) {
 }
 
 double kr_rng_uniform(kr_rng *r) {
-    uint64_t high = kr_rng_u32(r) >> 6, low = kr_rng_u32(r) >> 6; /* 26 + 26 bits, then half a step off zero */
+    /* 26 + 26 bits, then half a step off zero */
+    uint64_t high = kr_rng_u32(r) >> 6, low = kr_rng_u32(r) >> 6;
     return ((double)((high << 26) | low) + 0.5) / 4503599627370496.0;
 }
 

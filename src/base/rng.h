@@ -1,7 +1,8 @@
 /* rng.h - a counter-based random generator: Philox 4x32-10.
  *
- * The state is a key and a counter, 24 bytes that a checkpoint stores whole; the same numbers come out on every machine.
- * Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). */
+ * The state is a key and a counter, 24 bytes that a checkpoint stores whole; the same numbers come
+ * out on every machine. Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1,
+ * 2, 3" (2011). */
 #ifndef KR_RNG_H
 #define KR_RNG_H
 
@@ -18,11 +19,13 @@ static inline kr_rng kr_rng_make(uint64_t seed, uint64_t stream) {
 }
 
 uint32_t kr_rng_u32(kr_rng *r);
-double kr_rng_uniform(kr_rng *r);                    /* in (0, 1), 53 bits */
-double kr_rng_normal(kr_rng *r);                     /* mean 0, variance 1 (Box-Muller, two draws a number) */
-uint64_t kr_rng_below(kr_rng *r, uint64_t bound);    /* in [0, bound), unbiased; bound > 0 */
+double kr_rng_uniform(kr_rng *r); /* in (0, 1), 53 bits */
+/* mean 0, variance 1 (Box-Muller, two draws a number) */
+double kr_rng_normal(kr_rng *r);
+uint64_t kr_rng_below(kr_rng *r, uint64_t bound); /* in [0, bound), unbiased; bound > 0 */
 
-/* FNV-1a of a string: the stream of a parameter is the hash of its name, so that adding a layer moves no other draw. */
+/* FNV-1a of a string: the stream of a parameter is the hash of its name, so that adding a layer
+ * moves no other draw. */
 uint64_t kr_hash_string(const char *s);
 
 #endif

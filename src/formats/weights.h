@@ -1,7 +1,7 @@
 /* weights.h - named tensors of a model file, whatever its format.
  *
- * Readers fill a kr_weights with views into a mapped file, or into memory it owns; writers take one. A set of weights keeps
- * everything its tensors point to alive until kr_weights_free. */
+ * Readers fill a kr_weights with views into a mapped file, or into memory it owns; writers take
+ * one. A set of weights keeps everything its tensors point to alive until kr_weights_free. */
 #ifndef KR_WEIGHTS_H
 #define KR_WEIGHTS_H
 
@@ -30,26 +30,28 @@ typedef struct kr_weights {
 void kr_weights_free(kr_weights *w);
 /* Adds a tensor; the name is copied, the data is not. */
 int kr_weights_add(kr_weights *w, const char *name, const kr_tensor *t, krait_error *e);
-/* Makes w own a block (kr_aligned / kr_malloc) or a map: freed with it, also when this call fails. */
+/* w owns a block (kr_aligned / kr_malloc) or a map: freed with it, also when this call fails */
 int kr_weights_own(kr_weights *w, void *block, krait_error *e);
 int kr_weights_own_map(kr_weights *w, kr_map map, krait_error *e);
 void kr_weights_sort(kr_weights *w);
 /* NULL: none of that name. Sorted weights only. */
 const kr_tensor *kr_weights_find(const kr_weights *w, const char *name);
 
-/* safetensors: one file (safetensors.c). Header sizes, offsets, overlaps, duplicate names and dtypes are checked; errors name the
- * file and the tensor. Reading adds to w. */
+/* safetensors: one file (safetensors.c). Header sizes, offsets, overlaps, duplicate names and
+ * dtypes are checked; errors name the file and the tensor. Reading adds to w. */
 int kr_safetensors_read(kr_weights *w, const char *path, krait_error *e);
-int kr_safetensors_write(const kr_weights *w, const char *path, krait_error *e); /* durable: kr_out */
+/* durable: kr_out */
+int kr_safetensors_write(const kr_weights *w, const char *path, krait_error *e);
 /* A folder's model.safetensors, or model.safetensors.index.json and its shards. */
 int kr_safetensors_read_folder(kr_weights *w, const char *folder, krait_error *e);
 /* One file, or shards of at most shard_bytes (0: one file) with their index. */
 int kr_safetensors_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
                                 krait_error *e);
 
-/* pytorch_model.bin / .pth: a zip with a pickle (pth.c). Only the opcodes that a dictionary of tensors needs are understood; any
- * other, and any global but the few tensor constructors, is refused by name. Stored (uncompressed) members are mapped, not
- * copied. The bytes of a file in memory, for fuzzing: kr_pth_read_bytes (data must outlive w). */
+/* pytorch_model.bin / .pth: a zip with a pickle (pth.c). Only the opcodes that a dictionary of
+ * tensors needs are understood; any other, and any global but the few tensor constructors, is
+ * refused by name. Stored (uncompressed) members are mapped, not copied. The bytes of a file in
+ * memory, for fuzzing: kr_pth_read_bytes (data must outlive w). */
 int kr_pth_read(kr_weights *w, const char *path, krait_error *e);
 
 #endif

@@ -1,18 +1,19 @@
-/* graph.h - ops recorded into a graph, differentiated, planned into one arena, and run without allocating.
+/* graph.h - ops recorded into a graph, differentiated, planned into one arena, run without malloc.
  *
  *   kr_graph *g = kr_graph_create(&options, e);
  *   kr_value *x = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, (int64_t[]){M});
  *   kr_value *w = kr_graph_param(g, &(kr_param_decl){...});
  *   kr_apply(g, &kr_op_linear, NULL, 0, ins, 2, outs, 1);
  *   kr_graph_output(g, "loss", y);
- *   kr_graph_gradient(g, y, seed);                    // training: adds the backward ops
- *   kr_graph_plan(g, e);                              // liveness -> offsets in one arena; sizes known from here on
- *   kr_graph_allocate(g, e);                          // the arena (and gradients)
- *   kr_graph_bind(g, value, tensor) ...               // inputs, states, parameters: pointers, no copies
+ *   kr_graph_seed(g, y, seed);            // training:
+ *   kr_graph_backward(g);                 //   adds the backward ops
+ *   kr_graph_plan(g, e);                  // liveness -> offsets in one arena; sizes are known
+ *   kr_graph_allocate(g, e);              // the arena (and gradients)
+ *   kr_graph_bind(g, value, tensor) ...   // inputs, states, parameters: pointers, no copies
  *   kr_graph_run(g, m_tokens, n_rows, e);
  *
- * Building is sticky: after the first failure every builder call returns NULL (and accepts NULL), and
- * kr_graph_plan reports it. So a mixer is written as straight-line code. */
+ * Building is sticky: after the first failure every builder call returns NULL (and accepts NULL),
+ * and kr_graph_plan reports it. So a mixer is written as straight-line code. */
 #ifndef KR_GRAPH_H
 #define KR_GRAPH_H
 
@@ -23,9 +24,11 @@
 typedef struct kr_graph kr_graph;
 
 typedef struct kr_graph_options {
-    bool f64;       /* activations and parameters in double, reference kernels: for finite differences */
-    bool training;  /* parameters are trainable: kr_graph_gradient may be called */
-    bool recompute; /* values marked by kr_graph_recompute are computed again in the backward pass, not kept */
+    /* activations and parameters in double, reference kernels: for finite differences */
+    bool f64;
+    bool training; /* parameters are trainable: kr_graph_gradient may be called */
+    /* values marked by kr_graph_recompute are computed again in the backward pass, not kept */
+    bool recompute;
     int threads;    /* 0: kr_device_threads() */
     kr_level level; /* ignored when f64 */
 } kr_graph_options;
@@ -34,16 +37,17 @@ kr_graph *kr_graph_create(const kr_graph_options *o, krait_error *e);
 void kr_graph_free(kr_graph *g);
 kr_dtype kr_graph_real(const kr_graph *g); /* KR_F32, or KR_F64 */
 
-/* ---- values ---------------------------------------------------------------------------------------------------------- */
+/* ---- values --------------------------------------------------------------------------------- */
 
 typedef enum kr_init_kind {
     KR_INIT_ZERO,
     KR_INIT_ONE,
-    KR_INIT_CONSTANT,     /* a */
-    KR_INIT_UNIFORM,      /* U(a, b) */
-    KR_INIT_NORMAL,       /* N(a, b^2) */
-    KR_INIT_LOG_ARANGE,   /* [.., n] = ln(n + 1) along the last dimension (S4D-real) */
-    KR_INIT_SOFTPLUS_INV  /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
+    KR_INIT_CONSTANT,   /* a */
+    KR_INIT_UNIFORM,    /* U(a, b) */
+    KR_INIT_NORMAL,     /* N(a, b^2) */
+    KR_INIT_LOG_ARANGE, /* [.., n] = ln(n + 1) along the last dimension (S4D-real) */
+    /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
+    KR_INIT_SOFTPLUS_INV
 } kr_init_kind;
 
 typedef struct kr_param_decl {
@@ -55,50 +59,60 @@ typedef struct kr_param_decl {
         double a, b, c;
     } init;
     bool no_decay; /* weight decay never touches it */
-    bool matrix;   /* may stay f16 / bf16 in memory (linear weights, embeddings); everything else is held in f32 */
+    /* may stay f16 / bf16 in memory (linear weights, embeddings); everything else is held in f32 */
+    bool matrix;
 } kr_param_decl;
 
-/* Declares a parameter; the same name again gives the same value (tied weights), the shapes must agree. Its dtype is
- * kr_graph_real until kr_graph_bind gives it a tensor of another (before kr_graph_plan). */
+/* Declares a parameter; the same name again gives the same value (tied weights), the shapes must
+ * agree. Its dtype is kr_graph_real until kr_graph_bind gives it a tensor of another (before
+ * kr_graph_plan). */
 kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d);
 kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype t, kr_dim0 dim0, int rank,
                          const int64_t *shape);
-/* A state: bound from outside like an input, written by an op as its given output. Leading dimension: slots. */
-kr_value *kr_graph_state(kr_graph *g, const char *name, bool is_output, int rank, const int64_t *shape);
-void kr_graph_output(kr_graph *g, const char *name, kr_value *v); /* kept until the end of the run */
+/* A state: bound from outside like an input, written by an op as its given output. Leading
+ * dimension: slots. */
+kr_value *kr_graph_state(kr_graph *g, const char *name, bool is_output, int rank,
+                         const int64_t *shape);
+/* kept until the end of the run */
+void kr_graph_output(kr_graph *g, const char *name, kr_value *v);
 
-/* Columns [first, first + count) of the last dimension of a matrix: no copy. Gradients of the parts meet in the whole. */
+/* Columns [first, first + count) of the last dimension of a matrix: no copy. Gradients of the parts
+ * meet in the whole. */
 kr_value *kr_graph_columns(kr_graph *g, kr_value *v, int64_t first, int64_t count);
 /* Marks a value as cheap to compute again. */
 void kr_graph_recompute(kr_graph *g, kr_value *v);
 
-/* Records an op. outs[i] non-NULL on entry: a given output (state or input value that the op writes); NULL: a new value
- * comes back in outs[i]. attr is copied. Absent optional inputs are NULL. */
-void kr_apply(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size, kr_value *const *ins,
-              int n_in, kr_value **outs, int n_out);
-/* An op with one output that matters: kr_apply1(g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w}, 2). */
+/* Records an op. outs[i] non-NULL on entry: a given output (state or input value that the op
+ * writes); NULL: a new value comes back in outs[i]. attr is copied. Absent optional inputs are
+ * NULL. */
+void kr_apply(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
+              kr_value *const *ins, int n_in, kr_value **outs, int n_out);
+/* An op with one output that matters: kr_apply1(g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w},
+ * 2). */
 kr_value *kr_apply1(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
                     kr_value *const *ins, int n_in);
 
-const kr_tensor *kr_value_tensor(const kr_value *v); /* shape now; data after kr_graph_allocate / bind */
+/* shape now; data after kr_graph_allocate / bind */
+const kr_tensor *kr_value_tensor(const kr_value *v);
 
-/* ---- gradients ------------------------------------------------------------------------------------------------------- */
+/* ---- gradients ------------------------------------------------------------------------------ */
 
-/* Adds the backward ops for d(sum of y * seed): seed has y's shape. Gradients of parameters are ADDED to their buffers, which
- * kr_graph_zero_gradients clears: so micro-batches accumulate. Call once for each y, all before kr_graph_plan; the
- * backward ops of several y are recorded together by kr_graph_backward. */
+/* Adds the backward ops for d(sum of y * seed): seed has y's shape. Gradients of parameters are
+ * ADDED to their buffers, which kr_graph_zero_gradients clears: so micro-batches accumulate. Call
+ * once for each y, all before kr_graph_plan; the backward ops of several y are recorded together by
+ * kr_graph_backward. */
 void kr_graph_seed(kr_graph *g, kr_value *y, kr_value *seed);
 void kr_graph_backward(kr_graph *g);
-/* The gradient of a parameter, or of an input or state for which kr_graph_want_gradient was called before kr_graph_backward. NULL:
- * nothing depends on it. */
+/* The gradient of a parameter, or of an input or state for which kr_graph_want_gradient was called
+ * before kr_graph_backward. NULL: nothing depends on it. */
 void kr_graph_want_gradient(kr_graph *g, kr_value *v);
 kr_value *kr_graph_gradient(kr_graph *g, kr_value *v);
 void kr_graph_zero_gradients(kr_graph *g);
 
-/* ---- planning and running -------------------------------------------------------------------------------------------- */
+/* ---- planning and running ------------------------------------------------------------------- */
 
 typedef struct kr_plan_sizes {
-    size_t parameters;  /* of bound or owned parameters */
+    size_t parameters; /* of bound or owned parameters */
     size_t gradients;
     size_t activations; /* the arena: the largest sum of values alive at once, as laid out */
     size_t scratch;     /* the largest scratch of one op */
@@ -110,23 +124,26 @@ int kr_graph_plan(kr_graph *g, krait_error *e);
 void kr_graph_sizes(const kr_graph *g, kr_plan_sizes *sizes);
 int kr_graph_allocate(kr_graph *g, krait_error *e);
 
-/* Gives a value its memory. Dtype, rank and the fixed dimensions must agree; the first dimension of inputs marked TOKENS or ROWS
- * may be anything up to the planned one, and of seqs and states anything. */
+/* Gives a value its memory. Dtype, rank and the fixed dimensions must agree; the first dimension of
+ * inputs marked TOKENS or ROWS may be anything up to the planned one, and of seqs and states
+ * anything. */
 int kr_graph_bind(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e);
 
-/* Runs all nodes in order: m token rows and r picked rows, at most what was planned. Nothing is allocated. */
+/* Runs all nodes in order: m token rows and r picked rows, at most what was planned. Nothing is
+ * allocated. */
 int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e);
 
 /* Parameters in order of declaration. */
 int kr_graph_param_count(const kr_graph *g);
 kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl);
 
-/* After a run: the first value (in order of computation) that holds a NaN or an infinity; its op and name go into `where`.
- * Returns true when one was found. Walks every live value: for reports, not for every step. Run with keep = true
- * (below) so that no value has been overwritten. */
-typedef void kr_run_hook(void *user, const kr_node *n, const kr_op *op, const kr_tensor *outs, int n_out,
-                         const char *scope);
-/* Calls hook after each node, with the scope ("layers.3.mixer") it was recorded under. NULL switches it off. */
+/* After a run: the first value (in order of computation) that holds a NaN or an infinity; its op
+ * and name go into `where`. Returns true when one was found. Walks every live value: for reports,
+ * not for every step. Run with keep = true (below) so that no value has been overwritten. */
+typedef void kr_run_hook(void *user, const kr_node *n, const kr_op *op, const kr_tensor *outs,
+                         int n_out, const char *scope);
+/* Calls hook after each node, with the scope ("layers.3.mixer") it was recorded under. NULL
+ * switches it off. */
 void kr_graph_hook(kr_graph *g, kr_run_hook *hook, void *user);
 /* The scope of the ops recorded from now on; copied. */
 void kr_graph_scope(kr_graph *g, const char *scope);

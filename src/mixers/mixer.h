@@ -1,8 +1,9 @@
 /* mixer.h - what a mixer is: the part of a layer that lets tokens see each other.
  *
- * A mixer is src/mixers/<m>/ with one const kr_mixer, plus a line in mixers.def. It declares its parameters by name while it
- * records its graph (kr_nn_param), so one function is its shapes, its initial values, its file layout and its
- * computation; forward, decode step and training all come from it. */
+ * A mixer is src/mixers/<m>/ with one const kr_mixer, plus a line in mixers.def. It declares its
+ * parameters by name while it records its graph (kr_nn_param), so one function is its shapes, its
+ * initial values, its file layout and its computation; forward, decode step and training all come
+ * from it. */
 #ifndef KR_MIXER_H
 #define KR_MIXER_H
 
@@ -21,9 +22,9 @@ typedef struct kr_state_decl {
 typedef struct kr_nn {
     kr_graph *g;
     const kr_config *config;
-    char prefix[64];  /* "backbone.layers.3.mixer." */
-    kr_value *seqs;   /* I64 [S,3] */
-    kr_value *reset;  /* U8 [M] or NULL */
+    char prefix[64];                    /* "backbone.layers.3.mixer." */
+    kr_value *seqs;                     /* I64 [S,3] */
+    kr_value *reset;                    /* U8 [M] or NULL */
     kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
     kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
 } kr_nn;
@@ -31,7 +32,8 @@ typedef struct kr_nn {
 typedef struct kr_mixer {
     const char *name;
     int (*states)(const kr_config *c, kr_state_decl states[KR_MAX_STATES]); /* how many */
-    kr_value *(*build)(kr_nn *nn, kr_value *x); /* x [M,D], normed -> [M,D], to be added to the residual stream */
+    /* x [M,D], normed -> [M,D], to be added to the residual stream */
+    kr_value *(*build)(kr_nn *nn, kr_value *x);
 } kr_mixer;
 
 extern const kr_mixer *const kr_mixers[]; /* NULL-ended */

@@ -1,4 +1,4 @@
-/* config.h - what config.json says about a model, resolved: defaults filled in, dialects unified. */
+/* config.h - what config.json says about a model: defaults filled in, dialects unified. */
 #ifndef KR_CONFIG_H
 #define KR_CONFIG_H
 
@@ -13,8 +13,8 @@ typedef struct kr_config {
     int64_t vocabulary;      /* rows of the embedding, padding included */
     int64_t vocabulary_used; /* ids below this exist; = vocabulary when unknown */
     double norm_eps;
-    bool tied;               /* the head is the embedding */
-    int32_t bos, eos, pad;   /* -1: none */
+    bool tied;             /* the head is the embedding */
+    int32_t bos, eos, pad; /* -1: none */
     /* Mamba (spec/mamba.md sections 1, 7, 9) */
     int64_t inner, state, kernel, dt_rank;
     bool linear_bias, conv_bias;
@@ -23,16 +23,19 @@ typedef struct kr_config {
     bool dt_init_constant;
 } kr_config;
 
-/* The defaults of the official implementation: expand 2, N 16, K 4, dt_rank ceil(width/16), eps 1e-5, tied. */
+/* The defaults of the official implementation: expand 2, N 16, K 4, dt_rank ceil(width/16), eps
+ * 1e-5, tied. */
 void kr_config_mamba(kr_config *c, int64_t width, int64_t layers, int64_t vocabulary);
 
 /* Refuses sizes that are not positive, absurd, or inconsistent, with one line. */
 int kr_config_check(const kr_config *c, krait_error *e);
 
-/* Reads config.json of the Hugging Face layout (mamba, falcon_mamba) or of the state-spaces layout (d_model, n_layer, ssm_cfg);
- * an unknown architecture is refused by name, with the list of the known ones. Knows the traps of the sheet's section 9. */
+/* Reads config.json of the Hugging Face layout (mamba, falcon_mamba) or of the state-spaces layout
+ * (d_model, n_layer, ssm_cfg); an unknown architecture is refused by name, with the list of the
+ * known ones. Knows the traps of the sheet's section 9. */
 int kr_config_read(kr_config *c, const char *path, krait_error *e);
-/* Writes config.json so that transformers' from_pretrained takes it. dtype: "float32", "bfloat16", "float16". */
+/* Writes config.json so that transformers' from_pretrained takes it. dtype: "float32", "bfloat16",
+ * "float16". */
 int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e);
 
 #endif

@@ -1,9 +1,11 @@
-/* lm.h - the graph of a language model: embedding, layers of (norm, mixer) on a residual stream, norm, head.
+/* lm.h - the graph of a language model: embedding, layers of (norm, mixer) on a residual stream,
+ * norm, head.
  *
- *   res_0 = embedding[ids];   res_{l+1} = res_l + mixer_l(rmsnorm(res_l));   logits = head . rmsnorm(res_L)
+ *   res_0 = embedding[ids];   res_{l+1} = res_l + mixer_l(rmsnorm(res_l))
+ *   logits = head . rmsnorm(res_L)
  *
- * Tokens are M rows; `seqs` [S,3] (I64: first row, count, state slot) cuts them into sequences: a training batch, packed
- * documents, a ragged prefill and a decode step are all this one form. */
+ * Tokens are M rows; `seqs` [S,3] (I64: first row, count, state slot) cuts them into sequences: a
+ * training batch, packed documents, a ragged prefill and a decode step are all this one form. */
 #ifndef KR_LM_H
 #define KR_LM_H
 
@@ -13,38 +15,47 @@
 
 typedef struct kr_lm_options {
     kr_graph_options graph;
-    int64_t tokens;    /* M: the most rows of a run */
-    int64_t rows;      /* > 0: logits only for picked rows, at most this many (input `rows`); 0: logits of every row */
+    int64_t tokens; /* M: the most rows of a run */
+    /* > 0: logits only for picked rows, at most this many (input `rows`); 0: logits of every row */
+    int64_t rows;
     int64_t sequences; /* S: the most sequences of a run */
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
-    bool reset;        /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
-    bool loss;         /* adds targets, nll */
-    bool state_gradient; /* training: gradients of the states in, seeds for the gradients of the states out */
+    /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
+    bool reset;
+    bool loss; /* adds targets, nll */
+    /* training: gradients of the states in, seeds for the gradients of the states out */
+    bool state_gradient;
 } kr_lm_options;
 
 typedef struct kr_lm {
     kr_graph *g;
-    kr_value *ids;     /* input I32 [M] */
-    kr_value *seqs;    /* input I64 [S,3] */
-    kr_value *reset;   /* input U8 [M], or NULL */
-    kr_value *rows;    /* input I64 [R]: picked token rows, or NULL */
-    kr_value *targets; /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
-    kr_value *seed;    /* input real [M] (or [R]): d loss / d nll, training only */
-    kr_value *logits;  /* output real [M,V] or [R,V] */
-    kr_value *nll;     /* output real: -log p(target) in nats, 0 where the target is -1; NULL without loss */
-    /* Per layer and mixer state, in layer order. in and out may be bound to the same memory when not training. */
+    kr_value *ids;   /* input I32 [M] */
+    kr_value *seqs;  /* input I64 [S,3] */
+    kr_value *reset; /* input U8 [M], or NULL */
+    kr_value *rows;  /* input I64 [R]: picked token rows, or NULL */
+    /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
+    kr_value *targets;
+    kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */
+    kr_value *logits; /* output real [M,V] or [R,V] */
+    /* output real: -log p(target) in nats, 0 where the target is -1; NULL without loss */
+    kr_value *nll;
+    /* Per layer and mixer state, in layer order. in and out may be bound to the same memory when
+     * not training. */
     int n_states;
     kr_value **state_in, **state_out;
 } kr_lm;
 
-/* Records the forward graph (and, when training with loss, the backward one). Not yet planned: weights are bound first. */
+/* Records the forward graph (and, when training with loss, the backward one). Not yet planned:
+ * weights are bound first. */
 int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e);
 void kr_lm_free(kr_lm *lm);
 
-/* Binds every parameter to the tensor of its name. Missing, surplus (except a head equal to a tied embedding) and misshapen tensors are
- * errors that name the tensor. Tensors whose type the graph cannot use are converted once into memory owned by `w`. */
+/* Binds every parameter to the tensor of its name. Missing, surplus (except a head equal to a tied
+ * embedding) and misshapen tensors are errors that name the tensor. Tensors whose type the graph
+ * cannot use are converted once into memory owned by `w`. */
 int kr_lm_bind_weights(kr_lm *lm, kr_weights *w, krait_error *e);
-/* Fills w with fresh parameters, f32, drawn by each declaration's rule from the seed (one stream a name). */
+/* Fills w with fresh parameters, f32, drawn by each declaration's rule from the seed (one stream a
+ * name). */
 int kr_lm_init_weights(const kr_config *c, uint64_t seed, kr_weights *w, krait_error *e);
 
 /* Bytes of the states of one slot, and the total of parameters (tied ones once). */

@@ -1,18 +1,21 @@
 /* op.h - what an op is: a shape rule, a gradient rule, and one kernel for each level.
  *
- * An op lives in src/ops/<op>/ (the recurrence in src/scan/) as const kr_op objects, plus one line each in ops.def. Forward
- * and backward are two ops of one folder: the forward one's gradient rule records the backward one. Files of a folder:
- *   <op>.c       kr_op objects: shape rules, gradient rule, checker cases, cost         compiled once
- *   <op>_ref.c   the scalar reference over `real` (op_ref.h), sums in double            compiled twice: f32 and f64
- *   <op>_vec.c   the vector kernels over vec.h                                          compiled once a level
+ * An op lives in src/ops/<op>/ (the recurrence in src/scan/) as const kr_op objects, plus one line
+ * each in ops.def. Forward and backward are two ops of one folder: the forward one's gradient rule
+ * records the backward one. Files of a folder:
+ *   <op>.c      kr_op objects: shape rules, gradient rule, checker cases, cost; compiled once
+ *   <op>_ref.c  the scalar reference over `real` (op_ref.h), sums in double; compiled for f32, f64
+ *   <op>_vec.c  the vector kernels over vec.h; compiled once a level
  *
  * Conventions of every kernel:
- *   - Inputs are read only. Outputs are overwritten, or added to where the bit of c->accumulate says so (gradients that several
- *     ops contribute to). A kernel that cannot accumulate says so by its op's `no_accumulate`.
+ *   - Inputs are read only. Outputs are overwritten, or added to where the bit of c->accumulate
+ * says so (gradients that several ops contribute to). A kernel that cannot accumulate says so by
+ * its op's `no_accumulate`.
  *   - An optional input or output is absent when its data is NULL.
  *   - Row strides (stride[0] of a matrix) are arbitrary; the last dimension is contiguous.
- *   - Results do not depend on the number of threads' timing: fixed partitions, fixed order of sums, no atomics. Two runs
- *     with the same thread count give the same bytes; kernels should give the same bytes for any thread count.
+ *   - Results do not depend on the number of threads' timing: fixed partitions, fixed order of
+ * sums, no atomics. Two runs with the same thread count give the same bytes; kernels should give
+ * the same bytes for any thread count.
  *   - No allocation, no I/O, no failure: the shape rule has refused what the kernel cannot do. */
 #ifndef KR_OP_H
 #define KR_OP_H
@@ -42,19 +45,23 @@ typedef struct kr_tape kr_tape;
 typedef struct kr_value kr_value;
 typedef struct kr_node kr_node;
 
-kr_value *kr_rule_in(const kr_node *n, int i);              /* NULL: absent */
-kr_value *kr_rule_out(const kr_node *n, int i);             /* NULL: absent */
+kr_value *kr_rule_in(const kr_node *n, int i);  /* NULL: absent */
+kr_value *kr_rule_out(const kr_node *n, int i); /* NULL: absent */
 const void *kr_rule_attr(const kr_node *n);
-/* An input or output of the forward node, for use in the backward pass (recomputed there when the plan says so). */
+/* An input or output of the forward node, for use in the backward pass (recomputed there when the
+ * plan says so). */
 kr_value *kr_rule_saved(kr_tape *t, kr_value *v);
 /* The gradient that arrived at output i; NULL when nothing depends on it. */
 kr_value *kr_rule_dout(kr_tape *t, const kr_node *n, int i);
-/* Claims the place where the gradient of input i goes: fills outs[k], sets bit k of *accumulate when something is there
- * already. outs[k] is NULL, and nothing is to be computed, when input i is absent or needs no gradient. */
+/* Claims the place where the gradient of input i goes: fills outs[k], sets bit k of *accumulate
+ * when something is there already. outs[k] is NULL, and nothing is to be computed, when input i is
+ * absent or needs no gradient. */
 void kr_rule_din(kr_tape *t, const kr_node *n, int i, kr_value **outs, int k, uint32_t *accumulate);
-/* Declares that the gradient of input i IS the value g (which may be shared between inputs): no kernel, no copy. */
+/* Declares that the gradient of input i IS the value g (which may be shared between inputs): no
+ * kernel, no copy. */
 void kr_rule_din_is(kr_tape *t, const kr_node *n, int i, kr_value *g);
-/* A new value of the same shape and type as v, for a gradient that is then handed on by kr_rule_din_is. */
+/* A new value of the same shape and type as v, for a gradient that is then handed on by
+ * kr_rule_din_is. */
 kr_value *kr_rule_temporary(kr_tape *t, const kr_value *v);
 struct kr_op;
 /* Records a backward op that writes into outs (entries may be NULL). attr is copied. */
@@ -62,15 +69,17 @@ void kr_rule_emit(kr_tape *t, const struct kr_op *op, const void *attr, size_t a
                   kr_value *const *ins, int n_in, kr_value *const *outs, int n_out,
                   uint32_t accumulate);
 
-/* A case of the checker: shapes and how to fill the inputs. Kept small: the checker runs every op on odd sizes. */
+/* A case of the checker: shapes and how to fill the inputs. Kept small: the checker runs every op
+ * on odd sizes. */
 typedef enum kr_fill {
     KR_FILL_NORMAL,  /* a * N(0,1) + b */
     KR_FILL_UNIFORM, /* U(a, b) */
     KR_FILL_INDEX,   /* integers in [0, a), or -1 (a masked target) with probability b */
-    KR_FILL_SEQS,    /* I64 [S,3]: first token, count, state slot: cuts [0, tokens) in S ragged parts, none empty unless
-                      * there are too few tokens; slots are a permutation of 0..S-1 */
-    KR_FILL_RESET,   /* U8 [M]: 1 where a document starts, probability a */
-    KR_FILL_ABSENT   /* data NULL */
+    /* I64 [S,3]: first token, count, state slot: cuts [0, tokens) in S ragged parts, none empty
+     * unless there are too few tokens; slots are a permutation of 0..S-1 */
+    KR_FILL_SEQS,
+    KR_FILL_RESET, /* U8 [M]: 1 where a document starts, probability a */
+    KR_FILL_ABSENT /* data NULL */
 } kr_fill;
 
 typedef struct kr_case {
@@ -80,34 +89,40 @@ typedef struct kr_case {
         kr_fill kind;
         double a, b;
     } fill[KR_MAX_IN];
-    kr_tensor out[KR_MAX_OUT]; /* only for outputs that the shape rule does not derive: shape and dtype */
+    /* only for outputs that the shape rule does not derive: shape and dtype */
+    kr_tensor out[KR_MAX_OUT];
     bool out_absent[KR_MAX_OUT];
     int n_in, n_out;
-    int64_t tokens;     /* M, for SEQS */
-    const void *attr;   /* static storage */
+    int64_t tokens;   /* M, for SEQS */
+    const void *attr; /* static storage */
     size_t attr_size;
-    double tolerance;   /* relative to the output's largest magnitude; 0: 2e-6 */
-    bool large;         /* only in the long run (offsets past 2^31, sparse memory) */
+    double tolerance; /* relative to the output's largest magnitude; 0: 2e-6 */
+    bool large;       /* only in the long run (offsets past 2^31, sparse memory) */
 } kr_case;
 
 typedef struct kr_op {
     const char *name;
-    /* Shape rule. c->in and c->attr are set (data pointers are not meaningful, except NULL = absent). Fills out[0..n_out) with dtype,
-     * dim0 and contiguous shape; an output that it leaves with rank 0 has no derived shape (the caller supplies it in c->out,
-     * already there: check it). Refuses wrong shapes by kr_fail(e, KRAIT_ERR_SHAPE, ...) naming op and argument. */
+    /* Shape rule. c->in and c->attr are set (data pointers are not meaningful, except NULL =
+     * absent). Fills out[0..n_out) with dtype, dim0 and contiguous shape; an output that it leaves
+     * with rank 0 has no derived shape (the caller supplies it in c->out, already there: check it).
+     * Refuses wrong shapes by kr_fail(e, KRAIT_ERR_SHAPE, ...) naming op and argument. */
     int (*shape)(const kr_call *c, kr_tensor *out, krait_error *e);
     /* Gradient rule; NULL: not differentiable (its outputs stop gradients). */
     void (*grad)(kr_tape *t, const kr_node *n);
     /* Bytes of scratch for a call of this shape with this many threads; NULL: none. */
     size_t (*scratch)(const kr_call *c);
-    /* Floating point operations and bytes that must move, for the benchmark's GFLOP/s and GB/s; NULL: unknown. */
+    /* Floating point operations and bytes that must move, for the benchmark's GFLOP/s and GB/s;
+     * NULL: unknown. */
     void (*cost)(const kr_call *c, double *flops, double *bytes);
-    /* Fills case `index` (zeroed before) and returns true; false when there is none with that index. */
+    /* Fills case `index` (zeroed before) and returns true; false when there is none with that
+     * index. */
     bool (*cases)(int index, kr_case *k);
     int n_in, n_out;
     uint32_t no_accumulate; /* bit i: out[i] cannot be added to */
-    uint32_t inplace;       /* bit i: out[i] may share the memory of in[i] when in[i] is not needed afterwards */
-    kr_kernel *kernel[KR_LEVEL_COUNT]; /* NULL: the next lower level that exists is used, down to REF */
+    /* bit i: out[i] may share the memory of in[i] when in[i] is not needed afterwards */
+    uint32_t inplace;
+    /* NULL: the next lower level that exists is used, down to REF */
+    kr_kernel *kernel[KR_LEVEL_COUNT];
 } kr_op;
 
 /* The names that one source gets at each level: KR_FN(name) in <op>_ref.c and <op>_vec.c. */
@@ -139,7 +154,8 @@ kr_kernel *kr_op_kernel(const kr_op *op, kr_level level);
 extern const kr_op *const kr_ops[];
 const kr_op *kr_op_find(const char *name);
 
-/* Shared by the shape rules: fails with one line naming op and argument unless tensor i has this rank / dtype / width. */
+/* Shared by the shape rules: fails with one line naming op and argument unless tensor i has this
+ * rank / dtype / width. */
 int kr_need_rank(const char *op, const char *arg, const kr_tensor *t, int rank, krait_error *e);
 int kr_need_dim(const char *op, const char *arg, const kr_tensor *t, int dim, int64_t size,
                 krait_error *e);

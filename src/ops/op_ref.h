@@ -1,6 +1,8 @@
-/* op_ref.h - included first by every <op>_ref.c, which is compiled twice: over float and over double.
+/* op_ref.h - included first by every <op>_ref.c, which is compiled twice: over float and over
+ * double.
  *
- * A reference is scalar C, written to be read. It sums in double. It is the specification: never optimised. */
+ * A reference is scalar C, written to be read. It sums in double. It is the specification: never
+ * optimised. */
 #ifndef KR_OP_REF_H
 #define KR_OP_REF_H
 

@@ -101,12 +101,15 @@ static uint16_t subnormal_f16(uint32_t sign, uint32_t exponent, uint32_t mantiss
 uint16_t kr_f32_to_f16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    uint32_t sign = (bits >> 16) & 0x8000u, exponent = (bits >> 23) & 255u, mantissa = bits & 0x7fffffu;
-    if (exponent == 255) return (uint16_t)(sign | 0x7c00u | (mantissa ? 0x200u | mantissa >> 13 : 0));
+    uint32_t sign = (bits >> 16) & 0x8000u, exponent = (bits >> 23) & 255u,
+             mantissa = bits & 0x7fffffu;
+    if (exponent == 255)
+        return (uint16_t)(sign | 0x7c00u | (mantissa ? 0x200u | mantissa >> 13 : 0));
     if (exponent > 142) return (uint16_t)(sign | 0x7c00u);
     if (exponent < 113) return subnormal_f16(sign, exponent, mantissa);
     uint32_t half = (exponent - 112u) << 10 | mantissa >> 13, rest = mantissa & 0x1fffu;
-    if (rest > 0x1000u || (rest == 0x1000u && (half & 1u))) half++; /* a carry rounds up to infinity rightly */
+    /* a carry rounds up to infinity rightly */
+    if (rest > 0x1000u || (rest == 0x1000u && (half & 1u))) half++;
     return (uint16_t)(sign | half);
 }
 

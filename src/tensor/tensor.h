@@ -1,9 +1,10 @@
 /* tensor.h - element types, shapes and views.
  *
- * A kr_tensor is a view: it owns nothing. Strides count elements; the last dimension is contiguous (stride 1) unless a comment
- * says otherwise. All sizes and offsets are 64 bits. Shape letters used everywhere in the tree:
- *   B batch  T time  M token rows (B*T or a ragged sum)  S sequences  D width  E inner width  H head  P head width
- *   N state  G group  R rank  K kernel  L layer  V vocabulary */
+ * A kr_tensor is a view: it owns nothing. Strides count elements; the last dimension is contiguous
+ * (stride 1) unless a comment says otherwise. All sizes and offsets are 64 bits. Shape letters used
+ * everywhere in the tree:
+ *   B batch  T time  M token rows (B*T or a ragged sum)  S sequences  D width  E inner width
+ *   H head  P head width  N state  G group  R rank  K kernel  L layer  V vocabulary */
 #ifndef KR_TENSOR_H
 #define KR_TENSOR_H
 
@@ -28,7 +29,8 @@ const char *kr_dtype_name(kr_dtype t); /* "f32", "bf16", ... */
 
 #define KR_MAX_RANK 4
 
-/* What the first dimension counts. A plan made for M tokens runs any number up to M: only dimensions so marked shrink. */
+/* What the first dimension counts. A plan made for M tokens runs any number up to M: only
+ * dimensions so marked shrink. */
 typedef enum kr_dim0 {
     KR_DIM0_FIXED,
     KR_DIM0_TOKENS, /* token rows of this call */
@@ -52,7 +54,7 @@ bool kr_tensor_contiguous(const kr_tensor *t);
 bool kr_tensor_same_shape(const kr_tensor *a, const kr_tensor *b);
 /* Writes "f32 [2, 3]" into text and returns it. */
 const char *kr_tensor_describe(const kr_tensor *t, char text[96]);
-/* count1 * count2 * ... as a checked product: -1 when it leaves int64. Sizes may come from files. */
+/* count1 * count2 * ... as a checked product: -1 when it leaves int64. Sizes may come from files */
 int64_t kr_checked_count(int rank, const int64_t *shape);
 
 static inline float kr_bf16_to_f32(uint16_t x) {

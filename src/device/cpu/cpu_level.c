@@ -54,12 +54,13 @@ int kr_device_level(kr_level *level, krait_error *e) {
         if (strcmp(wanted, kr_level_name((kr_level)i)) != 0) continue;
         if (!kr_level_supported((kr_level)i))
             return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                           "KRAIT_ISA=%s: this machine does not have that level; its best is %s", wanted,
-                           kr_level_name(*level));
+                           "KRAIT_ISA=%s: this machine does not have that level; its best is %s",
+                           wanted, kr_level_name(*level));
         *level = (kr_level)i;
         return 0;
     }
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "KRAIT_ISA=%s: no such level; use ref, v1, v3 or v4", wanted);
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "KRAIT_ISA=%s: no such level; use ref, v1, v3 or v4",
+                   wanted);
 }
 
 int kr_device_threads(void) { return omp_get_max_threads(); }

@@ -1,4 +1,4 @@
-/* rmsnorm.c - shape and gradient rules of the root-mean-square norm; rmsnorm.h has the equations. */
+/* rmsnorm.c - shape and gradient rules of the root-mean-square norm; rmsnorm.h has the equations */
 #include "ops/rmsnorm/rmsnorm.h"
 
 #include "base/err.h"
@@ -34,7 +34,8 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
         }
         return;
     }
-    bool shared = kr_rule_in(n, 1) != NULL; /* x and the residual enter as a sum: one gradient for both */
+    /* x and the residual enter as a sum: one gradient for both */
+    bool shared = kr_rule_in(n, 1) != NULL;
     if (shared)
         outs[0] = kr_rule_temporary(t, sum);
     else

@@ -16,8 +16,10 @@ typedef struct kr_rmsnorm_attr {
 } kr_rmsnorm_attr;
 
 extern const kr_op kr_op_rmsnorm;
-/* in: dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M].   out: ds [M,D], dweight [D]
- *   xh = s * rstd;  ds = dsum + rstd * (w * dy - xh * mean(w * dy * xh));  dweight = sum over M of dy * xh */
+/* xh = s * rstd;  ds = dsum + rstd * (w * dy - xh * mean(w * dy * xh))
+ * dweight = sum over M of dy * xh
+ * in:  dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M]
+ * out: ds [M,D], dweight [D] */
 extern const kr_op kr_op_rmsnorm_grad;
 
 #endif
