@@ -1,0 +1,40 @@
+#!/bin/sh
+# tree_headers.sh - each header compiles alone: public ones as C11 and as C++, internal ones as C11;
+# and only krait_ symbols leave the shared library.
+# Usage: tree_headers.sh SOURCE_DIR SHARED_LIBRARY C_COMPILER [CXX_COMPILER]
+set -u
+cd "$1" || exit 1
+library=$2 cc=$3 cxx=${4:-}
+failed=0
+n=0
+alone() { # alone COMMAND... HEADER
+    n=$((n + 1))
+    "$@" && return
+    echo "does not compile alone: $*"
+    failed=1
+}
+warnings='-Wall -Wextra -Werror -fsyntax-only'
+for header in include/krait/*.h; do
+    # shellcheck disable=SC2086
+    alone "$cc" -std=c11 -pedantic $warnings -Iinclude -x c "$header"
+    # shellcheck disable=SC2086
+    [ -z "$cxx" ] || alone "$cxx" -std=c++11 -pedantic $warnings -Iinclude -x c++ "$header"
+done
+for header in $(find src -name '*.h' | LC_ALL=C sort); do
+    case $header in
+    */vec*.h | *_ref.h) continue ;; # need the level that their .c file is compiled for
+    esac
+    # shellcheck disable=SC2086
+    alone "$cc" -std=c11 $warnings -Iinclude -Isrc -x c "$header"
+done
+echo "$n compilations of headers alone${cxx:+, with C++}"
+[ -n "$cxx" ] || echo "C++: skipped, no C++ compiler here"
+
+symbols=$(nm -D --defined-only "$library" | awk '{ print $NF }')
+strange=$(printf '%s\n' "$symbols" | grep -v '^krait_')
+echo "$(printf '%s\n' "$symbols" | grep -c '^krait_') krait_ symbols leave $(basename "$library")"
+if [ -n "$strange" ]; then
+    printf 'so do these, which must not:\n%s\n' "$strange"
+    failed=1
+fi
+exit $failed
