@@ -7,7 +7,7 @@ set -eu
 cd "$1"
 arrows='
 base
-vec
+vec        base
 tensor     base
 device     tensor
 ops        device vec

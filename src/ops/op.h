@@ -22,6 +22,7 @@
 
 #include <krait/error.h>
 
+#include "base/fn.h"
 #include "device/device.h"
 #include "tensor/tensor.h"
 
@@ -124,11 +125,6 @@ typedef struct kr_op {
     /* NULL: the next lower level that exists is used, down to REF */
     kr_kernel *kernel[KR_LEVEL_COUNT];
 } kr_op;
-
-/* The names that one source gets at each level: KR_FN(name) in <op>_ref.c and <op>_vec.c. */
-#define KR_PASTE_(a, b) a##_##b
-#define KR_PASTE(a, b) KR_PASTE_(a, b)
-#define KR_FN(name) KR_PASTE(name, KR_LEVEL_SUFFIX)
 
 /* In <op>.c: KR_DECLARE_KERNEL(kr_rmsnorm) declares the kernel at every level of this build. */
 #if defined(__x86_64__)
