@@ -1,0 +1,119 @@
+/* scan.h - the engine alone: one linear recurrence, on plain arrays.
+ *
+ * Every member of the family (Mamba 1 to 3, S4D, LRU, linear attention, RetNet, GLA, ...) is this
+ * recurrence, for each sequence and head, over its rows t in visiting order:
+ *
+ *   delta_t   = clamp(softplus(dt_t + dt_bias))                    (each part optional)
+ *   h_t       = a_t (*) h_{t-1} + sum_{r<R} gain_{t,r} x_{t,r} (x) b_{t,r}              h [P,N]
+ *   u_{t,q}   = kappa Re(h_t c_{t,q}) + D x_{t,q}                                         q < Q
+ *   y_{t,q}   = u_{t,q} * silu(z_{t,q})
+ *
+ * krait_scan_desc names the member: shapes, how the decay a_t is given, what gain is, which state
+ * is read, in which order rows are visited. Source: spec/linear_recurrence.md sections 1 and 2;
+ * src/scan/README.md derives the backward pass.
+ *
+ * Layout. Rows are tokens, channels are contiguous; rows may be strided. Per row
+ *   x [R,H,P]   b [R,G,N]   c [Q,G,N]   z, y [Q,H,P]   gain [R,H]   dt [H], or [H,P] when decay is
+ * MATRIX and head h uses group h / (H/G) of b and c. State [slots,H,P,N]. A by decay: SCALAR [H],
+ * VECTOR [H,N], MATRIX [H,P,N]. What is constant in time has the same layout and one row: A
+ * (a_constant), b, c, dt likewise; D [H] or [H,P]; dt_bias as dt. A complex vector of N is N real
+ * parts followed by N imaginary parts: with `complex` set, N doubles in b, c, A and the state
+ * (SCALAR: re, im), while x, y, z, dt, gain, D stay real. A gradient of a complex number is dL/dRe,
+ * dL/dIm in the same places.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KRAIT_SCAN_H
+#define KRAIT_SCAN_H
+
+#include <krait/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum krait_scan_decay {
+    KRAIT_DECAY_NONE,   /* a = 1; A is absent */
+    KRAIT_DECAY_SCALAR, /* one number a head */
+    KRAIT_DECAY_VECTOR, /* over N, the same for every p */
+    KRAIT_DECAY_MATRIX  /* over P and N */
+} krait_scan_decay;
+
+typedef enum krait_scan_form {
+    KRAIT_FORM_GIVEN, /* a = A */
+    KRAIT_FORM_LOG,   /* a = exp(A) */
+    KRAIT_FORM_DT     /* a = exp(delta A) */
+} krait_scan_form;
+
+typedef enum krait_scan_gain {
+    KRAIT_GAIN_ONE,  /* 1 */
+    KRAIT_GAIN_DT,   /* delta */
+    KRAIT_GAIN_GIVEN /* the gain array */
+} krait_scan_gain;
+
+typedef enum krait_scan_read {
+    KRAIT_READ_AFTER,  /* h_t: what almost every model does */
+    KRAIT_READ_BEFORE, /* h_{t-1} (RWKV; its bonus term is added outside) */
+    KRAIT_READ_FINAL   /* every row reads the last state of its segment: not causal (MILA) */
+} krait_scan_read;
+
+typedef enum krait_scan_order {
+    KRAIT_ORDER_FORWARD,
+    KRAIT_ORDER_REVERSE, /* last row of the sequence first */
+    KRAIT_ORDER_INDEX /* step t visits row first + index[t]; every sequence has as many rows as the
+                         table */
+} krait_scan_order;
+
+/* All zero is a valid start: set the sizes, then what differs. The constructors below fill it for
+ * each model. */
+typedef struct krait_scan_desc {
+    int64_t heads, width, state, groups; /* H P N G; G divides H */
+    int64_t inputs, reads;               /* R Q; D needs Q <= R */
+    krait_scan_decay decay;
+    krait_scan_form form;
+    krait_scan_gain gain;
+    krait_scan_read read;
+    krait_scan_order order;
+    bool complex_state;
+    double kappa; /* 1, or 2 when half of the conjugate pairs is stored */
+    bool a_constant, b_constant, c_constant, dt_constant;
+    bool dt_softplus;      /* log(1 + exp(v)) up to v = 20, v above */
+    double dt_min, dt_max; /* delta is clamped to [dt_min, dt_max]; dt_max 0: no upper bound */
+    bool skip_per_channel; /* D is [H,P] instead of [H] */
+} krait_scan_desc;
+
+/* Mamba (decay MATRIX, exp(delta A), gain delta, one head of E channels): A [E,N] (negative), dt
+ * [M,E], b c [M,N], D [E]. */
+KRAIT_API krait_scan_desc krait_scan_mamba1(int64_t E, int64_t N);
+/* Mamba-2 (decay SCALAR, exp(delta A), gain delta): A [H], dt [M,H], b c [M,G,N], D [H]. */
+KRAIT_API krait_scan_desc krait_scan_mamba2(int64_t H, int64_t P, int64_t N, int64_t G);
+/* Mamba-3 of rank R: inputs 0..R-1 are this token's, R..2R-1 the previous token's: x [2R,H,P] with
+ * gain gamma_t and beta_t, b [2R,H,N] rotated by the sheet's rule, c [R,H,N]; A [M,H] = A_t delta_t
+ * is the logarithm of the decay; D [H]. */
+KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int64_t R);
+/* S4D with N stored complex modes a channel: one head a channel, A [H,N] = lambda with dt [H]
+ * constant, b, c [H,N] constant, y twice the real part, D [H]. b is the discretised one. */
+KRAIT_API krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N);
+/* LRU, lane form: h = A h + v with v and h complex over `lanes` lanes. R = Q = 2, N = 1: x
+ * [2,lanes] is the real parts of v and then the imaginary parts, y likewise of h, with b = (1, i)
+ * and c = (1, -i) constant: see krait_scan_lane_bc. */
+KRAIT_API krait_scan_desc krait_scan_lru(int64_t lanes);
+/* b (x [2,1,2] as re, im) and c of the lane form, as krait_scan_lru wants them. */
+KRAIT_API void krait_scan_lane_bc(float b[4], float c[4]);
+/* Linear attention: no decay. For the normaliser add a column of ones to x (width P + 1) and divide
+ * by that column of y. */
+KRAIT_API krait_scan_desc krait_scan_linear_attention(int64_t H, int64_t P, int64_t N);
+/* RetNet: A [H] = gamma constant, b and c rotated outside. */
+KRAIT_API krait_scan_desc krait_scan_retnet(int64_t H, int64_t P, int64_t N);
+/* Gated linear attention: A [M,H,N] = log alpha, negative. */
+KRAIT_API krait_scan_desc krait_scan_gla(int64_t H, int64_t P, int64_t N);
+
+/* 0, or KRAIT_ERR_ARGUMENT with the field that is wrong. */
+KRAIT_API int krait_scan_check(const krait_scan_desc *d, krait_error *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

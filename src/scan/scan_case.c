@@ -1,0 +1,163 @@
+/* scan_case.c - the checker's cases of the recurrence: every member of the family on odd sizes.
+ *
+ * A case is a line of the table: a member, rows, sequences, and which optional arrays are there.
+ * Values are drawn so that decays stay in (0, 1): A in [-2, 0] where it is multiplied or
+ * exponentiated, in [0.3, 0.9] where it is the decay itself. */
+#include "scan/scan_case.h"
+
+enum {
+    SKIP = 1,   /* D */
+    GATE = 2,   /* z */
+    BIAS = 4,   /* dt_bias */
+    RESET = 8,  /* segment starts */
+    STATE = 16, /* state_in and state_out */
+    ALL = 31
+};
+
+#define MAMBA1(E, n)                                                                               \
+    {                                                                                              \
+        .heads = 1, .width = E, .state = n, .groups = 1, .inputs = 1, .reads = 1, .kappa = 1,      \
+        .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT, .gain = KRAIT_GAIN_DT,                 \
+        .a_constant = true, .dt_softplus = true, .skip_per_channel = true                          \
+    }
+#define MAMBA2(H, P, n, G)                                                                         \
+    {                                                                                              \
+        .heads = H, .width = P, .state = n, .groups = G, .inputs = 1, .reads = 1, .kappa = 1,      \
+        .decay = KRAIT_DECAY_SCALAR, .form = KRAIT_FORM_DT, .gain = KRAIT_GAIN_DT,                 \
+        .a_constant = true, .dt_softplus = true, .dt_min = 0.01, .dt_max = 2                       \
+    }
+#define MEMBER(H, P, n, R, Q, k, ...)                                                              \
+    {                                                                                              \
+        .heads = H, .width = P, .state = n, .groups = H, .inputs = R, .reads = Q, .kappa = k,      \
+        __VA_ARGS__                                                                                \
+    }
+
+static const struct {
+    const char *name;
+    int64_t M, S;
+    unsigned with;
+    krait_scan_desc d;
+} table[] = {
+    {"mamba1 T=1 N=16", 1, 1, ALL, MAMBA1(48, 16)},
+    {"mamba1 step of 5", 5, 5, ALL, MAMBA1(100, 16)},
+    {"mamba1 step of 5 N=17", 5, 5, ALL & ~RESET, MAMBA1(33, 17)},
+    {"mamba1 T=63 N=1", 63, 1, ALL, MAMBA1(17, 1)},
+    {"mamba1 T=100 N=17", 100, 1, ALL & ~RESET, MAMBA1(33, 17)},
+    {"mamba1 ragged", 100, 4, ALL, MAMBA1(65, 16)},
+    {"mamba1 ragged, odd E, bare", 63, 3, 0, MAMBA1(7, 16)},
+    {"mamba1 ragged, no state", 131, 3, SKIP | GATE | BIAS, MAMBA1(130, 8)},
+    {"mamba1 more sequences than rows", 2, 4, ALL, MAMBA1(20, 16)},
+    {"mamba2 T=1", 1, 1, ALL, MAMBA2(3, 8, 16, 1)},
+    {"mamba2 step of 4", 4, 4, ALL, MAMBA2(4, 16, 32, 2)},
+    {"mamba2 T=63", 63, 1, ALL, MAMBA2(4, 16, 17, 2)},
+    {"mamba2 ragged, odd", 100, 3, ALL, MAMBA2(3, 5, 33, 3)},
+    {"mamba2 P=64 N=128", 70, 2, SKIP | STATE, MAMBA2(2, 64, 128, 1)},
+    {"linear attention", 63, 2, STATE | RESET, MEMBER(2, 9, 7, 1, 1, 1, .decay = KRAIT_DECAY_NONE)},
+    {"retnet", 40, 1, STATE,
+     MEMBER(3, 8, 8, 1, 1, 1, .decay = KRAIT_DECAY_SCALAR, .a_constant = true)},
+    {"gla", 63, 2, ALL & ~BIAS,
+     MEMBER(2, 8, 5, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG)},
+    {"matrix decay given a row", 17, 2, STATE,
+     MEMBER(2, 3, 5, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX)},
+    {"mamba3 rank 1", 63, 2, SKIP | GATE | STATE | RESET,
+     MEMBER(2, 8, 16, 2, 1, 1, .decay = KRAIT_DECAY_SCALAR, .form = KRAIT_FORM_LOG,
+            .gain = KRAIT_GAIN_GIVEN)},
+    {"mamba3 rank 2", 20, 1, SKIP | GATE | STATE,
+     MEMBER(2, 4, 6, 4, 2, 1, .decay = KRAIT_DECAY_SCALAR, .form = KRAIT_FORM_LOG,
+            .gain = KRAIT_GAIN_GIVEN)},
+    {"s4d", 63, 2, SKIP | STATE,
+     MEMBER(5, 1, 8, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_DT,
+            .complex_state = true, .a_constant = true, .b_constant = true, .c_constant = true,
+            .dt_constant = true)},
+    {"lru", 63, 2, STATE | RESET,
+     MEMBER(1, 9, 1, 2, 2, 1, .decay = KRAIT_DECAY_MATRIX, .complex_state = true,
+            .a_constant = true, .b_constant = true, .c_constant = true)},
+    {"complex, varying in time", 30, 2, ALL & ~BIAS,
+     MEMBER(2, 3, 4, 2, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
+            .complex_state = true)},
+    {"reverse", 63, 3, ALL,
+     MEMBER(1, 8, 4, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT,
+            .gain = KRAIT_GAIN_DT, .order = KRAIT_ORDER_REVERSE, .dt_softplus = true)},
+    {"read before the write", 40, 2, ALL & ~BIAS,
+     MEMBER(2, 4, 4, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
+            .read = KRAIT_READ_BEFORE)},
+    {"read at the end", 40, 2, ALL & ~BIAS,
+     MEMBER(2, 4, 4, 1, 1, 1, .decay = KRAIT_DECAY_NONE, .read = KRAIT_READ_FINAL)},
+};
+
+static kr_tensor rows(int64_t M, int64_t cols) {
+    return kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){M, cols});
+}
+
+static void fill(kr_case *k, int i, kr_tensor t, kr_fill kind, double a, double b) {
+    k->in[i] = t;
+    k->fill[i].kind = kind;
+    k->fill[i].a = a;
+    k->fill[i].b = b;
+}
+
+static void float_inputs(kr_case *k, const krait_scan_desc *d, int64_t M, unsigned with) {
+    bool log = d->form != KRAIT_FORM_GIVEN;
+    int64_t lanes = kr_scan_lanes(d);
+    fill(k, KR_SCAN_X, rows(M, d->inputs * lanes), KR_FILL_NORMAL, 1, 0);
+    if (kr_scan_uses_dt(d)) {
+        fill(k, KR_SCAN_DT, rows(d->dt_constant ? 1 : M, kr_scan_dt_cols(d)),
+             d->dt_softplus ? KR_FILL_NORMAL : KR_FILL_UNIFORM, d->dt_softplus ? 1.5 : 0.05, 1);
+        if (with & BIAS) fill(k, KR_SCAN_BIAS, rows(1, kr_scan_dt_cols(d)), KR_FILL_NORMAL, 1, -1);
+    }
+    if (d->decay != KRAIT_DECAY_NONE)
+        fill(k, KR_SCAN_A, rows(d->a_constant ? 1 : M, kr_scan_a_cols(d)), KR_FILL_UNIFORM,
+             log ? -2 : 0.3, log ? 0 : 0.65);
+    fill(k, KR_SCAN_B, rows(d->b_constant ? 1 : M, kr_scan_b_cols(d)), KR_FILL_NORMAL, 1, 0);
+    fill(k, KR_SCAN_C, rows(d->c_constant ? 1 : M, kr_scan_c_cols(d)), KR_FILL_NORMAL, 1, 0);
+    if (with & SKIP) fill(k, KR_SCAN_D, rows(1, kr_scan_d_cols(d)), KR_FILL_NORMAL, 1, 0);
+    if (with & GATE) fill(k, KR_SCAN_Z, rows(M, d->reads * lanes), KR_FILL_NORMAL, 2, 0);
+    if (d->gain == KRAIT_GAIN_GIVEN)
+        fill(k, KR_SCAN_GAIN, rows(M, d->inputs * d->heads), KR_FILL_UNIFORM, 0.1, 1);
+}
+
+/* Everything absent at first, so that the indices that remain are the arrays of this case. */
+static bool inputs(int index, kr_case *k, int n_in) {
+    if (index >= (int)(sizeof table / sizeof *table)) return false;
+    const krait_scan_desc *d = &table[index].d;
+    int64_t M = table[index].M, S = table[index].S;
+    k->name = table[index].name;
+    k->n_in = n_in;
+    k->tokens = M;
+    k->attr = d;
+    k->attr_size = sizeof *d;
+    for (int i = 0; i < n_in; i++) k->fill[i].kind = KR_FILL_ABSENT;
+    float_inputs(k, d, M, table[index].with);
+    fill(k, KR_SCAN_SEQS, kr_tensor_make(NULL, KR_I64, 2, (int64_t[]){S, 3}), KR_FILL_SEQS, 0, 0);
+    if (table[index].with & RESET)
+        fill(k, KR_SCAN_RESET, kr_tensor_make(NULL, KR_U8, 1, &M), KR_FILL_RESET, 0.1, 0);
+    if (table[index].with & STATE)
+        fill(k, KR_SCAN_STATE,
+             kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){S, kr_scan_lanes(d), kr_scan_n(d)}),
+             KR_FILL_NORMAL, 1, 0);
+    return true;
+}
+
+bool kr_scan_cases(int index, kr_case *k) {
+    if (!inputs(index, k, KR_SCAN_INS)) return false;
+    k->n_out = KR_SCAN_OUTS;
+    k->tolerance = 1e-5;
+    k->out_absent[KR_SCAN_OUT_STATE] = !(table[index].with & STATE);
+    k->out[KR_SCAN_OUT_STATE] = k->in[KR_SCAN_STATE];
+    return true;
+}
+
+bool kr_scan_grad_cases(int index, kr_case *k) {
+    static const int grad_of[] = {KR_SCAN_X, KR_SCAN_DT, KR_SCAN_A,    KR_SCAN_B,     KR_SCAN_C,
+                                  KR_SCAN_D, KR_SCAN_Z,  KR_SCAN_BIAS, KR_SCAN_STATE, KR_SCAN_GAIN};
+    if (!inputs(index, k, KR_SCAN_GRAD_INS)) return false;
+    const krait_scan_desc *d = k->attr;
+    k->n_out = KR_SCAN_GRAD_OUTS;
+    k->tolerance = 2e-5;
+    fill(k, KR_SCAN_DY, rows(table[index].M, d->reads * kr_scan_lanes(d)), KR_FILL_NORMAL, 1, 0);
+    if (table[index].with & STATE)
+        fill(k, KR_SCAN_DSTATE, k->in[KR_SCAN_STATE], KR_FILL_NORMAL, 1, 0);
+    for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
+        k->out_absent[i] = k->fill[grad_of[i]].kind == KR_FILL_ABSENT;
+    return true;
+}
