@@ -8,7 +8,7 @@
  *                  thread at a time.
  *   krait_sampler  turns logits into a token.
  *
- * The shortest program (examples/generate.c):
+ * The shortest program (examples/generate_text.c):
  *
  *   krait_model *m;  krait_error e;
  *   if (krait_model_open(&m, "demo", NULL, &e) < 0) { puts(e.message); return 1; }
