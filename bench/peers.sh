@@ -33,8 +33,8 @@ numbers() { grep -oE "\"$1\": *[-0-9.e+]+" | sed 's/.*: *//'; }
 krait_row() {
   local what=$1 name=$2 line
   shift 2
-  line=$("$krait" bench "$@" --runs "$runs" --threads "$threads" --json | grep "\"name\": *\"$name" |
-    head -1)
+  line=$("$krait" bench "$@" --runs "$runs" --threads "$threads" --json |
+    grep "\"name\": *\"$name" | head -1)
   row "$what" krait tok/s "$(echo "$line" | numbers minimum)" "$(echo "$line" | numbers median)" \
     "$(echo "$line" | numbers maximum)"
 }
@@ -42,7 +42,8 @@ krait_row() {
 gguf() { # gguf TYPE: the file's path, made once
   local file=$work/mamba-130m-$1.gguf
   [ -s "$file" ] ||
-    PYTHONPATH=${KRAIT_PEER_GGUF:?is the gguf-py folder} "$python" "$here/peers.py" gguf "$file" "$1"
+    PYTHONPATH=${KRAIT_PEER_GGUF:?is the gguf-py folder} \
+      "$python" "$here/peers.py" gguf "$file" "$1"
   echo "$file"
 }
 llama_row() { # llama_row WHAT TYPE OPTIONS...
@@ -69,8 +70,8 @@ torch_rows() { # torch_rows BATCH [checkpoint]
     echo "PyTorch${2:+ ($2)} does not fit a batch of $1 into $gib GiB" >&2
     return
   fi
-  echo "$out" | sed "s/^{/{\"what\": \"$what\", \"who\": \"PyTorch${2:+, $2}\", \"unit\": \"tok\/s\", /" \
-    >>"$rows"
+  local key="\"what\": \"$what\", \"who\": \"PyTorch${2:+, $2}\", \"unit\": \"tok\/s\""
+  echo "$out" | sed "s/^{/{$key, /" >>"$rows"
   row "$what, peak memory" "PyTorch${2:+, $2}" GiB "$(echo "$out" | numbers peak_gib)"
 }
 

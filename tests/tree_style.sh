@@ -17,7 +17,7 @@ fail() {
 long_kernels=''
 
 if [ -e .git ] && git rev-parse >/dev/null 2>&1; then
-    all=$(git ls-files | while read -r f; do [ -f "$f" ] && echo "$f"; done)
+    all=$(git ls-files -co --exclude-standard | while read -r f; do [ -f "$f" ] && echo "$f"; done)
 else
     all=$(find . \( -name 'build*' -o -name out -o -name .git \) -prune -o -type f -print |
         sed 's|^\./||')
