@@ -33,25 +33,41 @@ int kr_weights_add(kr_weights *w, const char *name, const kr_tensor *t, krait_er
 /* w owns a block (kr_aligned / kr_malloc) or a map: freed with it, also when this call fails */
 int kr_weights_own(kr_weights *w, void *block, krait_error *e);
 int kr_weights_own_map(kr_weights *w, kr_map map, krait_error *e);
+/* A new block of w's, KR_ALIGN-aligned, for tensor data; NULL: failed. */
+void *kr_weights_block(kr_weights *w, size_t size, const char *what, krait_error *e);
 void kr_weights_sort(kr_weights *w);
+/* Sorted weights: no name twice. `where` is the file or folder, for the message. */
+int kr_weights_check_unique(const kr_weights *w, const char *where, krait_error *e);
+/* Takes a name out; its memory stays until kr_weights_free. */
+void kr_weights_remove(kr_weights *w, const char *name);
 /* NULL: none of that name. Sorted weights only. */
 const kr_tensor *kr_weights_find(const kr_weights *w, const char *name);
 
-/* safetensors: one file (safetensors.c). Header sizes, offsets, overlaps, duplicate names and
- * dtypes are checked; errors name the file and the tensor. Reading adds to w. */
+/* safetensors (safetensors.c): one file. Header sizes, offsets, overlaps, gaps, duplicate names and
+ * dtypes are checked; errors name the file and the tensor. Reading adds to w and sorts it. */
 int kr_safetensors_read(kr_weights *w, const char *path, krait_error *e);
-/* durable: kr_out */
+/* The same from size bytes in memory that outlive w; `path` is only for messages. */
+int kr_safetensors_read_bytes(kr_weights *w, const void *bytes, size_t size, const char *path,
+                              krait_error *e);
+/* Durable: the file appears whole or not at all (kr_out). */
 int kr_safetensors_write(const kr_weights *w, const char *path, krait_error *e);
-/* A folder's model.safetensors, or model.safetensors.index.json and its shards. */
-int kr_safetensors_read_folder(kr_weights *w, const char *folder, krait_error *e);
-/* One file, or shards of at most shard_bytes (0: one file) with their index. */
-int kr_safetensors_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
-                                krait_error *e);
+/* The same of items[0..count) into an open file that the caller commits. */
+int kr_safetensors_put(kr_out *out, const kr_weight *items, int64_t count, krait_error *e);
 
-/* pytorch_model.bin / .pth: a zip with a pickle (pth.c). Only the opcodes that a dictionary of
+/* pytorch_model.bin / .pth (pth.c): a zip with a pickle. Only the opcodes that a dictionary of
  * tensors needs are understood; any other, and any global but the few tensor constructors, is
- * refused by name. Stored (uncompressed) members are mapped, not copied. The bytes of a file in
- * memory, for fuzzing: kr_pth_read_bytes (data must outlive w). */
+ * refused by name. Stored (uncompressed) members are mapped, not copied; their checksums are
+ * verified. */
 int kr_pth_read(kr_weights *w, const char *path, krait_error *e);
+int kr_pth_read_bytes(kr_weights *w, const void *bytes, size_t size, const char *path,
+                      krait_error *e);
+
+/* Folders (weights_folder.c): model.safetensors, or its shards by their index, or
+ * pytorch_model.bin, or its shards. */
+int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e);
+/* One model.safetensors, or shards of at most shard_bytes (0: one file) with their index; weights
+ * of the other layout that lay in the folder are removed once the new ones are in place. */
+int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
+                            krait_error *e);
 
 #endif

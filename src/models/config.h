@@ -4,6 +4,7 @@
 
 #include <krait/error.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct kr_config {
@@ -15,10 +16,12 @@ typedef struct kr_config {
     double norm_eps;
     bool tied;             /* the head is the embedding */
     int32_t bos, eos, pad; /* -1: none */
+    bool bytes;            /* the tokenizer is "bytes": there is no tokenizer.json */
     /* Mamba (spec/mamba.md sections 1, 7, 9) */
     int64_t inner, state, kernel, dt_rank;
     bool linear_bias, conv_bias;
-    double mixer_rms_eps; /* > 0: FalconMamba's weightless norms on dt_low, B and C; 0: none */
+    bool linear_bias_unsaid; /* config.json is silent on linear_bias: the weights decide */
+    double mixer_rms_eps;    /* > 0: FalconMamba's weightless norms on dt_low, B and C; 0: none */
     double dt_min, dt_max, dt_floor, dt_scale;
     bool dt_init_constant;
 } kr_config;
@@ -34,6 +37,9 @@ int kr_config_check(const kr_config *c, krait_error *e);
  * (d_model, n_layer, ssm_cfg); an unknown architecture is refused by name, with the list of the
  * known ones. Knows the traps of the sheet's section 9. */
 int kr_config_read(kr_config *c, const char *path, krait_error *e);
+/* The same from text, for fuzzing; `path` is only for messages. */
+int kr_config_read_bytes(kr_config *c, const char *text, size_t size, const char *path,
+                         krait_error *e);
 /* Writes config.json so that transformers' from_pretrained takes it. dtype: "float32", "bfloat16",
  * "float16". */
 int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e);

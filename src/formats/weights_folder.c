@@ -1,0 +1,231 @@
+/* weights_folder.c - the weights of a model folder: one file or several with an index.
+ *
+ * The index is {"metadata": {"total_size": n}, "weight_map": {"tensor": "file", ...}}. Its file
+ * names come from outside: they must be plain names, so that an index can never reach out of its
+ * folder. Bytes are left to the formats. */
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "formats/weights.h"
+
+#define MAX_INDEX ((size_t)64 << 20)
+#define SINGLE "model.safetensors"
+#define INDEX "model.safetensors.index.json"
+
+typedef int read_file(kr_weights *w, const char *path, krait_error *e);
+
+/* Runs read on folder/name; *found says whether that file exists (then the result counts). */
+static int read_if_there(kr_weights *w, const char *folder, const char *name, read_file *read,
+                         bool *found, krait_error *e) {
+    char *path = kr_path_join(folder, name);
+    if (!path) return kr_fail_memory(e, folder);
+    *found = kr_is_file(path);
+    int rc = *found ? read(w, path, e) : 0;
+    kr_free(path);
+    return rc;
+}
+
+static bool plain_name(const char *name) {
+    return name[0] != 0 && name[0] != '.' && !strchr(name, '/') && strlen(name) <= NAME_MAX;
+}
+
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The distinct file names of the map, sorted, in files[0..*count). */
+static int shard_names(json_t *map, const char *path, const char **files, size_t *count,
+                       krait_error *e) {
+    const char *tensor;
+    json_t *v;
+    size_t n = 0;
+    json_object_foreach(map, tensor, v) {
+        const char *file = json_string_value(v);
+        if (!file || !plain_name(file))
+            return kr_fail(e, KRAIT_ERR_FORMAT,
+                           "%s: tensor %s: its file %.100s is not a plain file name", path, tensor,
+                           file ? file : "(not a string)");
+        files[n++] = file;
+    }
+    if (n > 1) qsort(files, n, sizeof *files, by_text);
+    *count = 0;
+    for (size_t i = 0; i < n; i++)
+        if (*count == 0 || strcmp(files[i], files[*count - 1]) != 0) files[(*count)++] = files[i];
+    return 0;
+}
+
+/* What the index promises must be what the shards held. */
+static int check_map(const kr_weights *w, json_t *map, const char *path, krait_error *e) {
+    const char *tensor;
+    json_t *v;
+    json_object_foreach(map, tensor, v) {
+        if (!kr_weights_find(w, tensor))
+            return kr_fail(e, KRAIT_ERR_FORMAT, "%s: tensor %s is in none of its files", path,
+                           tensor);
+    }
+    return 0;
+}
+
+static int read_shards(kr_weights *w, const char *folder, const char *path, json_t *map,
+                       read_file *read, krait_error *e) {
+    const char **files = kr_calloc(json_object_size(map) + 1, sizeof *files);
+    if (!files) return kr_fail_memory(e, path);
+    size_t count = 0;
+    int rc = shard_names(map, path, files, &count, e);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        char *shard = kr_path_join(folder, files[i]);
+        rc = shard ? read(w, shard, e) : kr_fail_memory(e, folder);
+        kr_free(shard);
+    }
+    kr_free(files);
+    return rc < 0 ? rc : check_map(w, map, path, e);
+}
+
+static int read_indexed(kr_weights *w, const char *folder, const char *name, read_file *read,
+                        bool *found, krait_error *e) {
+    char *path = kr_path_join(folder, name);
+    if (!path) return kr_fail_memory(e, folder);
+    *found = kr_is_file(path);
+    json_t *index = NULL;
+    int rc = *found ? kr_json_load(&index, path, MAX_INDEX, e) : 0;
+    json_t *map = json_object_get(index, "weight_map");
+    if (index && !json_is_object(map))
+        rc = kr_fail(e, KRAIT_ERR_FORMAT, "%s: \"weight_map\" is missing or not an object", path);
+    else if (index)
+        rc = read_shards(w, folder, path, map, read, e);
+    json_decref(index);
+    kr_free(path);
+    return rc;
+}
+
+int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
+    static const struct {
+        const char *name;
+        read_file *read;
+        bool index;
+    } layouts[] = {
+        {SINGLE, kr_safetensors_read, false},
+        {INDEX, kr_safetensors_read, true},
+    };
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        bool found = false;
+        int rc = layouts[i].index
+                     ? read_indexed(w, folder, layouts[i].name, layouts[i].read, &found, e)
+                     : read_if_there(w, folder, layouts[i].name, layouts[i].read, &found, e);
+        if (rc < 0 || found) return rc;
+    }
+    return kr_fail(e, KRAIT_ERR_IO,
+                   "%s: no weights: neither " SINGLE " nor its index nor pytorch_model.bin",
+                   folder);
+}
+
+/* ---- writing ---- */
+
+/* Item i goes to shard part[i]: in the order of names, a new shard where the next tensor would pass
+ * the limit. */
+static int64_t partition(const kr_weights *w, int64_t limit, int64_t *first) {
+    int64_t shards = 0, used = 0;
+    for (int64_t i = 0; i < w->count; i++) {
+        int64_t bytes = (int64_t)kr_tensor_bytes(&w->items[i].tensor);
+        if (shards == 0 || used + bytes > limit) {
+            first[shards++] = i;
+            used = 0;
+        }
+        used += bytes;
+    }
+    first[shards] = w->count;
+    return shards;
+}
+
+static void shard_file(char name[64], int64_t shard, int64_t shards) {
+    snprintf(name, 64, "model-%05lld-of-%05lld.safetensors", (long long)shard + 1,
+             (long long)shards);
+}
+
+static json_t *make_index(const kr_weights *w, const int64_t *first, int64_t shards) {
+    int64_t total = 0;
+    json_t *map = json_object();
+    for (int64_t s = 0; map && s < shards; s++) {
+        char name[64];
+        shard_file(name, s, shards);
+        for (int64_t i = first[s]; map && i < first[s + 1]; i++) {
+            total += (int64_t)kr_tensor_bytes(&w->items[i].tensor);
+            if (json_object_set_new(map, w->items[i].name, json_string(name)) == 0) continue;
+            json_decref(map);
+            map = NULL;
+        }
+    }
+    return json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map",
+                     map);
+}
+
+static int write_index(const kr_weights *w, const char *folder, const int64_t *first,
+                       int64_t shards, krait_error *e) {
+    char *path = kr_path_join(folder, INDEX);
+    json_t *index = path ? make_index(w, first, shards) : NULL;
+    int rc = index ? kr_json_write(index, path, e) : kr_fail_memory(e, folder);
+    json_decref(index);
+    kr_free(path);
+    return rc;
+}
+
+/* A layout that would be read before, or beside, the one just written. */
+static int remove_stale(const char *folder, const char *name, krait_error *e) {
+    char *path = kr_path_join(folder, name);
+    if (!path) return kr_fail_memory(e, folder);
+    int rc = 0;
+    if (kr_is_file(path) && unlink(path) != 0)
+        rc = kr_fail(e, KRAIT_ERR_IO, "%s: an old file that cannot be removed", path);
+    kr_free(path);
+    return rc;
+}
+
+static int open_shard(kr_out *out, const kr_weights *w, const char *folder, const int64_t *first,
+                      int64_t s, int64_t shards, krait_error *e) {
+    char name[64];
+    shard_file(name, s, shards);
+    char *path = kr_path_join(folder, name);
+    int rc = path ? kr_out_open(out, path, e) : kr_fail_memory(e, folder);
+    kr_free(path);
+    if (rc < 0) return rc;
+    return kr_safetensors_put(out, w->items + first[s], first[s + 1] - first[s], e);
+}
+
+/* All shards are written under temporary names before the first takes its place, so that a full
+ * disk leaves what was there. */
+static int write_shards(const kr_weights *w, const char *folder, const int64_t *first,
+                        int64_t shards, krait_error *e) {
+    kr_out *outs = kr_calloc((size_t)shards, sizeof *outs);
+    if (!outs) return kr_fail_memory(e, folder);
+    int rc = 0;
+    for (int64_t s = 0; rc == 0 && s < shards; s++)
+        rc = open_shard(&outs[s], w, folder, first, s, shards, e);
+    for (int64_t s = 0; rc == 0 && s < shards; s++) rc = kr_out_commit(&outs[s], e);
+    for (int64_t s = 0; s < shards; s++) kr_out_abort(&outs[s]);
+    kr_free(outs);
+    if (rc == 0) rc = write_index(w, folder, first, shards, e);
+    return rc < 0 ? rc : remove_stale(folder, SINGLE, e);
+}
+
+static int write_single(const kr_weights *w, const char *folder, krait_error *e) {
+    char *path = kr_path_join(folder, SINGLE);
+    int rc = path ? kr_safetensors_write(w, path, e) : kr_fail_memory(e, folder);
+    kr_free(path);
+    return rc < 0 ? rc : remove_stale(folder, INDEX, e);
+}
+
+int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
+                            krait_error *e) {
+    KR_TRY(kr_make_dirs(folder, e));
+    if (shard_bytes <= 0) return write_single(w, folder, e);
+    int64_t *first = kr_malloc(((size_t)w->count + 1) * sizeof *first);
+    if (!first) return kr_fail_memory(e, folder);
+    int64_t shards = partition(w, shard_bytes, first);
+    int rc = shards > 1 ? write_shards(w, folder, first, shards, e) : write_single(w, folder, e);
+    kr_free(first);
+    return rc;
+}
