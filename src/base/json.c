@@ -57,8 +57,7 @@ int kr_json_load(json_t **out, const char *path, size_t max_size, krait_error *e
     return rc;
 }
 
-/* The text in the fewest digits (15 to 17) whose numbers read back equal. free() it, as jansson
- * says. */
+/* The text in the fewest digits (15 to 17) whose numbers read back equal. */
 static char *shortest_text(const json_t *json) {
     for (size_t digits = 15; digits < 17; digits++) {
         char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
