@@ -13,7 +13,7 @@ device     tensor
 ops        device vec
 scan       device vec ops.h
 graph      ops scan
-nn         graph
+nn         graph config.h
 mixers     nn scan config.h
 models     mixers formats data
 formats    tensor
