@@ -35,6 +35,9 @@ typedef struct kr_graph_options {
 
 kr_graph *kr_graph_create(const kr_graph_options *o, krait_error *e);
 void kr_graph_free(kr_graph *g);
+bool kr_graph_trains(const kr_graph *g);
+/* False, with the reason in *e, once building has failed. */
+bool kr_graph_ok(const kr_graph *g, krait_error *e);
 kr_dtype kr_graph_real(const kr_graph *g); /* KR_F32, or KR_F64 */
 
 /* ---- values --------------------------------------------------------------------------------- */
@@ -137,9 +140,6 @@ int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e);
 int kr_graph_param_count(const kr_graph *g);
 kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl);
 
-/* After a run: the first value (in order of computation) that holds a NaN or an infinity; its op
- * and name go into `where`. Returns true when one was found. Walks every live value: for reports,
- * not for every step. Run with keep = true (below) so that no value has been overwritten. */
 typedef void kr_run_hook(void *user, const kr_node *n, const kr_op *op, const kr_tensor *outs,
                          int n_out, const char *scope);
 /* Calls hook after each node, with the scope ("layers.3.mixer") it was recorded under. NULL

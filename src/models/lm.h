@@ -43,6 +43,8 @@ typedef struct kr_lm {
      * not training. */
     int n_states;
     kr_value **state_in, **state_out;
+    kr_value **state_seed; /* with state_gradient: d loss / d state out, inputs of the state's
+                              shape; else NULL entries */
 } kr_lm;
 
 /* Records the forward graph (and, when training with loss, the backward one). Not yet planned:

@@ -1,0 +1,118 @@
+/* graph_impl.h - inside of a graph: shared by build.c, grad.c, plan.c and run.c, and by nothing
+ * else. */
+#ifndef KR_GRAPH_IMPL_H
+#define KR_GRAPH_IMPL_H
+
+#include "graph/graph.h"
+
+typedef enum kr_value_kind {
+    KR_VALUE_ACTIVATION, /* lives in the arena */
+    KR_VALUE_PARAM,      /* bound; may be trained */
+    KR_VALUE_INPUT,      /* bound each run */
+    KR_VALUE_STATE,      /* bound; written by an op as a given output */
+    KR_VALUE_GRADIENT /* of a parameter or of a wanted input: lives in the gradient block, is added
+                         to */
+} kr_value_kind;
+
+#define KR_MAX_RANGES 16
+
+struct kr_value {
+    kr_tensor t; /* the planned shape; data is set by bind or allocate */
+    kr_value_kind kind;
+    char name[96];
+    kr_node *producer; /* the node whose output it first is; NULL: comes from outside */
+    kr_value *parent; /* a view: columns [first, first + t.shape[last]) of parent; never a view of a
+                         view */
+    int64_t first;
+    bool keep;           /* an output of the graph: alive to the end */
+    bool cheap;          /* kr_graph_recompute */
+    bool wanted;         /* kr_graph_want_gradient */
+    bool needs_grad;     /* something trainable is behind it */
+    bool constant;       /* depends on parameters alone, in a graph that does not train them */
+    kr_param_decl *decl; /* parameters */
+
+    /* grad.c: the gradient gathered so far. */
+    kr_value *grad;
+    bool grad_shared;  /* also another value's gradient: must not be written in place */
+    bool grad_partial; /* only the column ranges below have been written */
+    int n_ranges;
+    struct {
+        int64_t first, count;
+    } range[KR_MAX_RANGES];
+    kr_value *twin; /* its copy in the backward pass, when recomputed */
+
+    /* plan.c: positions in the node list between which the memory is in use, and where it is. */
+    int64_t birth, death;
+    int64_t planned0; /* the first dimension as planned: bindings may be shorter */
+    kr_value *alias;  /* shares this value's memory (in-place op); never a chain */
+    size_t offset;
+};
+
+struct kr_node {
+    const kr_op *op;
+    void *attr;
+    size_t attr_size;
+    kr_value *in[KR_MAX_IN];
+    kr_value *out[KR_MAX_OUT];
+    int n_in, n_out;
+    uint32_t accumulate;
+    bool constant; /* runs once, not at every run */
+    int scope;     /* index into graph->scopes */
+    kr_kernel *kernel;
+    kr_call call; /* complete after allocate; first dimensions follow the run */
+};
+
+struct kr_graph {
+    kr_graph_options o;
+    krait_error error; /* the first failure while building */
+    bool failed;
+    kr_node **nodes;
+    int64_t n_nodes;
+    size_t nodes_capacity;
+    kr_value **values;
+    int64_t n_values;
+    size_t values_capacity;
+    kr_value **params;
+    int64_t n_params;
+    size_t params_capacity;
+    char **scopes;
+    int64_t n_scopes;
+    size_t scopes_capacity;
+
+    kr_plan_sizes sizes;
+    unsigned char *arena, *gradients, *scratch;
+    bool planned, allocated;
+    bool stale; /* a binding changed: calls must be refreshed before the next run */
+    bool constants_done;
+    int64_t last_m, last_r;
+    kr_run_hook *hook;
+    void *hook_user;
+};
+
+/* The tape given to gradient rules: the graph, and gradients that must be added after the op being
+ * recorded. */
+#define KR_MAX_PENDING KR_MAX_IN
+struct kr_tape {
+    kr_graph *g;
+    int n_pending;
+    struct {
+        kr_value *value, *fresh;
+    } pending[KR_MAX_PENDING];
+};
+
+/* build.c */
+kr_value *kr_value_new(kr_graph *g, kr_value_kind kind, const char *name, const kr_tensor *shape);
+int kr_graph_fail(kr_graph *g, krait_err code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Records a node. create: outputs that are NULL and have a derived shape become new values; else
+ * NULL means not wanted. */
+void kr_graph_record(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
+                     kr_value *const *ins, int n_in, kr_value **outs, int n_out,
+                     uint32_t accumulate, bool create);
+
+/* Fills n->call with the shapes of its values; data says only present or absent. */
+void kr_node_shapes(kr_node *n);
+
+static inline kr_value *kr_value_root(kr_value *v) { return v->parent ? v->parent : v; }
+
+#endif

@@ -1,0 +1,98 @@
+/* mamba1.c - the Mamba mixer: a gated, causally convolved, input-dependent (selective) linear
+ * recurrence.
+ *
+ *   [x ; z]        = in_proj a
+ *   u              = silu(conv1d(x))                            depthwise, causal
+ *   [dl ; B ; C]   = x_proj u                                   r, N, N columns
+ *   delta          = softplus(dt_proj dl + dt_bias)             (inside the scan)
+ *   h_t            = exp(delta A) h_{t-1} + delta B u,   A = -exp(A_log)
+ *   y              = C . h + D u
+ *   out            = out_proj (y * silu(z))
+ *
+ * FalconMamba is the same with weightless norms on dl, B and C (mixer_rms_eps > 0). State of a
+ * sequence: the last K-1 inputs of the convolution, and h [E,N] in f32. Source: Gu & Dao 2023,
+ * spec/mamba.md sections 1, 2, 3, 7. */
+#include <krait/scan.h>
+
+#include <math.h>
+
+#include "nn/nn.h"
+#include "ops/causal_conv/causal_conv.h"
+#include "ops/neg_exp/neg_exp.h"
+#include "scan/scan_op.h"
+
+static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
+    s[0] = (kr_state_decl){"conv", 2, {c->kernel - 1, c->inner}};
+    s[1] = (kr_state_decl){"ssm", 2, {c->inner, c->state}};
+    return 2;
+}
+
+static kr_value *convolution(kr_nn *nn, kr_value *x) {
+    const kr_config *c = nn->config;
+    kr_init init =
+        kr_init_fan_in(c->kernel,
+                       1); /* of the bias too: the official code leaves the framework's default */
+    kr_value *w = kr_nn_param(nn, "conv1d.weight", KR_PARAM_DECAY, init, 3,
+                              (int64_t[]){c->inner, 1, c->kernel});
+    kr_value *b =
+        c->conv_bias ? kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &c->inner) : NULL;
+    kr_value *outs[2] = {NULL, c->kernel > 1 ? nn->state_out[0] : NULL};
+    kr_value *before = c->kernel > 1 ? nn->state_in[0] : NULL;
+    kr_causal_conv_attr attr = {.silu = 1};
+    kr_apply(nn->g, &kr_op_causal_conv, &attr, sizeof attr,
+             (kr_value *[]){x, w, b, nn->seqs, nn->reset, before}, 6, outs, 2);
+    kr_graph_recompute(nn->g, outs[0]);
+    return outs[0];
+}
+
+/* A slice of x_proj's output, normed when the model is a FalconMamba. */
+static kr_value *selected(kr_nn *nn, kr_value *xp, int64_t first, int64_t count) {
+    kr_value *v = kr_graph_columns(nn->g, xp, first, count);
+    double eps = nn->config->mixer_rms_eps;
+    return eps > 0 ? kr_nn_rmsnorm(nn, v, NULL, NULL, count, eps, NULL) : v;
+}
+
+/* raw = dt_proj.weight dl: the bias joins inside the scan, in front of the softplus. */
+static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
+    const kr_config *c = nn->config;
+    double s = c->dt_scale / sqrt((double)c->dt_rank);
+    kr_init init =
+        c->dt_init_constant ? (kr_init){KR_INIT_CONSTANT, s, 0, 0} : kr_init_symmetric(s);
+    kr_value *raw = kr_nn_linear(nn, dl, "dt_proj", c->dt_rank, c->inner, false, init);
+    kr_graph_recompute(nn->g, raw);
+    return raw;
+}
+
+static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
+    const kr_config *c = nn->config;
+    int64_t E = c->inner, N = c->state, r = c->dt_rank;
+    kr_value *xp = kr_nn_linear(nn, u, "x_proj", E, r + 2 * N, false, kr_init_fan_in(E, 1));
+    kr_value *raw = raw_step(nn, selected(nn, xp, 0, r));
+    kr_value *bias =
+        kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
+                    (kr_init){KR_INIT_SOFTPLUS_INV, c->dt_min, c->dt_max, c->dt_floor}, 1, &E);
+    kr_value *a_log = kr_nn_param(nn, "A_log", KR_PARAM_PLAIN,
+                                  (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2, (int64_t[]){E, N});
+    kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
+    kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, &E);
+    krait_scan_desc scan = krait_scan_mamba1(E, N);
+    kr_value *ins[] = {
+        u,    raw,      a,         selected(nn, xp, r, N), selected(nn, xp, r + N, N), d, z,
+        bias, nn->seqs, nn->reset, nn->state_in[1]};
+    kr_value *outs[2] = {NULL, nn->state_out[1]};
+    kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, 11, outs, 2);
+    return outs[0];
+}
+
+static kr_value *build(kr_nn *nn, kr_value *a) {
+    const kr_config *c = nn->config;
+    int64_t D = c->width, E = c->inner;
+    kr_value *xz = kr_nn_linear(nn, a, "in_proj", D, 2 * E, c->linear_bias, kr_init_fan_in(D, 1));
+    kr_value *x = kr_graph_columns(nn->g, xz, 0, E), *z = kr_graph_columns(nn->g, xz, E, E);
+    kr_value *g = recurrence(nn, convolution(nn, x), z);
+    /* Scaled so that the residual stream's variance does not grow with depth. */
+    kr_init out = kr_init_fan_in(E, 1 / sqrt((double)c->layers));
+    return kr_nn_linear(nn, g, "out_proj", E, D, c->linear_bias, out);
+}
+
+const kr_mixer kr_mixer_mamba1 = {"mamba1", states, build};

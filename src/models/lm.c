@@ -1,0 +1,162 @@
+/* lm.c - records the graph of a language model, and connects it to weights. lm.h has the equations.
+ */
+#include "models/lm.h"
+
+#include <stdio.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "nn/nn.h"
+#include "ops/cross_entropy/cross_entropy.h"
+#include "ops/embedding/embedding.h"
+#include "ops/gather_rows/gather_rows.h"
+#include "ops/linear/linear.h"
+
+/* ---- the graph
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+static void add_inputs(kr_lm *lm, const kr_lm_options *o) {
+    kr_graph *g = lm->g;
+    int64_t logit_rows = o->rows > 0 ? o->rows : o->tokens;
+    kr_dim0 logit_dim0 = o->rows > 0 ? KR_DIM0_ROWS : KR_DIM0_TOKENS;
+    lm->ids = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, &o->tokens);
+    lm->seqs = kr_graph_input(g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){o->sequences, 3});
+    if (o->reset) lm->reset = kr_graph_input(g, "reset", KR_U8, KR_DIM0_TOKENS, 1, &o->tokens);
+    if (o->rows > 0) lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
+    if (!o->loss) return;
+    lm->targets = kr_graph_input(g, "targets", KR_I32, logit_dim0, 1, &logit_rows);
+    if (o->graph.training)
+        lm->seed = kr_graph_input(g, "seed", kr_graph_real(g), logit_dim0, 1, &logit_rows);
+}
+
+/* Declares the states of one layer: bound from outside when the options ask for slots. */
+static void add_states(kr_lm *lm, const kr_mixer *mixer, kr_nn *nn, int layer,
+                       const kr_lm_options *o) {
+    kr_state_decl decl[KR_MAX_STATES];
+    int n = mixer->states(nn->config, decl);
+    for (int i = 0; i < n; i++) {
+        nn->state_in[i] = nn->state_out[i] = NULL;
+        if (o->slots <= 0) continue;
+        int64_t shape[KR_MAX_RANK] = {o->slots};
+        for (int d = 0; d < decl[i].rank; d++) shape[d + 1] = decl[i].shape[d];
+        char name[64];
+        snprintf(name, sizeof name, "layers.%d.%s", layer, decl[i].name);
+        nn->state_in[i] = kr_graph_state(lm->g, name, false, decl[i].rank + 1, shape);
+        nn->state_out[i] = kr_graph_state(lm->g, name, true, decl[i].rank + 1, shape);
+        if (o->state_gradient) kr_graph_want_gradient(lm->g, nn->state_in[i]);
+        lm->state_in[lm->n_states] = nn->state_in[i];
+        lm->state_out[lm->n_states++] = nn->state_out[i];
+    }
+}
+
+static kr_value *embed(kr_nn *nn, kr_value *ids) {
+    const kr_config *c = nn->config;
+    kr_param_decl d = {.name = "backbone.embeddings.weight",
+                       .rank = 2,
+                       .shape = {c->vocabulary, c->width},
+                       .init = {KR_INIT_NORMAL, 0, 0.02, 0},
+                       .no_decay = true,
+                       .matrix = true};
+    kr_value *w = kr_graph_param(nn->g, &d);
+    return kr_apply1(nn->g, &kr_op_embedding, NULL, 0, (kr_value *[]){ids, w}, 2);
+}
+
+static kr_value *head(kr_nn *nn, kr_value *x) {
+    const kr_config *c = nn->config;
+    kr_param_decl d = {.rank = 2,
+                       .shape = {c->vocabulary, c->width},
+                       .init = {KR_INIT_NORMAL, 0, 0.02, 0},
+                       .no_decay = c->tied,
+                       .matrix = true};
+    snprintf(d.name, sizeof d.name, "%s",
+             c->tied ? "backbone.embeddings.weight" : "lm_head.weight");
+    kr_value *w = kr_graph_param(nn->g, &d);
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, NULL}, 3);
+}
+
+/* Embedding and layers; returns the normed output of the last, [M,D]. */
+static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o) {
+    const kr_config *c = nn->config;
+    kr_graph_scope(lm->g, "embeddings");
+    kr_value *hidden = embed(nn, lm->ids), *residual = NULL;
+    for (int layer = 0; layer < (int)c->layers; layer++) {
+        kr_value *sum;
+        snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.", layer);
+        kr_graph_scope(lm->g, nn->prefix);
+        kr_value *a = kr_nn_rmsnorm(nn, hidden, residual, "norm", c->width, c->norm_eps, &sum);
+        residual = sum;
+        snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.mixer.", layer);
+        kr_graph_scope(lm->g, nn->prefix);
+        add_states(lm, mixer, nn, layer, o);
+        hidden = mixer->build(nn, a);
+    }
+    snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
+    kr_graph_scope(lm->g, "backbone.norm_f");
+    if (lm->rows) { /* only the picked rows go on: the head is most of the work of a short prompt */
+        hidden = kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0, (kr_value *[]){hidden, lm->rows}, 2);
+        if (residual)
+            residual = kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0,
+                                 (kr_value *[]){residual, lm->rows}, 2);
+    }
+    return kr_nn_rmsnorm(nn, hidden, residual, "norm_f", c->width, c->norm_eps, NULL);
+}
+
+static void add_loss(kr_lm *lm, const kr_lm_options *o) {
+    if (!o->graph.training) kr_graph_output(lm->g, "logits", lm->logits);
+    if (!o->loss) return;
+    lm->nll =
+        kr_apply1(lm->g, &kr_op_cross_entropy, NULL, 0, (kr_value *[]){lm->logits, lm->targets}, 2);
+    kr_graph_output(lm->g, "nll", lm->nll);
+    if (!lm->seed) return;
+    kr_graph_seed(lm->g, lm->nll, lm->seed);
+}
+
+/* Gradients that come from after this window: one more input for each state out. */
+static void seed_states(kr_lm *lm) {
+    for (int i = 0; i < lm->n_states; i++) {
+        const kr_tensor *t = kr_value_tensor(lm->state_out[i]);
+        lm->state_seed[i] = kr_graph_state(lm->g, "state seed", false, t->rank, t->shape);
+        kr_graph_seed(lm->g, lm->state_out[i], lm->state_seed[i]);
+    }
+}
+
+static int allocate_states(kr_lm *lm, const kr_config *c, krait_error *e) {
+    size_t n = (size_t)c->layers * KR_MAX_STATES;
+    lm->state_in = kr_calloc(3 * n, sizeof *lm->state_in);
+    if (!lm->state_in) return kr_fail_memory(e, "the model's graph");
+    lm->state_out = lm->state_in + n;
+    lm->state_seed = lm->state_in + 2 * n;
+    return 0;
+}
+
+int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e) {
+    *lm = (kr_lm){0};
+    KR_TRY(kr_config_check(c, e));
+    const kr_mixer *mixer = kr_mixer_find(c->mixer);
+    if (!mixer) return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "there is no mixer called %s", c->mixer);
+    KR_TRY(allocate_states(lm, c, e));
+    lm->g = kr_graph_create(&o->graph, e);
+    if (!lm->g) {
+        kr_lm_free(lm);
+        return KRAIT_ERR_MEMORY;
+    }
+    add_inputs(lm, o);
+    kr_nn nn = {.g = lm->g, .config = c, .seqs = lm->seqs, .reset = lm->reset};
+    kr_value *x = backbone(lm, &nn, mixer, o);
+    kr_graph_scope(lm->g, "lm_head");
+    lm->logits = head(&nn, x);
+    add_loss(lm, o);
+    if (o->state_gradient) seed_states(lm);
+    if (lm->seed) kr_graph_backward(lm->g);
+    krait_error why;
+    if (kr_graph_ok(lm->g, &why)) return 0;
+    kr_lm_free(lm);
+    return kr_fail(e, why.code, "%s", why.message);
+}
+
+void kr_lm_free(kr_lm *lm) {
+    kr_graph_free(lm->g);
+    kr_free(lm->state_in);
+    *lm = (kr_lm){0};
+}

@@ -1,0 +1,299 @@
+/* lm_test.c - the language model as one function: parameter totals, initial values, every gradient
+ * in double against finite differences (states, resets and packed sequences included), causality,
+ * carried state, recomputation. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "models/lm.h"
+
+/* ---- parameters
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static void totals_are_the_published_ones(void **state) {
+    (void)state;
+    static const struct {
+        int64_t width, layers, total;
+    } sizes[] = {{768, 24, 129135360},
+                 {1024, 48, 371516416},
+                 {1536, 48, 793204224},
+                 {2048, 48, 1372178432},
+                 {2560, 64, 2768345600}};
+    for (int i = 0; i < 5; i++) {
+        kr_config c;
+        kr_config_mamba(&c, sizes[i].width, sizes[i].layers, 50280);
+        assert_int_equal(kr_lm_parameter_count(&c), sizes[i].total);
+    }
+}
+
+static const float *weight(const kr_weights *w, const char *name, int64_t *n) {
+    const kr_tensor *t = kr_weights_find(w, name);
+    assert_non_null(t);
+    *n = kr_tensor_count(t);
+    return t->data;
+}
+
+static double deviation(const float *x, int64_t n) {
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += (double)x[i] * (double)x[i];
+    return sqrt(square / (double)n);
+}
+
+static void initial_values_follow_the_sheet(void **state) {
+    (void)state;
+    kr_config c;
+    kr_config_mamba(&c, 256, 3, 512);
+    kr_weights w = {0};
+    krait_error e;
+    assert_int_equal(kr_lm_init_weights(&c, 7, &w, &e), 0);
+    int64_t n;
+    const float *bias = weight(&w, "backbone.layers.1.mixer.dt_proj.bias", &n);
+    for (int64_t i = 0; i < n; i++) {
+        double step = log1p(exp((double)bias[i]));
+        assert_true(step > 0.99e-3 && step < 0.101);
+    }
+    const float *a = weight(&w, "backbone.layers.0.mixer.A_log", &n);
+    for (int64_t i = 0; i < n; i++)
+        assert_true(fabs(exp((double)a[i]) - (double)(i % 16 + 1)) < 1e-5);
+    const float *out = weight(&w, "backbone.layers.2.mixer.out_proj.weight", &n);
+    double expected = 1 / sqrt(3.0 * 512 * 3), got = deviation(out, n);
+    printf("out_proj deviation %.5f, expected %.5f\n", got, expected);
+    assert_true(fabs(got / expected - 1) < 0.02);
+    const float *embedding = weight(&w, "backbone.embeddings.weight", &n);
+    assert_true(fabs(deviation(embedding, n) / 0.02 - 1) < 0.02);
+    const float *conv = weight(&w, "backbone.layers.0.mixer.conv1d.bias", &n);
+    assert_true(fabs(deviation(conv, n) / (0.5 / sqrt(3.0)) - 1) < 0.1);
+    kr_weights_free(&w);
+}
+
+/* ---- a small model in double
+ * ----------------------------------------------------------------------------------------- */
+
+enum { V = 11, T = 9, SLOTS = 2 };
+
+typedef struct rig {
+    kr_lm lm;
+    kr_weights w;
+    kr_config c;
+    int32_t ids[T], targets[T];
+    uint8_t reset[T];
+    int64_t seqs[SLOTS][3];
+    double seed[T];
+    double
+        *states[16]; /* in, out and seed of each state: 3 * n_states pointers, row major by state */
+} rig;
+
+static kr_config small_config(bool falcon) {
+    kr_config c;
+    kr_config_mamba(&c, 6, 2, V);
+    c.inner = 10;
+    c.state = 3;
+    c.kernel = 3;
+    c.dt_rank = 2;
+    if (falcon) {
+        c.mixer_rms_eps = 1e-6;
+        c.linear_bias = true;
+        c.tied = false;
+    }
+    return c;
+}
+
+static void bind_raw(rig *r, kr_value *v, void *data) {
+    kr_tensor t = *kr_value_tensor(v);
+    t.data = data;
+    krait_error e;
+    if (kr_graph_bind(r->lm.g, v, &t, &e) < 0) fail_msg("%s", e.message);
+}
+
+static void bind_states(rig *r, kr_rng *rng) {
+    for (int i = 0; i < r->lm.n_states; i++) {
+        kr_value *v[3] = {r->lm.state_in[i], r->lm.state_out[i], r->lm.state_seed[i]};
+        for (int k = 0; k < 3 && v[k]; k++) {
+            int64_t n = kr_tensor_count(kr_value_tensor(v[k]));
+            double *d = r->states[3 * i + k] = kr_calloc((size_t)n, sizeof *d);
+            for (int64_t j = 0; j < n && k != 1; j++) d[j] = 0.5 * kr_rng_normal(rng);
+            bind_raw(r, v[k], d);
+        }
+    }
+}
+
+static void open_rig(rig *r, bool falcon, bool recompute) {
+    memset(r, 0, sizeof *r);
+    r->c = small_config(falcon);
+    kr_lm_options o = {
+        .graph = {.f64 = true, .training = true, .recompute = recompute, .threads = 1},
+        .tokens = T,
+        .sequences = SLOTS,
+        .slots = SLOTS,
+        .reset = true,
+        .loss = true,
+        .state_gradient = true};
+    krait_error e;
+    if (kr_lm_build(&r->lm, &r->c, &o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_lm_init_weights(&r->c, 3, &r->w, &e), 0);
+    if (kr_lm_bind_weights(&r->lm, &r->w, &e) < 0) fail_msg("%s", e.message);
+    if (kr_graph_plan(r->lm.g, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_graph_allocate(r->lm.g, &e), 0);
+    kr_rng rng = kr_rng_make(5, 6);
+    for (int i = 0; i < r->w.count;
+         i++) { /* larger than fresh ones, so that every path carries weight */
+        double *p = r->w.items[i].tensor.data;
+        for (int64_t j = 0; j < kr_tensor_count(&r->w.items[i].tensor); j++)
+            p[j] += 0.3 * kr_rng_normal(&rng);
+    }
+    for (int t = 0; t < T; t++) {
+        r->ids[t] = (int32_t)kr_rng_below(&rng, V);
+        r->targets[t] = t % 4 == 2 ? -1 : (int32_t)kr_rng_below(&rng, V);
+        r->reset[t] = t == 3;
+        r->seed[t] = 0.5 + kr_rng_uniform(&rng);
+    }
+    r->seqs[0][0] = 0, r->seqs[0][1] = 5, r->seqs[0][2] = 1;
+    r->seqs[1][0] = 5, r->seqs[1][1] = T - 5, r->seqs[1][2] = 0;
+    bind_raw(r, r->lm.ids, r->ids);
+    bind_raw(r, r->lm.targets, r->targets);
+    bind_raw(r, r->lm.reset, r->reset);
+    bind_raw(r, r->lm.seqs, r->seqs);
+    bind_raw(r, r->lm.seed, r->seed);
+    bind_states(r, &rng);
+}
+
+static void close_rig(rig *r) {
+    for (int i = 0; i < 16; i++) kr_free(r->states[i]);
+    kr_lm_free(&r->lm);
+    kr_weights_free(&r->w);
+}
+
+static void run(rig *r) {
+    krait_error e;
+    kr_graph_zero_gradients(r->lm.g);
+    if (kr_graph_run(r->lm.g, T, 0, &e) < 0) fail_msg("%s", e.message);
+}
+
+/* sum of nll * seed, and of states out * their seeds: the scalar whose gradients the graph
+ * computes. */
+static double objective(rig *r) {
+    run(r);
+    const double *nll = kr_value_tensor(r->lm.nll)->data;
+    double sum = 0;
+    for (int t = 0; t < T; t++) sum += nll[t] * r->seed[t];
+    for (int i = 0; i < r->lm.n_states; i++)
+        for (int64_t j = 0; j < kr_tensor_count(kr_value_tensor(r->lm.state_out[i])); j++)
+            sum += r->states[3 * i + 1][j] * r->states[3 * i + 2][j];
+    return sum;
+}
+
+/* Largest difference between `gradient` and central differences over up to 12 spread entries of
+ * data, relative to the largest gradient among them. */
+static double compare(rig *r, double *data, const double *gradient, int64_t n) {
+    double worst = 0, scale = 1e-3;
+    int64_t step = n > 12 ? n / 12 : 1;
+    for (int64_t i = 0; i < n; i += step) {
+        double old = data[i], h = 1e-5;
+        data[i] = old + h;
+        double up = objective(r);
+        data[i] = old - h;
+        double down = objective(r);
+        data[i] = old;
+        double numeric = (up - down) / (2 * h), error = fabs(numeric - gradient[i]);
+        if (fabs(numeric) > scale) scale = fabs(numeric);
+        if (error > worst) worst = error;
+    }
+    return worst / scale;
+}
+
+static double *copy_of_gradient(rig *r, kr_value *v, int64_t *n) {
+    const kr_value *g = kr_graph_gradient(r->lm.g, v);
+    assert_non_null(g);
+    *n = kr_tensor_count(kr_value_tensor(g));
+    double *copy = kr_malloc((size_t)*n * sizeof *copy);
+    memcpy(copy, kr_value_tensor(g)->data, (size_t)*n * sizeof *copy);
+    return copy;
+}
+
+static void check_all_gradients(bool falcon, bool recompute) {
+    rig r;
+    open_rig(&r, falcon, recompute);
+    double worst = 0;
+    int n_params = kr_graph_param_count(r.lm.g), checked = 0;
+    for (int i = 0; i < n_params + r.lm.n_states; i++) {
+        kr_value *v =
+            i < n_params ? kr_graph_param_at(r.lm.g, i, NULL) : r.lm.state_in[i - n_params];
+        int64_t n;
+        run(&r);
+        double *gradient = copy_of_gradient(&r, v, &n);
+        double error = compare(&r, kr_value_tensor(v)->data, gradient, n);
+        if (error > 1e-6) printf("%d: %.3g\n", i, error);
+        if (error > worst) worst = error;
+        kr_free(gradient);
+        checked++;
+    }
+    printf("falcon %d recompute %d: %d tensors, worst relative difference %.2g\n", falcon,
+           recompute, checked, worst);
+    assert_true(worst < 1e-6);
+    close_rig(&r);
+}
+
+static void mamba_gradients(void **state) {
+    (void)state;
+    check_all_gradients(false, false);
+}
+
+static void falcon_gradients(void **state) {
+    (void)state;
+    check_all_gradients(true, false);
+}
+
+static void recomputed_gradients(void **state) {
+    (void)state;
+    check_all_gradients(true, true);
+}
+
+static void later_tokens_change_nothing_before(void **state) {
+    (void)state;
+    rig r;
+    open_rig(&r, false, false);
+    run(&r);
+    double before[T], after[T];
+    memcpy(before, kr_value_tensor(r.lm.nll)->data, sizeof before);
+    r.ids[7] = (r.ids[7] + 1) % V;
+    run(&r);
+    memcpy(after, kr_value_tensor(r.lm.nll)->data, sizeof after);
+    assert_memory_equal(before, after, 7 * sizeof *before);
+    assert_true(before[7] != after[7]);
+    close_rig(&r);
+}
+
+static void documents_and_sequences_do_not_leak(void **state) {
+    (void)state;
+    rig r;
+    open_rig(&r, false, false);
+    run(&r);
+    double before[T], after[T];
+    memcpy(before, kr_value_tensor(r.lm.nll)->data, sizeof before);
+    r.ids[1] = (r.ids[1] + 1) % V; /* before the reset at 3, in the first sequence */
+    run(&r);
+    memcpy(after, kr_value_tensor(r.lm.nll)->data, sizeof after);
+    assert_true(before[1] != after[1]);
+    assert_memory_equal(before + 3, after + 3, (T - 3) * sizeof *before);
+    close_rig(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(totals_are_the_published_ones),
+        cmocka_unit_test(initial_values_follow_the_sheet),
+        cmocka_unit_test(mamba_gradients),
+        cmocka_unit_test(falcon_gradients),
+        cmocka_unit_test(recomputed_gradients),
+        cmocka_unit_test(later_tokens_change_nothing_before),
+        cmocka_unit_test(documents_and_sequences_do_not_leak),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

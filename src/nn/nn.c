@@ -1,0 +1,52 @@
+/* nn.c - parameters, linear maps and norms, recorded into the graph of a kr_nn. */
+#include "nn/nn.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "ops/linear/linear.h"
+#include "ops/rmsnorm/rmsnorm.h"
+
+kr_init kr_init_symmetric(double bound) { return (kr_init){KR_INIT_UNIFORM, -bound, bound, 0}; }
+
+kr_init kr_init_fan_in(int64_t fan_in, double scale) {
+    return kr_init_symmetric(scale / sqrt((double)fan_in));
+}
+
+kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init init, int rank,
+                      const int64_t *shape) {
+    kr_param_decl d = {.rank = rank,
+                       .init = {init.kind, init.a, init.b, init.c},
+                       .no_decay = kind == KR_PARAM_PLAIN,
+                       .matrix = kind == KR_PARAM_MATRIX};
+    snprintf(d.name, sizeof d.name, "%s%s", nn->prefix, name);
+    for (int i = 0; i < rank; i++) d.shape[i] = shape[i];
+    return kr_graph_param(nn->g, &d);
+}
+
+kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out, bool bias,
+                       kr_init init) {
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    kr_value *w = kr_nn_param(nn, full, KR_PARAM_MATRIX, init, 2, (int64_t[]){out, in});
+    kr_value *b = NULL;
+    if (bias) {
+        snprintf(full, sizeof full, "%s.bias", name);
+        b = kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ZEROS, 1, &out);
+    }
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, b}, 3);
+}
+
+kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,
+                        double eps, kr_value **sum) {
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name ? name : "");
+    kr_value *w = name ? kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ONES, 1, &width) : NULL;
+    kr_value *outs[3] = {NULL};
+    kr_rmsnorm_attr attr = {eps};
+    kr_apply(nn->g, &kr_op_rmsnorm, &attr, sizeof attr, (kr_value *[]){x, residual, w}, 3, outs, 3);
+    /* With a residual both addends would have to be kept to compute it again: nothing gained. */
+    if (!residual) kr_graph_recompute(nn->g, outs[0]);
+    if (sum) *sum = residual ? outs[1] : x;
+    return outs[0];
+}

@@ -1,0 +1,41 @@
+/* nn.h - the small vocabulary that mixers and models are written in: parameters with names, linear
+ * maps, norms. */
+#ifndef KR_NN_H
+#define KR_NN_H
+
+#include "mixers/mixer.h"
+
+/* Initial values, as expressions: kr_init_symmetric(0.5). */
+typedef struct kr_init {
+    kr_init_kind kind;
+    double a, b, c;
+} kr_init;
+
+#define KR_ONES ((kr_init){KR_INIT_ONE, 0, 0, 0})
+#define KR_ZEROS ((kr_init){KR_INIT_ZERO, 0, 0, 0})
+/* U(-bound, bound). */
+kr_init kr_init_symmetric(double bound);
+/* The field's default for a linear weight: U(+-1/sqrt(fan_in)) * scale. */
+kr_init kr_init_fan_in(int64_t fan_in, double scale);
+
+typedef enum kr_param_kind {
+    KR_PARAM_MATRIX, /* decays; may stay 16 bits wide in memory */
+    KR_PARAM_DECAY,  /* decays; held in f32 */
+    KR_PARAM_PLAIN   /* no weight decay (norms, biases, A_log, D); held in f32 */
+} kr_param_kind;
+
+/* Declares "<prefix><name>" with the first `rank` entries of shape. */
+kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init init, int rank,
+                      const int64_t *shape);
+
+/* x [M,in] -> [M,out] by "<name>.weight" [out,in] and, when bias, "<name>.bias" [out] (zeros at
+ * first). */
+kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out, bool bias,
+                       kr_init init);
+
+/* s = x + residual (residual NULL: x);  returns rmsnorm(s) * weight, *sum = s when asked. name
+ * NULL: no weight. */
+kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,
+                        double eps, kr_value **sum);
+
+#endif
