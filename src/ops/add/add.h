@@ -2,7 +2,7 @@
  *
  *   c = a + b
  *
- * in:  a, b of one shape, any rank
+ * in:  a, b of one shape, any rank; b absent: a copy of a
  * out: c; may share a's memory. The gradient of both is dc itself: no kernel. */
 #ifndef KR_ADD_H
 #define KR_ADD_H

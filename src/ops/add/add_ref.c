@@ -9,9 +9,9 @@ void KR_FN(kr_add)(const kr_call *c) {
     kr_rows rows = kr_rows_of(a, b, sum);
     for (int64_t m = 0; m < rows.count; m++) {
         const real *am = (const real *)a->data + m * a->stride[0];
-        const real *bm = (const real *)b->data + m * b->stride[0];
+        const real *bm = b->data ? (const real *)b->data + m * b->stride[0] : NULL;
         real *to = (real *)sum->data + m * sum->stride[0];
         for (int64_t i = 0; i < rows.width; i++)
-            kr_put(&to[i], (double)am[i] + (double)bm[i], KR_ACC(c, 0));
+            kr_put(&to[i], (double)am[i] + (bm ? (double)bm[i] : 0), KR_ACC(c, 0));
     }
 }
