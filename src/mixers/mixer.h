@@ -7,27 +7,14 @@
 #ifndef KR_MIXER_H
 #define KR_MIXER_H
 
-#include "graph/graph.h"
 #include "models/config.h"
-
-#define KR_MAX_STATES 4
+#include "nn/nn.h"
 
 typedef struct kr_state_decl {
     const char *name; /* "conv", "ssm" */
     int rank;         /* without the leading slot dimension */
     int64_t shape[KR_MAX_RANK - 1];
 } kr_state_decl;
-
-/* What a mixer is given to build with. */
-typedef struct kr_nn {
-    kr_graph *g;
-    const kr_config *config;
-    char prefix[64];                    /* "backbone.layers.3.mixer." */
-    kr_value *seqs;                     /* I64 [S,3] */
-    kr_value *reset;                    /* U8 [M] or NULL */
-    kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
-    kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
-} kr_nn;
 
 typedef struct kr_mixer {
     const char *name;

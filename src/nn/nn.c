@@ -20,7 +20,7 @@ kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init i
                        .no_decay = kind == KR_PARAM_PLAIN,
                        .matrix = kind == KR_PARAM_MATRIX};
     int length = snprintf(d.name, sizeof d.name, "%s%s", nn->prefix, name);
-    if (length < 0 || (size_t)length >= sizeof d.name) return NULL; /* no name of ours is that long */
+    if (length < 0 || (size_t)length >= sizeof d.name) return NULL; /* none of ours is */
     for (int i = 0; i < rank; i++) d.shape[i] = shape[i];
     return kr_graph_param(nn->g, &d);
 }

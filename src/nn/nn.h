@@ -3,7 +3,22 @@
 #ifndef KR_NN_H
 #define KR_NN_H
 
-#include "mixers/mixer.h"
+#include "graph/graph.h"
+
+#define KR_MAX_STATES 4
+
+struct kr_config;
+
+/* What a mixer or a model builds with: where it is, and what runs beside the tokens. */
+typedef struct kr_nn {
+    kr_graph *g;
+    const struct kr_config *config;
+    char prefix[64];                    /* "backbone.layers.3.mixer." */
+    kr_value *seqs;                     /* I64 [S,3] */
+    kr_value *reset;                    /* U8 [M] or NULL */
+    kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
+    kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
+} kr_nn;
 
 /* Initial values, as expressions: kr_init_symmetric(0.5). */
 typedef struct kr_init {
