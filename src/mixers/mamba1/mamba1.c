@@ -16,6 +16,7 @@
 
 #include <math.h>
 
+#include "mixers/mixer.h"
 #include "nn/nn.h"
 #include "ops/causal_conv/causal_conv.h"
 #include "ops/neg_exp/neg_exp.h"
