@@ -98,8 +98,7 @@ kr_value *kr_value_new(kr_graph *g, kr_value_kind kind, const char *name, const 
     return v;
 }
 
-/* ---- values from outside
- * --------------------------------------------------------------------------------------------- */
+/* ---- values from outside --------------------------------------------------------------------- */
 
 static kr_value *find_param(kr_graph *g, const kr_param_decl *d) {
     for (int64_t i = 0; i < g->n_params; i++) {
@@ -186,9 +185,7 @@ void kr_graph_recompute(kr_graph *g, kr_value *v) {
 
 const kr_tensor *kr_value_tensor(const kr_value *v) { return &v->t; }
 
-/* ---- nodes
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static kr_node *new_node(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size) {
     kr_node *n = kr_calloc(1, sizeof *n);

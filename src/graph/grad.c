@@ -23,8 +23,7 @@ static kr_value *sum_of(kr_graph *g, kr_value *a, kr_value *b) {
     return kr_apply1(g, &kr_op_add, NULL, 0, (kr_value *[]){a, b}, 2);
 }
 
-/* ---- gradients of views
- * ---------------------------------------------------------------------------------------------- */
+/* ---- gradients of views ---------------------------------------------------------------------- */
 
 static void fill_columns(kr_graph *g, kr_value *whole, int64_t first, int64_t count) {
     kr_value *out = kr_graph_columns(g, whole, first, count);
@@ -85,8 +84,7 @@ static kr_value *view_slot(kr_graph *g, kr_value *v, bool *accumulate) {
     return kr_graph_columns(g, whole->grad, v->first, count);
 }
 
-/* ---- what gradient rules may ask
- * ------------------------------------------------------------------------------------- */
+/* ---- what gradient rules may ask ------------------------------------------------------------- */
 
 kr_value *kr_rule_in(const kr_node *n, int i) { return i < n->n_in ? n->in[i] : NULL; }
 kr_value *kr_rule_out(const kr_node *n, int i) { return i < n->n_out ? n->out[i] : NULL; }
@@ -191,9 +189,7 @@ void kr_rule_emit(kr_tape *t, const kr_op *op, const void *attr, size_t attr_siz
     t->n_pending = 0;
 }
 
-/* ---- the walk
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 void kr_graph_want_gradient(kr_graph *g, kr_value *v) {
     if (g->failed || !v) return;

@@ -13,9 +13,7 @@
 #include "ops/gather_rows/gather_rows.h"
 #include "ops/linear/linear.h"
 
-/* ---- the graph
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- the graph ------------------------------------------------------------------------------- */
 
 static void add_inputs(kr_lm *lm, const kr_lm_options *o) {
     kr_graph *g = lm->g;

@@ -13,9 +13,7 @@
 #include "base/rng.h"
 #include "models/lm.h"
 
-/* ---- parameters
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- parameters ------------------------------------------------------------------------------ */
 
 static void totals_are_the_published_ones(void **state) {
     (void)state;
@@ -73,8 +71,7 @@ static void initial_values_follow_the_sheet(void **state) {
     kr_weights_free(&w);
 }
 
-/* ---- a small model in double
- * ----------------------------------------------------------------------------------------- */
+/* ---- a small model in double ----------------------------------------------------------------- */
 
 enum { V = 11, T = 9, SLOTS = 2 };
 

@@ -8,9 +8,7 @@
 #include "mixers/mixer.h"
 #include "models/lm.h"
 
-/* ---- binding
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- binding --------------------------------------------------------------------------------- */
 
 static int check_shape(const kr_param_decl *d, const kr_tensor *found, krait_error *e) {
     kr_tensor want = kr_tensor_make(NULL, KR_F32, d->rank, d->shape);
@@ -75,9 +73,7 @@ int kr_lm_bind_weights(kr_lm *lm, kr_weights *w, krait_error *e) {
     return w->count == n ? 0 : refuse_surplus(lm, w, e);
 }
 
-/* ---- fresh parameters
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- fresh parameters ------------------------------------------------------------------------ */
 
 /* Mamba's step bias: the inverse softplus of a step drawn log-uniformly (spec/mamba.md section 7).
  */
