@@ -136,6 +136,10 @@ int kr_graph_bind(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e);
  * allocated. */
 int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e);
 
+/* Parameters were written to since the last run (a training graph shares them): what depends on
+ * them alone runs anew. */
+void kr_graph_params_changed(kr_graph *g);
+
 /* Parameters in order of declaration. */
 int kr_graph_param_count(const kr_graph *g);
 kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl);

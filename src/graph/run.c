@@ -101,6 +101,8 @@ int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
     return 0;
 }
 
+void kr_graph_params_changed(kr_graph *g) { g->constants_done = false; }
+
 void kr_graph_hook(kr_graph *g, kr_run_hook *hook, void *user) {
     g->hook = hook;
     g->hook_user = user;

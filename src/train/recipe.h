@@ -1,0 +1,71 @@
+/* recipe.h - what a training run does: one table of keys, read from JSON and from "key=value"
+ * overrides.
+ *
+ * The table in recipe.c is the only place that knows the keys: it drives parsing, checking,
+ * defaults, help, the echo at the start of a run and the comparison when a run is resumed. */
+#ifndef KR_RECIPE_H
+#define KR_RECIPE_H
+
+#include <krait/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "models/config.h"
+
+#define KR_RECIPE_TEXT 512
+
+typedef struct kr_recipe {
+    char about[KR_RECIPE_TEXT];
+    /* model */
+    char mixer[32];
+    int64_t layers, width, expand, state, kernel, dt_rank, vocabulary, pad_vocabulary;
+    bool conv_bias, linear_bias;
+    double dt_min, dt_max;
+    /* data */
+    char tokenizer[KR_RECIPE_TEXT];
+    int64_t batch, window, accumulate;
+    double held_out;
+    bool carry_state, reset;
+    int64_t seed;
+    /* optimiser */
+    int64_t steps, tokens;
+    double learning_rate, min_learning_rate;
+    char schedule[16], decay_shape[16];
+    int64_t warmup, decay;
+    double beta1, beta2, eps, weight_decay, clip, outlier;
+    bool recompute;
+    /* what happens on the way */
+    int64_t log_every, eval_every, eval_batches;
+    int64_t sample_every, sample_tokens;
+    double sample_temperature;
+    char sample_prompt[KR_RECIPE_TEXT];
+    int64_t checkpoint_every, keep;
+    uint64_t given; /* bit i: key i of the table was set by the file or by an override */
+} kr_recipe;
+
+/* Every key at its default. */
+void kr_recipe_default(kr_recipe *r);
+/* Reads a JSON object of keys from a file; unknown keys are errors that list the near ones. */
+int kr_recipe_read(kr_recipe *r, const char *path, krait_error *e);
+/* The same from text in memory (`from` names it in errors). */
+int kr_recipe_parse(kr_recipe *r, const char *text, size_t length, const char *from,
+                    krait_error *e);
+/* "key=value". */
+int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e);
+/* Checks what a single key's range cannot, and turns `tokens` into `steps`. */
+int kr_recipe_finish(kr_recipe *r, krait_error *e);
+/* All keys as a JSON object, in table order, a key a line; kr_free it. NULL: no memory. */
+char *kr_recipe_dump(const kr_recipe *r);
+/* Was this key set, rather than left at its default? */
+bool kr_recipe_given(const kr_recipe *r, const char *key);
+/* Was any key set that decides the shape of a fresh model? */
+bool kr_recipe_shapes_model(const kr_recipe *r);
+/* The first key whose value differs and that a resumed run may not change (fixed) or may (!fixed);
+ * NULL: none. `from` is the index to start at, moved behind the key that was found. */
+const char *kr_recipe_difference(const kr_recipe *a, const kr_recipe *b, bool fixed, int *from);
+/* The model that the recipe describes, for a tokenizer of this many ids and this end token. */
+int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_config *c,
+                     krait_error *e);
+
+#endif

@@ -1,0 +1,161 @@
+/* recipe_test.c - recipe keys, their checks, and the schedules' values against hand-computed ones.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <krait/train.h>
+
+#include "base/mem.h"
+#include "train/recipe.h"
+#include "train/schedule.h"
+
+static int parse(kr_recipe *r, const char *text, krait_error *e) {
+    kr_recipe_default(r);
+    return kr_recipe_parse(r, text, strlen(text), "test", e);
+}
+
+static void reads_and_overrides(void **state) {
+    (void)state;
+    kr_recipe r;
+    krait_error e;
+    assert_int_equal(parse(&r, "{\"layers\": 7, \"clip\": 2, \"carry_state\": true}", &e), 0);
+    assert_int_equal(kr_recipe_set(&r, "learning_rate=0.25", &e), 0);
+    assert_int_equal(kr_recipe_set(&r, "sample_prompt=a = b", &e), 0);
+    assert_int_equal(r.layers, 7);
+    assert_true(r.clip == 2 && r.learning_rate == 0.25 && r.carry_state && r.weight_decay == 0.1);
+    assert_string_equal(r.sample_prompt, "a = b");
+    assert_true(kr_recipe_given(&r, "layers") && !kr_recipe_given(&r, "width"));
+}
+
+static void refuses(const char *json, const char *part) {
+    kr_recipe r;
+    krait_error e = {0};
+    int rc = parse(&r, json, &e);
+    if (rc == 0) rc = kr_recipe_finish(&r, &e);
+    print_message("  %s\n", e.message);
+    assert_true(rc < 0);
+    assert_non_null(strstr(e.message, part));
+}
+
+static void refuses_what_is_wrong(void **state) {
+    (void)state;
+    refuses("{\"learning_rat\": 1}", "did you mean: learning_rate");
+    refuses("{\"warm_up\": 1}", "did you mean: warmup");
+    refuses("{\"zzz\": 1}", "unknown recipe key");
+    refuses("{\"layers\": 0}", "layers must be a whole number from 1");
+    refuses("{\"layers\": 1.5}", "layers must be a whole number");
+    refuses("{\"layers\": \"2\"}", "layers must be a whole number");
+    refuses("{\"schedule\": \"cos\"}", "cosine|wsd|constant");
+    refuses("{\"reset\": 1}", "reset must be true or false");
+    refuses("{\"layers\": 1, \"layers\": 2}", "duplicate");
+    refuses("[1]", "JSON object");
+    refuses("{\"layers\": ", "line 1");
+    refuses("{\"steps\": 5, \"tokens\": 5}", "not both");
+    refuses("{\"steps\": 5, \"warmup\": 6}", "longer than all 5 steps");
+    refuses("{\"decay\": 6}", "need schedule = wsd");
+    refuses("{\"min_learning_rate\": 1, \"learning_rate\": 0.5}", "above learning_rate");
+    refuses("{\"batch\": 1000000, \"window\": 10000000}", "beyond 2^31");
+}
+
+static void dump_reads_back(void **state) {
+    (void)state;
+    kr_recipe a, b;
+    krait_error e = {0};
+    assert_int_equal(parse(&a, "{\"beta2\": 0.1234567890123, \"sample_prompt\": \"\\\"x\\n\"}", &e),
+                     0);
+    char *text = kr_recipe_dump(&a);
+    assert_non_null(text);
+    assert_int_equal(parse(&b, text, &e), 0);
+    int from = 0;
+    assert_null(kr_recipe_difference(&a, &b, true, &from));
+    from = 0;
+    assert_null(kr_recipe_difference(&a, &b, false, &from));
+    b.width++;
+    b.clip++;
+    from = 0;
+    assert_string_equal(kr_recipe_difference(&a, &b, true, &from), "width");
+    assert_null(kr_recipe_difference(&a, &b, true, &from));
+    from = 0;
+    assert_string_equal(kr_recipe_difference(&a, &b, false, &from), "clip");
+    kr_free(text);
+    assert_non_null(strstr(krait_recipe_keys(), "checkpoint_every"));
+    assert_non_null(strstr(krait_recipe_keys(), "keep"));
+}
+
+static void every_recipe_in_the_tree_is_valid(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        int64_t layers, width, steps, ids;
+    } all[] = {{"mamba-130m", 24, 768, 572205, 50277},  {"mamba-370m", 48, 1024, 572205, 50277},
+               {"mamba-790m", 48, 1536, 572205, 50277}, {"mamba-1.4b", 48, 2048, 286103, 50277},
+               {"mamba-2.8b", 64, 2560, 286103, 50277}, {"tiny", 2, 32, 40, 257},
+               {"tinyshakespeare", 6, 256, 0, 257},     {"demo", 4, 128, 0, 257}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        char path[1024];
+        kr_recipe r;
+        kr_config c;
+        krait_error e = {0};
+        snprintf(path, sizeof path, "%s/recipes/%s.json", KR_SOURCE_DIR, all[i].name);
+        kr_recipe_default(&r);
+        int rc = kr_recipe_read(&r, path, &e);
+        if (rc == 0) rc = kr_recipe_finish(&r, &e);
+        if (rc < 0) fail_msg("%s", e.message);
+        assert_int_equal(r.layers, all[i].layers);
+        assert_int_equal(r.width, all[i].width);
+        if (all[i].steps) assert_int_equal(r.steps, all[i].steps);
+        rc = kr_recipe_config(&r, all[i].ids, 0, &c, &e);
+        if (rc < 0) fail_msg("%s", e.message);
+        assert_int_equal(c.vocabulary, (all[i].ids + 7) / 8 * 8);
+    }
+}
+
+static void rate_is(const kr_recipe *r, int64_t step, double expected) {
+    double rate = kr_learning_rate(r, step);
+    print_message("  %s step %lld: %.17g (by hand %.17g)\n", r->schedule, (long long)step, rate,
+                  expected);
+    assert_true(fabs(rate - expected) <= 1e-15);
+}
+
+static void schedules(void **state) {
+    (void)state;
+    kr_recipe r;
+    krait_error e;
+    assert_int_equal(parse(&r,
+                           "{\"steps\": 110, \"warmup\": 10, \"learning_rate\": 0.5,"
+                           " \"min_learning_rate\": 0.1}",
+                           &e),
+                     0);
+    assert_int_equal(kr_recipe_finish(&r, &e), 0);
+    rate_is(&r, 1, 0.05);
+    rate_is(&r, 10, 0.5);
+    rate_is(&r, 60, 0.3);                             /* cos(pi/2) = 0 */
+    rate_is(&r, 35, 0.1 + 0.4 * 0.85355339059327376); /* (1 + sqrt(1/2)) / 2 */
+    rate_is(&r, 110, 0.1);
+    assert_int_equal(kr_recipe_set(&r, "schedule=wsd", &e), 0);
+    assert_int_equal(kr_recipe_set(&r, "decay=16", &e), 0);
+    assert_int_equal(kr_recipe_finish(&r, &e), 0);
+    rate_is(&r, 5, 0.25);
+    rate_is(&r, 94, 0.5);
+    rate_is(&r, 98, 0.4); /* a quarter of the way down */
+    rate_is(&r, 110, 0.1);
+    assert_int_equal(kr_recipe_set(&r, "decay_shape=sqrt", &e), 0);
+    rate_is(&r, 98, 0.3); /* 1 - sqrt(1/4) */
+    rate_is(&r, 110, 0.1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_and_overrides), cmocka_unit_test(refuses_what_is_wrong),
+        cmocka_unit_test(dump_reads_back),     cmocka_unit_test(every_recipe_in_the_tree_is_valid),
+        cmocka_unit_test(schedules),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,96 @@
+/* train_plan.c - the plan of a run: model, data, schedule, and where every byte of memory goes,
+ * told before the first step. */
+#define _DEFAULT_SOURCE
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "train/trainer.h"
+
+typedef struct text {
+    char *at;
+    size_t used, room;
+} text;
+
+static void line(text *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void line(text *s, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(s->at + s->used, s->room - s->used, format, args);
+    va_end(args);
+    if (n > 0) s->used += (size_t)n < s->room - s->used ? (size_t)n : s->room - s->used - 1;
+}
+
+/* Bytes of this process that are in memory now; 0 where the system does not tell. */
+static size_t resident_bytes(void) {
+    long long pages = 0, skip;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f) return 0;
+    if (fscanf(f, "%lld %lld", &skip, &pages) != 2) pages = 0;
+    fclose(f);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void tell_run(text *s, const kr_trainer *t) {
+    const kr_recipe *r = &t->recipe;
+    const kr_config *c = &t->model->config;
+    kr_loader_info info;
+    kr_loader_describe(t->data, &info);
+    line(s, "model       %s, %lld layers, width %lld, state %lld, vocabulary %lld\n", c->mixer,
+         (long long)c->layers, (long long)c->width, (long long)c->state, (long long)c->vocabulary);
+    line(s, "parameters  %lld\n", (long long)kr_lm_parameter_count(c));
+    line(s, "data        %lld tokens, %lld documents; %lld tokens held out\n",
+         (long long)info.tokens, (long long)info.documents,
+         (long long)(kr_store_tokens(t->store) - info.tokens));
+    int64_t tokens = r->batch * r->window * r->accumulate;
+    line(s, "steps       %lld of %lld tokens (batch %lld, window %lld, accumulated %lld)\n",
+         (long long)r->steps, (long long)tokens, (long long)r->batch, (long long)r->window,
+         (long long)r->accumulate);
+    line(s, "passes      %.2f over the data\n",
+         (double)r->steps * (double)tokens / (double)info.tokens);
+    line(s, "threads     %d, kernels %s\n", t->threads, kr_level_name(t->level));
+}
+
+static void tell_bytes(text *s, const char *what, size_t bytes, size_t *total) {
+    line(s, "  %-22s %10.2f MiB\n", what, (double)bytes / 1048576);
+    *total += bytes;
+}
+
+static void tell_memory(text *s, const kr_trainer *t) {
+    kr_plan_sizes p;
+    const kr_recipe *r = &t->recipe;
+    size_t total = 0, resident = resident_bytes();
+    size_t weights = (size_t)kr_lm_parameter_count(&t->model->config) * sizeof(float);
+    kr_graph_sizes(t->lm.g, &p);
+    line(s, "memory\n");
+    tell_bytes(s, "program and data", resident > weights ? resident - weights : 0, &total);
+    tell_bytes(s, "weights", weights, &total);
+    tell_bytes(s, "gradients", p.gradients, &total);
+    tell_bytes(s, "optimiser", kr_optimiser_bytes(t->lm.g), &total);
+    tell_bytes(s, "activations", p.activations, &total);
+    tell_bytes(s, "scratch", p.scratch, &total);
+    tell_bytes(s, "carried states", kr_lane_states_bytes(&t->lm, true), &total);
+    tell_bytes(s, "batches", kr_micro_batches_bytes(r->accumulate, r->batch, r->window), &total);
+    tell_bytes(s, "evaluation", t->scorer.lm.g ? kr_scorer_bytes(&t->scorer) : 0, &total);
+    line(s, "  %-22s %10.2f MiB\n", "in all", (double)total / 1048576);
+    line(s, "  (activations without sharing: %.2f MiB)\n", (double)p.unshared / 1048576);
+}
+
+int kr_trainer_tell_plan(kr_trainer *t, krait_error *e) {
+    char *recipe = kr_recipe_dump(&t->recipe);
+    text s = {.room = 4096 + (recipe ? strlen(recipe) : 0)};
+    s.at = kr_calloc(s.room, 1);
+    int rc = recipe && s.at ? 0 : kr_fail_memory(e, "the plan");
+    if (rc == 0) {
+        tell_run(&s, t);
+        line(&s, "recipe      %s", recipe);
+        tell_memory(&s, t);
+        kr_trainer_tell(t, KRAIT_EVENT_PLAN, s.at);
+    }
+    kr_free(s.at);
+    kr_free(recipe);
+    return rc;
+}

@@ -1,0 +1,60 @@
+/* train_step.c - one optimiser step: forward and backward over the micro-batches, clipping,
+ * outliers, update. */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/err.h"
+#include "train/nan_report.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+static double sum_of(const kr_tensor *nll) {
+    const float *x = nll->data;
+    double sum = 0;
+    for (int64_t i = 0; i < nll->shape[0]; i++) sum += (double)x[i];
+    return sum;
+}
+
+static int not_a_number(kr_trainer *t, const char *what, double value, krait_error *e) {
+    char text[120];
+    snprintf(text, sizeof text, "step %lld: the %s is %g", (long long)t->step + 1, what, value);
+    return kr_nan_report(&t->optimiser, t->batches.rows, text, e);
+}
+
+/* Forward and backward over micro-batch i; adds its loss. */
+static int run_micro_batch(kr_trainer *t, int64_t i, double *sum, krait_error *e) {
+    if (i > 0 && t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
+    KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
+    KR_TRY(kr_graph_run(t->lm.g, t->batches.rows, 0, e));
+    double loss = sum_of(kr_value_tensor(t->lm.nll));
+    if (!isfinite(loss)) return not_a_number(t, "loss", loss, e);
+    *sum += loss;
+    return 0;
+}
+
+static void decide(kr_trainer *t, kr_step_result *r) {
+    double z = 0;
+    int which = 0;
+    r->skipped = kr_outlier_step(&t->outlier, r->loss, r->norm, t->recipe.outlier, &z, &which);
+    if (r->skipped)
+        snprintf(r->why, sizeof r->why, "%s %.4g is %.1f deviations above the last %d steps",
+                 which ? "gradient norm" : "loss", which ? r->norm : r->loss, z, KR_OUTLIER_WINDOW);
+}
+
+int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
+    double sum = 0;
+    *r = (kr_step_result){.rate = kr_learning_rate(&t->recipe, t->step + 1)};
+    KR_TRY(kr_micro_batches_fetch(&t->batches, t->data, e));
+    kr_graph_zero_gradients(t->lm.g);
+    for (int64_t i = 0; i < t->batches.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
+    r->loss = t->batches.valid ? sum / (double)t->batches.valid : 0;
+    r->norm = kr_optimiser_norm(&t->optimiser);
+    if (!isfinite(r->norm)) return not_a_number(t, "gradient norm", r->norm, e);
+    decide(t, r);
+    double clip = t->recipe.clip, scale = clip > 0 && r->norm > clip ? clip / r->norm : 1;
+    if (!r->skipped) kr_optimiser_step(&t->optimiser, &t->recipe, r->rate, scale);
+    if (t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
+    t->step++;
+    t->tokens += t->batches.valid;
+    return 0;
+}

@@ -1,0 +1,238 @@
+/* trainer.c - opening a training run: recipe, data, model, graphs and all memory, before the first
+ * step. */
+#include "train/trainer.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/options.h"
+
+/* ---- recipe and resuming ---- */
+
+static int read_recipe(kr_trainer *t, krait_error *e) {
+    kr_recipe_default(&t->recipe);
+    if (t->o.recipe) KR_TRY(kr_recipe_read(&t->recipe, t->o.recipe, e));
+    for (int64_t i = 0; i < t->o.n_sets; i++) KR_TRY(kr_recipe_set(&t->recipe, t->o.sets[i], e));
+    return kr_recipe_finish(&t->recipe, e);
+}
+
+/* What a resumed run computes must be what the one before it computed. */
+static int compare_recipes(kr_trainer *t, krait_error *e) {
+    kr_recipe then;
+    char path[PATH_MAX], changed[200] = "";
+    const char *key;
+    snprintf(path, sizeof path, "%s/recipe.json", t->resume_from);
+    kr_recipe_default(&then);
+    KR_TRY(kr_recipe_read(&then, path, e));
+    int from = 0;
+    key = kr_recipe_difference(&t->recipe, &then, true, &from);
+    if (key)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "%s: made with another value of %s: resume with the recipe it began with",
+                       t->resume_from, key);
+    from = 0;
+    while ((key = kr_recipe_difference(&t->recipe, &then, false, &from))) {
+        size_t used = strlen(changed);
+        snprintf(changed + used, sizeof changed - used, "%s %s", used ? "," : "changed:", key);
+    }
+    if (*changed) kr_trainer_tell(t, KRAIT_EVENT_NOTE, changed);
+    return 0;
+}
+
+static int find_checkpoint(kr_trainer *t, krait_error *e) {
+    char path[PATH_MAX], note[400];
+    if (!t->o.resume) {
+        if (!kr_checkpoint_any(t->o.out)) return 0;
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "%s already holds a run: resume it, or give another folder", t->o.out);
+    }
+    KR_TRY(kr_checkpoint_clean(t->o.out, e));
+    KR_TRY(kr_checkpoint_find(t->o.out, path, sizeof path, note, sizeof note, e));
+    if (*note) kr_trainer_tell(t, KRAIT_EVENT_NOTE, note);
+    if (!*path) {
+        kr_trainer_tell(t, KRAIT_EVENT_NOTE, "nothing to resume: starting from the beginning");
+        return 0;
+    }
+    t->resume_from = kr_strdup(path);
+    if (!t->resume_from) return kr_fail_memory(e, "the run");
+    snprintf(note, sizeof note, "resuming from %.380s", path);
+    kr_trainer_tell(t, KRAIT_EVENT_NOTE, note);
+    return compare_recipes(t, e);
+}
+
+/* ---- model ---- */
+
+/* Copies of all tensors in f32, in memory that can be written: a file's own are mapped read-only.
+ */
+static int copy_weights(kr_weights *to, const kr_weights *from, krait_error *e) {
+    for (int64_t i = 0; i < from->count; i++) {
+        const kr_tensor *t = &from->items[i].tensor;
+        int64_t n = kr_tensor_count(t);
+        float *values = kr_aligned((size_t)n * sizeof *values);
+        if (!values) return kr_fail_memory(e, from->items[i].name);
+        KR_TRY(kr_weights_own(to, values, e));
+        kr_convert(values, KR_F32, t->data, t->dtype, n);
+        kr_tensor copy = kr_tensor_make(values, KR_F32, t->rank, t->shape);
+        KR_TRY(kr_weights_add(to, from->items[i].name, &copy, e));
+    }
+    kr_weights_sort(to);
+    return 0;
+}
+
+/* Configuration and weights of a model folder. */
+static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights *w,
+                      krait_error *e) {
+    krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
+    krait_model *from;
+    o.without_tokenizer = 1;
+    KR_TRY(krait_model_open(&from, path, &o, e));
+    int64_t ids = krait_tokenizer_vocabulary(t->tokenizer);
+    *c = from->config;
+    int rc = copy_weights(w, &from->weights, e);
+    if (rc == 0 && ids > c->vocabulary)
+        rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s has %lld ids, the tokenizer %lld", path,
+                     (long long)c->vocabulary, (long long)ids);
+    krait_model_close(&from);
+    return rc;
+}
+
+static int fresh_model(kr_trainer *t, kr_config *c, kr_weights *w, krait_error *e) {
+    KR_TRY(kr_recipe_config(&t->recipe, krait_tokenizer_vocabulary(t->tokenizer),
+                            krait_tokenizer_end(t->tokenizer), c, e));
+    KR_TRY(kr_lm_init_weights(c, (uint64_t)t->recipe.seed, w, e));
+    kr_weights_sort(w);
+    return 0;
+}
+
+static int open_model(kr_trainer *t, krait_error *e) {
+    kr_config c;
+    kr_weights w = {0};
+    const char *from = t->resume_from ? t->resume_from : t->o.init_model;
+    if (from && !t->resume_from && kr_recipe_shapes_model(&t->recipe))
+        kr_trainer_tell(t, KRAIT_EVENT_NOTE,
+                        "the recipe's model shape has no effect: the initial model decides it");
+    int rc = from ? copy_model(t, from, &c, &w, e) : fresh_model(t, &c, &w, e);
+    if (rc == 0) rc = kr_model_from_weights(&t->model, &c, &w, t->tokenizer, e);
+    if (rc == 0)
+        t->tokenizer = NULL; /* the model's now */
+    else
+        kr_weights_free(&w);
+    return rc;
+}
+
+/* The tokenizer of the initial model, unless the recipe names one. */
+static int open_tokenizer(kr_trainer *t, krait_error *e) {
+    const char *path = t->recipe.tokenizer;
+    char beside[PATH_MAX];
+    if (t->o.init_model && !kr_recipe_given(&t->recipe, "tokenizer")) {
+        snprintf(beside, sizeof beside, "%s/tokenizer.json", t->o.init_model);
+        if (kr_is_file(beside)) path = beside;
+    }
+    return krait_tokenizer_open(&t->tokenizer, path, e);
+}
+
+/* ---- data ---- */
+
+static int open_data(kr_trainer *t, krait_error *e) {
+    const kr_recipe *r = &t->recipe;
+    kr_store_options so = {.docs = {.paths = t->o.data,
+                                    .n_paths = t->o.n_data,
+                                    .ids = t->o.data_is_ids,
+                                    .tokenizer = t->tokenizer,
+                                    .vocabulary = r->vocabulary},
+                           .cache = t->o.out};
+    kr_loader_options lo = {.lanes = r->batch,
+                            .window = r->window,
+                            .shuffle = true,
+                            .seed = (uint64_t)r->seed};
+    kr_part held_out;
+    KR_TRY(kr_store_open(&t->store, &so, e));
+    kr_store_split(t->store, r->held_out, &lo.part, &held_out);
+    lo.store = t->store;
+    KR_TRY(kr_loader_open(&t->data, &lo, e));
+    if (r->held_out == 0) {
+        kr_trainer_tell(t, KRAIT_EVENT_NOTE, "held_out is 0: there is no evaluation");
+        return 0;
+    }
+    int64_t lane = 2048 / r->batch;
+    t->eval_window = lane < 1 ? 1 : lane < r->window ? lane : r->window;
+    lo.part = held_out;
+    lo.window = t->eval_window;
+    lo.shuffle = false;
+    lo.epochs = 1;
+    return kr_loader_open(&t->held_out, &lo, e);
+}
+
+/* ---- graphs and memory ---- */
+
+static int plan_graphs(kr_trainer *t, krait_error *e) {
+    const kr_recipe *r = &t->recipe;
+    kr_lm_options o = {.graph = {.training = true,
+                                 .recompute = r->recompute,
+                                 .threads = t->threads,
+                                 .level = t->level},
+                       .tokens = r->batch * r->window,
+                       .sequences = r->batch,
+                       .slots = r->carry_state ? r->batch : 0,
+                       .reset = r->reset,
+                       .loss = true};
+    KR_TRY(kr_lm_build(&t->lm, &t->model->config, &o, e));
+    KR_TRY(kr_lm_bind_weights(&t->lm, &t->model->weights, e));
+    KR_TRY(kr_graph_plan(t->lm.g, e));
+    if (!t->held_out && r->sample_every == 0) return 0;
+    int64_t window = t->eval_window ? t->eval_window : 1;
+    return kr_scorer_create(&t->scorer, &t->model->config, &t->model->weights, r->batch * window,
+                            r->batch, t->threads, e);
+}
+
+static int allocate(kr_trainer *t, krait_error *e) {
+    const kr_recipe *r = &t->recipe;
+    KR_TRY(kr_graph_allocate(t->lm.g, e));
+    KR_TRY(kr_lane_states_create(&t->states, &t->lm, true, e));
+    KR_TRY(kr_micro_batches_create(&t->batches, r->accumulate, r->batch, r->window, e));
+    KR_TRY(kr_optimiser_create(&t->optimiser, t->lm.g, t->level, t->threads, e));
+    return t->scorer.lm.g ? kr_scorer_allocate(&t->scorer, e) : 0;
+}
+
+static int check_options(kr_trainer *t, const krait_train_options *given, krait_error *e) {
+    t->o = (krait_train_options)KRAIT_TRAIN_OPTIONS_INIT;
+    KR_TRY(kr_options_read(&t->o, sizeof t->o, given, "krait_train_options", e));
+    if (!t->o.out || t->o.n_data < 1)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "training needs data and a folder for its results");
+    t->threads = t->o.threads > 0 ? t->o.threads : kr_device_threads();
+    KR_TRY(kr_device_level(&t->level, e));
+    return kr_make_dirs(t->o.out, e);
+}
+
+int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e) {
+    memset(t, 0, sizeof *t);
+    KR_TRY(check_options(t, o, e));
+    KR_TRY(read_recipe(t, e));
+    KR_TRY(find_checkpoint(t, e));
+    KR_TRY(open_tokenizer(t, e));
+    KR_TRY(open_data(t, e));
+    KR_TRY(open_model(t, e));
+    KR_TRY(plan_graphs(t, e));
+    KR_TRY(kr_trainer_tell_plan(t, e));
+    return allocate(t, e);
+}
+
+void kr_trainer_close(kr_trainer *t) {
+    kr_event_file_close(&t->events);
+    kr_run_log_close(&t->log);
+    kr_scorer_free(&t->scorer);
+    kr_optimiser_free(&t->optimiser);
+    kr_micro_batches_free(&t->batches);
+    kr_lane_states_free(&t->states);
+    if (t->lm.g) kr_lm_free(&t->lm);
+    kr_loader_close(&t->held_out);
+    kr_loader_close(&t->data);
+    kr_store_close(&t->store);
+    krait_model_close(&t->model);
+    krait_tokenizer_close(&t->tokenizer);
+    kr_free(t->resume_from);
+}
