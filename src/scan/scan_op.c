@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "scan/scan_case.h"
+#include "scan/scan_plan.h"
 
 static const char *const names[KR_SCAN_GRAD_INS] = {"x",    "dt",    "A",        "b",
                                                     "c",    "D",     "z",        "dt_bias",
@@ -160,13 +161,17 @@ void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s
 
 static size_t forward_scratch(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    return (size_t)d->state * 2 * sizeof(double);
+    size_t ref = (size_t)d->state * 2 * sizeof(double);
+    size_t vec = kr_scan_vec_scratch(c, false) * sizeof(float);
+    return ref > vec ? ref : vec;
 }
 
 static size_t backward_scratch(const kr_call *c) {
     kr_scan_ref_layout s;
     kr_scan_ref_plan(c->attr, c->in[KR_SCAN_X].shape[0], &s);
-    return (size_t)s.total * sizeof(double);
+    size_t ref = (size_t)s.total * sizeof(double);
+    size_t vec = kr_scan_vec_scratch(c, true) * sizeof(float);
+    return ref > vec ? ref : vec;
 }
 
 /* Updates of one state: decay (exp, multiply), input (multiply-add), read (multiply-add); bytes of
@@ -189,8 +194,8 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     cost(c, 18, flops, bytes);
 }
 
-KR_DECLARE_REF_KERNEL(kr_scan);
-KR_DECLARE_REF_KERNEL(kr_scan_grad);
+KR_DECLARE_KERNEL(kr_scan);
+KR_DECLARE_KERNEL(kr_scan_grad);
 
 const kr_op kr_op_scan = {
     .name = "scan",
@@ -202,7 +207,7 @@ const kr_op kr_op_scan = {
     .n_in = KR_SCAN_INS,
     .n_out = KR_SCAN_OUTS,
     .no_accumulate = 1 << KR_SCAN_OUT_STATE,
-    .kernel = KR_REF_KERNELS(kr_scan),
+    .kernel = KR_KERNELS(kr_scan),
 };
 
 const kr_op kr_op_scan_grad = {
@@ -213,5 +218,5 @@ const kr_op kr_op_scan_grad = {
     .cases = kr_scan_grad_cases,
     .n_in = KR_SCAN_GRAD_INS,
     .n_out = KR_SCAN_GRAD_OUTS,
-    .kernel = KR_REF_KERNELS(kr_scan_grad),
+    .kernel = KR_KERNELS(kr_scan_grad),
 };

@@ -93,10 +93,9 @@ static double delta_of(const lane *l, int64_t row, double *slope) {
     bool soft = d->dt_softplus && v <= 20;
     double delta = soft ? log1p(exp(v)) : v;
     *slope = soft ? 1 / (1 + exp(-v)) : 1;
-    double clamped = fmax(delta, d->dt_min);
-    if (d->dt_max > 0) clamped = fmin(clamped, d->dt_max);
-    if (clamped != delta) *slope = 0;
-    return clamped;
+    bool low = delta<d->dt_min, high = d->dt_max> 0 && delta > d->dt_max;
+    if (low || high) *slope = 0;
+    return low ? d->dt_min : high ? d->dt_max : delta;
 }
 
 static double gain_of(const lane *l, int64_t row, int64_t r, double delta) {

@@ -1,0 +1,50 @@
+/* scan_plan.h - which plan computes a call, and how the vector plans cut it into pieces of fixed
+ * size. Fixed: the pieces depend on the shape alone, never on the number of threads, so sums over
+ * pieces always run in one order. */
+#ifndef KR_SCAN_PLAN_H
+#define KR_SCAN_PLAN_H
+
+#include "scan/scan_op.h"
+
+typedef enum kr_scan_plan {
+    KR_SCAN_REFERENCE, /* everything: scan_ref.c */
+    KR_SCAN_LANES, /* MATRIX decay exp(delta A), real, one input and one read: vectors over channels
+                    */
+    KR_SCAN_LANES_STEP, /* the same, one row a sequence: vectors over N */
+    KR_SCAN_ROWS        /* no, SCALAR or VECTOR decay, real: vectors over N */
+} kr_scan_plan;
+
+kr_scan_plan kr_scan_pick(const kr_call *c, bool backward);
+const char *kr_scan_plan_name(kr_scan_plan p);
+
+enum {
+    KR_SCAN_GROUP = 64, /* channels that one piece of the forward pass carries through time */
+    KR_SCAN_CHUNK = 32, /* rows between stored states in the backward pass */
+    KR_SCAN_PARTS = 8,  /* at most so many partial sums over channels, and over sequences */
+    KR_SCAN_LINE = 16   /* floats in 64 bytes: every array of scratch starts on such a line */
+};
+
+static inline int64_t kr_scan_line(int64_t floats) {
+    return (floats + KR_SCAN_LINE - 1) / KR_SCAN_LINE * KR_SCAN_LINE;
+}
+
+/* Scratch of the vector plans, in floats. */
+size_t kr_scan_vec_scratch(const kr_call *c, bool backward);
+
+/* ---- the member with vectors over channels ----
+ *
+ * Channels e in [0,E) share b and c by groups of width E / G. The backward pass cuts the sequences
+ * into slabs and each group into parts; an item is (slab, group, part). Items write their own rows
+ * of dx, ddt and dz, and partial sums: b and c over the part's channels [parts,M,G,2,N], A D
+ * dt_bias over the slab's sequences [slabs,E,N+2]. */
+typedef struct kr_scan_cut {
+    int64_t E, N, G, width; /* width = E / G */
+    int64_t parts, lanes;   /* of a group; channels in a part, a whole number of lines (the last may
+                               have fewer) */
+    int64_t slabs;
+    int64_t per_bc, per_A; /* floats of all partial sums */
+    int64_t per_thread;    /* floats of a thread's own scratch */
+} kr_scan_cut;
+
+void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s);
+#endif

@@ -1,0 +1,142 @@
+/* scan_vec_test.c - the vector plans of the recurrence against the reference, at every level of
+ * this machine. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "scan/scan_plan.h"
+#include "scan/scan_problem.h"
+
+static const char *const grad_names[] = {"dx", "ddt", "dA",       "db",        "dc",
+                                         "dD", "dz",  "ddt_bias", "dstate_in", "dgain"};
+
+static void copy(kr_tensor *to, const kr_tensor *from, int n) {
+    for (int i = 0; i < n; i++) {
+        to[i] = from[i];
+        if (!from[i].data) continue;
+        to[i].data = zeros(kr_tensor_bytes(&from[i]));
+        memcpy(to[i].data, from[i].data, kr_tensor_bytes(&from[i]));
+    }
+}
+
+static void drop(kr_tensor *t, int n) {
+    for (int i = 0; i < n; i++) free(t[i].data);
+}
+
+static void spoil(kr_tensor *t, int n) {
+    for (int i = 0; i < n; i++)
+        if (t[i].data) memset(t[i].data, 0xff, kr_tensor_bytes(&t[i]));
+}
+
+/* Slots that nobody names must stay as they are, so state_out starts as zeros and is compared
+ * whole. */
+static void check(const char *name, problem *p, bool accumulate) {
+    kr_tensor want[KR_SCAN_OUTS], grads[KR_SCAN_GRAD_OUTS];
+    double worst = 0, worst_grad = 0;
+    p->backward.accumulate = accumulate ? 0x3ff : 0;
+    p->forward.accumulate = accumulate;
+    if (accumulate)
+        for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) fill_uniform(p, &p->backward.out[i], -1, 1);
+    kr_tensor before[KR_SCAN_GRAD_OUTS];
+    copy(before, p->backward.out, KR_SCAN_GRAD_OUTS);
+    problem_forward(p, KR_LEVEL_REF);
+    copy(want, p->forward.out, KR_SCAN_OUTS);
+    problem_backward(p, KR_LEVEL_REF);
+    copy(grads, p->backward.out, KR_SCAN_GRAD_OUTS);
+    for (kr_level level = KR_LEVEL_V1; level < KR_LEVEL_COUNT; level++) {
+        if (!kr_level_supported(level)) continue;
+        memset(p->forward.out[0].data, accumulate ? 0 : 0xff, kr_tensor_bytes(&p->forward.out[0]));
+        memset(p->forward.out[1].data, 0, kr_tensor_bytes(&p->forward.out[1]));
+        spoil(p->backward.out, KR_SCAN_GRAD_OUTS);
+        for (int i = 0; accumulate && i < KR_SCAN_GRAD_OUTS; i++)
+            if (before[i].data)
+                memcpy(p->backward.out[i].data, before[i].data, kr_tensor_bytes(&before[i]));
+        problem_forward(p, level);
+        problem_backward(p, level);
+        for (int i = 0; i < KR_SCAN_OUTS; i++)
+            worst = fmax(worst, distance(&p->forward.out[i], &want[i]));
+        for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) {
+            double error = distance(&p->backward.out[i], &grads[i]);
+            if (error > 1e-5)
+                print_message("%s %s: %s is off by %.1e\n", name, kr_level_name(level),
+                              grad_names[i], error);
+            worst_grad = fmax(worst_grad, error);
+        }
+    }
+    print_message("%-34s %-16s forward %.1e, gradients %.1e\n", name,
+                  kr_scan_plan_name(kr_scan_pick(&p->forward, false)), worst, worst_grad);
+    assert_true(worst < 4e-6);
+    assert_true(worst_grad < 1e-5);
+    drop(before, KR_SCAN_GRAD_OUTS);
+    drop(want, KR_SCAN_OUTS);
+    drop(grads, KR_SCAN_GRAD_OUTS);
+}
+
+static void run(const char *name, krait_scan_desc d, int64_t M, int64_t S, const int64_t *counts,
+                bool accumulate) {
+    problem p;
+    problem_make(&p, d, KR_F32, M, S, counts);
+    p.forward.threads = p.backward.threads = 3;
+    check(name, &p, accumulate);
+    problem_free(&p);
+}
+
+static void lanes(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    run("mamba1 T=1", krait_scan_mamba1(48, 16), 1, 1, NULL, false);
+    run("mamba1 five steps", krait_scan_mamba1(100, 16), 5, 5, NULL, true);
+    run("mamba1 five steps N=17", krait_scan_mamba1(33, 17), 5, 5, NULL, false);
+    run("mamba1 T=63 N=1", krait_scan_mamba1(17, 1), 63, 1, NULL, false);
+    run("mamba1 T=100 N=17, odd E", krait_scan_mamba1(33, 17), 100, 1, NULL, false);
+    run("mamba1 ragged", krait_scan_mamba1(65, 16), 100, 4, ragged, false);
+    run("mamba1 ragged, adding", krait_scan_mamba1(601, 16), 100, 4, ragged, true);
+    run("mamba1 many sequences", krait_scan_mamba1(7, 4), 80, 19, NULL, false);
+    krait_scan_desc d = krait_scan_mamba1(40, 16);
+    d.order = KRAIT_ORDER_REVERSE;
+    run("mamba1 reverse", d, 70, 3, NULL, false);
+    d = krait_scan_mamba1(24, 5);
+    d.heads = 4;
+    d.groups = 2;
+    d.skip_per_channel = false;
+    d.gain = KRAIT_GAIN_ONE;
+    d.dt_min = 0.1;
+    d.dt_max = 1.5;
+    d.kappa = 2;
+    run("four heads, two groups, clamp", d, 70, 3, NULL, false);
+    d.decay = KRAIT_DECAY_VECTOR;
+    d.heads = 96;
+    d.width = 1;
+    run("a head a channel", d, 50, 2, NULL, true);
+}
+
+/* The same bytes for any number of threads. */
+static void threads(void **state) {
+    (void)state;
+    problem p;
+    kr_tensor y[KR_SCAN_OUTS], g[KR_SCAN_GRAD_OUTS];
+    problem_make(&p, krait_scan_mamba1(300, 16), KR_F32, 200, 5, NULL);
+    for (int n = 1; n <= 7; n++) {
+        p.forward.threads = p.backward.threads = n;
+        problem_forward(&p, KR_LEVEL_V4);
+        problem_backward(&p, KR_LEVEL_V4);
+        if (n == 1) {
+            copy(y, p.forward.out, KR_SCAN_OUTS);
+            copy(g, p.backward.out, KR_SCAN_GRAD_OUTS);
+        }
+        for (int i = 0; i < KR_SCAN_OUTS; i++)
+            assert_memory_equal(y[i].data, p.forward.out[i].data, kr_tensor_bytes(&y[i]));
+        for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
+            if (g[i].data)
+                assert_memory_equal(g[i].data, p.backward.out[i].data, kr_tensor_bytes(&g[i]));
+    }
+    drop(y, KR_SCAN_OUTS);
+    drop(g, KR_SCAN_GRAD_OUTS);
+    problem_free(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(threads)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
