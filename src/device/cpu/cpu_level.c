@@ -1,6 +1,9 @@
 /* cpu_level.c - which vector levels this machine has, and which one KRAIT_ISA asks for. */
 #include "device/device.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +23,15 @@ const char *kr_level_name(kr_level level) {
 }
 
 #if defined(__x86_64__)
+/* Asked of the processor: clang 14 does not know this one by name. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_v3(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+           __builtin_cpu_supports("bmi2") && has_f16c();
 }
 
 static bool has_v4(void) {
