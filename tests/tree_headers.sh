@@ -7,25 +7,25 @@ cd "$1" || exit 1
 library=$2 cc=$3 cxx=${4:-}
 failed=0
 n=0
-alone() { # alone COMMAND... HEADER
+alone() { # alone LANGUAGE HEADER COMMAND...: a file that includes nothing else
+    language=$1 header=$2
+    shift 2
     n=$((n + 1))
-    "$@" && return
-    echo "does not compile alone: $*"
+    # shellcheck disable=SC2086
+    echo "#include \"$header\"" | "$@" $warnings -x "$language" - && return
+    echo "$header does not compile alone: $*"
     failed=1
 }
 warnings='-Wall -Wextra -Werror -fsyntax-only'
 for header in include/krait/*.h; do
-    # shellcheck disable=SC2086
-    alone "$cc" -std=c11 -pedantic $warnings -Iinclude -x c "$header"
-    # shellcheck disable=SC2086
-    [ -z "$cxx" ] || alone "$cxx" -std=c++11 -pedantic $warnings -Iinclude -x c++ "$header"
+    alone c "${header#include/}" "$cc" -std=c11 -pedantic -Iinclude
+    [ -z "$cxx" ] || alone c++ "${header#include/}" "$cxx" -std=c++11 -pedantic -Iinclude
 done
 for header in $(find src -name '*.h' | LC_ALL=C sort); do
     case $header in
     */vec*.h | *_ref.h) continue ;; # need the level that their .c file is compiled for
     esac
-    # shellcheck disable=SC2086
-    alone "$cc" -std=c11 $warnings -Iinclude -Isrc -x c "$header"
+    alone c "${header#src/}" "$cc" -std=c11 -Iinclude -Isrc
 done
 echo "$n compilations of headers alone${cxx:+, with C++}"
 [ -n "$cxx" ] || echo "C++: skipped, no C++ compiler here"
