@@ -60,6 +60,7 @@ KR_VINLINE kr_vf kr_vabs(kr_vf v) { return (kr_vf)((kr_vi)v & 0x7fffffff); }
  * kr_vfma         a * b + c, kr_vnfma: c - a * b (one rounding where the level has it: not v1 on
  * x86) kr_vmin/vmax    a < b ? a : b and a > b ? a : b: when either is NaN the answer is b
  * kr_vload_part_  n < KR_W elements, zeros beyond
+ * kr_vload_four_  KR_W records of four floats, taken apart
  * kr_vsum4_       the lanes folded in halves by + down to four; kr_vmax4_ by the maximum */
 
 #if defined(KR_VEC_v4)
@@ -89,6 +90,17 @@ KR_VINLINE kr_vf kr_vfrom_f16_(kr_vh h) { return _mm512_cvtph_ps((__m256i)h); }
 KR_VINLINE kr_vf kr_vscale(kr_vf p, kr_vf n) { return _mm512_scalef_ps(p, n); }
 KR_VINLINE kr_vf kr_vround(kr_vf x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+KR_VINLINE void kr_vload_four_(const float *p, kr_vf v[4]) {
+    const __m512i low = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(2));
+    kr_vf a = kr_vload(p), b = kr_vload(p + 16), c = kr_vload(p + 32), d = kr_vload(p + 48);
+    kr_vf ab = _mm512_permutex2var_ps(a, low, b), cd = _mm512_permutex2var_ps(c, low, d);
+    v[0] = _mm512_shuffle_f32x4(ab, cd, 0x44);
+    v[1] = _mm512_shuffle_f32x4(ab, cd, 0xee);
+    ab = _mm512_permutex2var_ps(a, high, b), cd = _mm512_permutex2var_ps(c, high, d);
+    v[2] = _mm512_shuffle_f32x4(ab, cd, 0x44);
+    v[3] = _mm512_shuffle_f32x4(ab, cd, 0xee);
 }
 KR_VINLINE kr_v4_ kr_vsum4_(kr_vf v) {
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -130,6 +142,19 @@ KR_VINLINE void kr_vstore_part_(float *p, int64_t n, kr_vf v) {
     _mm256_maskstore_ps(p, kr_vmask_(n), v);
 }
 KR_VINLINE kr_vf kr_vfrom_f16_(kr_vh h) { return _mm256_cvtph_ps((__m128i)h); }
+KR_VINLINE kr_vf kr_vload_lanes_(const float *a, const float *b) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
+}
+KR_VINLINE void kr_vload_four_(const float *p, kr_vf v[4]) {
+    kr_vf a = kr_vload_lanes_(p, p + 16), b = kr_vload_lanes_(p + 4, p + 20);
+    kr_vf c = kr_vload_lanes_(p + 8, p + 24), d = kr_vload_lanes_(p + 12, p + 28);
+    kr_vf ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
+    v[0] = _mm256_shuffle_ps(ab, cd, 0x44);
+    v[1] = _mm256_shuffle_ps(ab, cd, 0xee);
+    ab = _mm256_unpackhi_ps(a, b), cd = _mm256_unpackhi_ps(c, d);
+    v[2] = _mm256_shuffle_ps(ab, cd, 0x44);
+    v[3] = _mm256_shuffle_ps(ab, cd, 0xee);
+}
 KR_VINLINE kr_v4_ kr_vsum4_(kr_vf v) {
     return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
@@ -167,6 +192,10 @@ KR_VINLINE kr_vf kr_vload_part_(const float *p, int64_t n) {
 }
 KR_VINLINE void kr_vstore_part_(float *p, int64_t n, kr_vf v) {
     for (int64_t i = 0; i < n; i++) p[i] = v[i];
+}
+KR_VINLINE void kr_vload_four_(const float *p, kr_vf v[4]) {
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 4; k++) v[k][i] = p[4 * i + k];
 }
 KR_VINLINE kr_v4_ kr_vsum4_(kr_vf v) { return v; }
 KR_VINLINE kr_v4_ kr_vmax4_(kr_vf v) { return v; }
@@ -209,6 +238,21 @@ KR_VINLINE kr_vf kr_vload_bf16_n(const uint16_t *p, int64_t n) {
 }
 KR_VINLINE kr_vf kr_vload_f16_n(const uint16_t *p, int64_t n) {
     return kr_vfrom_f16_(n >= KR_W ? kr_vload_half_(p) : kr_vload_half_part_(p, n));
+}
+
+/* p[0], p[stride] ... p[(n-1) stride]: slow. */
+KR_VINLINE kr_vf kr_vload_strided(const float *p, int64_t stride, int64_t n) {
+    kr_vf v = {0};
+    for (int64_t i = 0; i < KR_W && i < n; i++) v[i] = p[i * stride];
+    return v;
+}
+
+/* n records of four floats, taken apart: v[k] lane i = p[4 i + k]. */
+KR_VINLINE void kr_vload_four_n(const float *p, int64_t n, kr_vf v[4]) {
+    if (n >= KR_W)
+        kr_vload_four_(p, v);
+    else
+        for (int k = 0; k < 4; k++) v[k] = kr_vload_strided(p + k, 4, n);
 }
 
 /* Lanes [0, n) of v, zero beyond: for terms that are not zero where the loads are. */

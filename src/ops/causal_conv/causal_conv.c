@@ -83,11 +83,10 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *bytes = 12 * elements;
 }
 
-/* Bytes of the backward kernels' sums over tokens and of their copy of the weight: (2 K + 2) rows
- * of E. */
+/* The backward kernels' sums over tokens and one row of gradients: K + 2 rows of E. */
 static size_t backward_scratch(const kr_call *c) {
     const kr_tensor *weight = &c->in[2];
-    return (size_t)(2 * weight->shape[2] + 2) * (size_t)weight->shape[0] * sizeof(float);
+    return (size_t)(weight->shape[2] + 2) * (size_t)weight->shape[0] * sizeof(float);
 }
 
 static const kr_causal_conv_attr with_silu = {1}, without_silu = {0};
@@ -150,8 +149,8 @@ static bool backward_cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_causal_conv);
-KR_DECLARE_REF_KERNEL(kr_causal_conv_grad);
+KR_DECLARE_KERNEL(kr_causal_conv);
+KR_DECLARE_KERNEL(kr_causal_conv_grad);
 
 const kr_op kr_op_causal_conv = {
     .name = "causal_conv",
@@ -162,7 +161,7 @@ const kr_op kr_op_causal_conv = {
     .n_in = 6,
     .n_out = 2,
     .no_accumulate = 3,
-    .kernel = KR_REF_KERNELS(kr_causal_conv),
+    .kernel = KR_KERNELS(kr_causal_conv),
 };
 
 const kr_op kr_op_causal_conv_grad = {
@@ -173,5 +172,5 @@ const kr_op kr_op_causal_conv_grad = {
     .cases = backward_cases,
     .n_in = 8,
     .n_out = 4,
-    .kernel = KR_REF_KERNELS(kr_causal_conv_grad),
+    .kernel = KR_KERNELS(kr_causal_conv_grad),
 };

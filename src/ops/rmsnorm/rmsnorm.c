@@ -58,6 +58,22 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     return 0;
 }
 
+/* The chunks' sums of dweight. */
+static size_t backward_scratch(const kr_call *c) {
+    const kr_tensor *s = &c->in[2];
+    return (size_t)kr_rmsnorm_chunks(s->shape[0]) * (size_t)s->shape[1] * sizeof(float);
+}
+
+static void forward_cost(const kr_call *c, double *flops, double *bytes) {
+    *flops = 5 * (double)kr_tensor_count(&c->in[0]);
+    *bytes = (double)kr_tensor_bytes(&c->in[0]) * (c->in[1].data ? 4 : 2); /* x y, residual sum */
+}
+
+static void backward_cost(const kr_call *c, double *flops, double *bytes) {
+    *flops = 10 * (double)kr_tensor_count(&c->in[2]);
+    *bytes = (double)kr_tensor_bytes(&c->in[2]) * (c->in[1].data ? 4 : 3); /* dy s ds, dsum */
+}
+
 static const kr_rmsnorm_attr case_attr = {1e-5};
 
 /* Rows of shape [M,D]: odd sizes, with and without the optional arguments. */
@@ -107,25 +123,28 @@ static bool backward_cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_rmsnorm);
-KR_DECLARE_REF_KERNEL(kr_rmsnorm_grad);
+KR_DECLARE_KERNEL(kr_rmsnorm);
+KR_DECLARE_KERNEL(kr_rmsnorm_grad);
 
 const kr_op kr_op_rmsnorm = {
     .name = "rmsnorm",
     .shape = forward_shape,
     .grad = forward_grad,
+    .cost = forward_cost,
     .cases = forward_cases,
     .n_in = 3,
     .n_out = 3,
     .no_accumulate = 7,
-    .kernel = KR_REF_KERNELS(kr_rmsnorm),
+    .kernel = KR_KERNELS(kr_rmsnorm),
 };
 
 const kr_op kr_op_rmsnorm_grad = {
     .name = "rmsnorm_grad",
     .shape = backward_shape,
+    .scratch = backward_scratch,
+    .cost = backward_cost,
     .cases = backward_cases,
     .n_in = 5,
     .n_out = 2,
-    .kernel = KR_REF_KERNELS(kr_rmsnorm_grad),
+    .kernel = KR_KERNELS(kr_rmsnorm_grad),
 };

@@ -22,4 +22,10 @@ extern const kr_op kr_op_rmsnorm;
  * out: ds [M,D], dweight [D] */
 extern const kr_op kr_op_rmsnorm_grad;
 
+/* Into how many chunks the gradient cuts M rows for the sum of dweight: of 16 rows or more, 64 at
+ * most. */
+static inline int kr_rmsnorm_chunks(int64_t M) {
+    return M < 32 ? 1 : M < 1024 ? (int)(M / 16) : 64;
+}
+
 #endif

@@ -1,0 +1,136 @@
+/* rmsnorm_vec.c - the root-mean-square norm over vectors. rmsnorm.h has the equations.
+ *
+ * A row is read twice, the second time from the cache. Threads take rows. The sum over rows of
+ * dweight is cut into kr_rmsnorm_chunks(M) chunks, whose partial sums are added in order: the same
+ * bytes for any number of threads. */
+#include "ops/rmsnorm/rmsnorm.h"
+
+#include <math.h>
+
+#include "ops/threads.h"
+#include "vec/vec.h"
+
+/* sum[D] = x + residual, where there is a sum to keep; returns the sum of squares. */
+static float add_and_square(const float *x, const float *residual, float *sum, int64_t D) {
+    kr_vf square = kr_vzero();
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf s = kr_vload_n(x + d, D - d);
+        if (residual) s += kr_vload_n(residual + d, D - d);
+        if (sum) kr_vstore_n(sum + d, D - d, s);
+        square = kr_vfma(s, s, square);
+    }
+    return kr_vsum(square);
+}
+
+/* y[D] = weight * (x + residual) * rstd */
+static void scale(const float *x, const float *residual, const float *weight, float rstd, float *y,
+                  int64_t D) {
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf s = kr_vload_n(x + d, D - d);
+        if (residual) s += kr_vload_n(residual + d, D - d);
+        s *= rstd;
+        if (weight) s *= kr_vload_n(weight + d, D - d);
+        kr_vstore_n(y + d, D - d, s);
+    }
+}
+
+static const float *row(const kr_tensor *t, int64_t m) {
+    return t->data ? (const float *)t->data + m * t->stride[0] : NULL;
+}
+static float *out_row(const kr_tensor *t, int64_t m) {
+    return t->data ? (float *)t->data + m * t->stride[0] : NULL;
+}
+
+void KR_FN(kr_rmsnorm)(const kr_call *c) {
+    const kr_tensor *x = &c->in[0], *residual = &c->in[1];
+    const float *weight = c->in[2].data;
+    float *rstds = c->out[2].data;
+    double eps = ((const kr_rmsnorm_attr *)c->attr)->eps;
+    int64_t M = x->shape[0], D = x->shape[1];
+    int threads = kr_threads_for(c, M * D * 16);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t m = 0; m < M; m++) {
+        const float *xm = row(x, m), *rm = row(residual, m);
+        float *sum = out_row(&c->out[1], m);
+        double square = (double)add_and_square(xm, rm, sum, D);
+        float rstd = (float)(1 / sqrt(square / (double)D + eps));
+        scale(sum ? sum : xm, sum ? NULL : rm, weight, rstd, out_row(&c->out[0], m), D);
+        if (rstds) rstds[m] = rstd;
+    }
+}
+
+/* The inputs of one row of the gradient. */
+typedef struct grad_row {
+    const float *dy, *s, *weight, *dsum; /* [D]; weight and dsum may be NULL */
+    float rstd;
+} grad_row;
+
+/* mean over D of weight * dy * s * rstd */
+static float mean_of(const grad_row *g, int64_t D) {
+    kr_vf dot = kr_vzero();
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf a = kr_vload_n(g->dy + d, D - d);
+        if (g->weight) a *= kr_vload_n(g->weight + d, D - d);
+        dot = kr_vfma(a, kr_vload_n(g->s + d, D - d), dot);
+    }
+    return kr_vsum(dot) * g->rstd / (float)D;
+}
+
+static void put_ds(const grad_row *g, float *ds, bool accumulate, int64_t D) {
+    kr_vf rstd = kr_vset(g->rstd), pull = kr_vset(g->rstd * mean_of(g, D));
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf a = kr_vload_n(g->dy + d, D - d);
+        if (g->weight) a *= kr_vload_n(g->weight + d, D - d);
+        a = rstd * kr_vnfma(pull, kr_vload_n(g->s + d, D - d), a);
+        if (g->dsum) a += kr_vload_n(g->dsum + d, D - d);
+        if (accumulate) a += kr_vload_n(ds + d, D - d);
+        kr_vstore_n(ds + d, D - d, a);
+    }
+}
+
+/* partial[D] += dy * s * rstd */
+static void add_dweight(const grad_row *g, float *partial, int64_t D) {
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf xh = g->rstd * kr_vload_n(g->s + d, D - d);
+        kr_vf sum = kr_vload_n(partial + d, D - d);
+        kr_vstore_n(partial + d, D - d, kr_vfma(xh, kr_vload_n(g->dy + d, D - d), sum));
+    }
+}
+
+/* All of rows [begin, end): ds, and their partial sum of dweight. */
+static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
+    int64_t D = c->in[2].shape[1];
+    if (partial) memset(partial, 0, (size_t)D * sizeof *partial);
+    for (int64_t m = rows.begin; m < rows.end; m++) {
+        grad_row g = {row(&c->in[0], m), row(&c->in[2], m), c->in[3].data, row(&c->in[1], m),
+                      ((const float *)c->in[4].data)[m]};
+        if (partial) add_dweight(&g, partial, D);
+        if (c->out[0].data) put_ds(&g, out_row(&c->out[0], m), c->accumulate & 1, D);
+    }
+}
+
+/* dweight of columns [begin, end): the chunks' sums in order. */
+static void add_chunks(const kr_call *c, const float *partial, int chunks, kr_part columns) {
+    float *dweight = c->out[1].data;
+    int64_t D = c->in[2].shape[1];
+    for (int64_t d = columns.begin; d < columns.end; d += KR_W) {
+        int64_t left = columns.end - d;
+        kr_vf sum = kr_vzero();
+        for (int i = 0; i < chunks; i++) sum += kr_vload_n(partial + i * D + d, left);
+        if (c->accumulate & 2) sum += kr_vload_n(dweight + d, left);
+        kr_vstore_n(dweight + d, left, sum);
+    }
+}
+
+void KR_FN(kr_rmsnorm_grad)(const kr_call *c) {
+    int64_t M = c->in[2].shape[0], D = c->in[2].shape[1];
+    int chunks = kr_rmsnorm_chunks(M), threads = kr_threads_for(c, M * D * 16);
+    float *partial = c->out[1].data ? c->scratch : NULL;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for
+        for (int i = 0; i < chunks; i++)
+            chunk_grad(c, kr_part_of(M, 1, i, chunks), partial ? partial + i * D : NULL);
+        if (partial) add_chunks(c, partial, chunks, kr_my_part(D, KR_W));
+    }
+}
