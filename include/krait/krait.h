@@ -171,10 +171,15 @@ KRAIT_API int krait_session_reset(krait_session *s, int64_t lane, krait_error *e
 KRAIT_API int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *from,
                                  int64_t from_lane, krait_error *e);
 
-/* A state file: magic, version, model hash, element type, position, last token, sizes, state,
+/* A token that was drawn on a lane but not read yet; -1: none. It is only kept: reading a span
+ * forgets it, a state file carries it, and krait_generate reads it first when it continues from
+ * that file. */
+KRAIT_API int krait_session_set_next(krait_session *s, int64_t lane, int32_t id, krait_error *e);
+KRAIT_API int32_t krait_session_next(const krait_session *s, int64_t lane);
+
+/* A state file: magic, version, model hash, element type, position, next token, sizes, state,
  * checksum. Loading refuses, with the reason, a file of another model, type or size, or a damaged
- * one; a loaded lane continues bit for bit. `last` is the last token read (-1: none), kept so that
- * generation can go on. */
+ * one; a loaded lane continues bit for bit. */
 KRAIT_API int krait_session_save_state(const krait_session *s, int64_t lane, const char *path,
                                        krait_error *e);
 KRAIT_API int krait_session_load_state(krait_session *s, int64_t lane, const char *path,
@@ -213,11 +218,11 @@ typedef struct krait_generate_options {
     int ignore_end; /* 1: goes on past the end token */
     /* One prompt only: continue from / leave a state file. NULL: off */
     const char *state_in, *state_out;
-    /* Called with complete UTF-8 as it comes, for prompt `index`; return non-zero to stop
-     * everything. May be NULL. */
+    /* Called with text as it comes, for prompt `index`: always whole UTF-8, bytes that are none
+     * having become U+FFFD. Return non-zero to stop everything. May be NULL. */
     int (*on_text)(void *user, int64_t index, const char *text, size_t length);
-    /* Called once for each prompt as it ends, with its new tokens (valid during the call). May be
-     * NULL. */
+    /* Called once for each prompt as it ends, with its new tokens (the end token not among them)
+     * and their text, valid during the call. May be NULL. */
     int (*on_done)(void *user, int64_t index, const int32_t *ids, int64_t count, const char *text,
                    size_t length);
     void *user;
@@ -237,7 +242,9 @@ typedef struct krait_generate_stats {
 } krait_generate_stats;
 
 /* Continues n prompts as one ragged batch; each prompt's result equals what it would be alone. An
- * empty prompt begins with the end token where the tokenizer has one. stats may be NULL. */
+ * empty prompt begins with the end token where the tokenizer has one; with state_in it may be empty
+ * when the file carries a next token. tokens 0 only reads: with state_out, the state of a prompt.
+ * stats may be NULL. */
 KRAIT_API int krait_generate(const krait_model *model, const char *const *prompts, int64_t n,
                              const krait_generate_options *options, krait_generate_stats *stats,
                              krait_error *e);
