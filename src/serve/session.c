@@ -188,7 +188,8 @@ void krait_session_close(krait_session **session) {
 int64_t krait_session_bytes(const krait_session *s) { return (int64_t)s->bytes; }
 
 /* ---- forward
- * ---------------------------------------------------------------------------------------------------------
+ * -------------------------------------------------------------------------------------------------
+ * --------
  */
 
 static int check_lane(const krait_session *s, int64_t lane, krait_error *e) {
@@ -298,7 +299,8 @@ int krait_session_forward(krait_session *s, const krait_span *spans, int64_t n_s
 }
 
 /* ---- lanes
- * -----------------------------------------------------------------------------------------------------------
+ * -------------------------------------------------------------------------------------------------
+ * ----------
  */
 
 int64_t krait_session_position(const krait_session *s, int64_t lane) {
