@@ -41,7 +41,7 @@ static bool cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_add);
+KR_DECLARE_KERNEL(kr_add);
 
 const kr_op kr_op_add = {
     .name = "add",
@@ -52,5 +52,5 @@ const kr_op kr_op_add = {
     .n_in = 2,
     .n_out = 1,
     .inplace = 1,
-    .kernel = KR_REF_KERNELS(kr_add),
+    .kernel = KR_KERNELS(kr_add),
 };

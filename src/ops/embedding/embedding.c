@@ -79,8 +79,8 @@ static bool backward_cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_embedding);
-KR_DECLARE_REF_KERNEL(kr_embedding_grad);
+KR_DECLARE_KERNEL(kr_embedding);
+KR_DECLARE_KERNEL(kr_embedding_grad);
 
 const kr_op kr_op_embedding = {
     .name = "embedding",
@@ -91,7 +91,7 @@ const kr_op kr_op_embedding = {
     .n_in = 2,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_REF_KERNELS(kr_embedding),
+    .kernel = KR_KERNELS(kr_embedding),
 };
 
 const kr_op kr_op_embedding_grad = {
@@ -101,5 +101,5 @@ const kr_op kr_op_embedding_grad = {
     .cases = backward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_embedding_grad),
+    .kernel = KR_KERNELS(kr_embedding_grad),
 };

@@ -30,7 +30,7 @@ static bool cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_fill);
+KR_DECLARE_KERNEL(kr_fill);
 
 const kr_op kr_op_fill = {
     .name = "fill",
@@ -38,5 +38,5 @@ const kr_op kr_op_fill = {
     .cost = cost,
     .cases = cases,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_fill),
+    .kernel = KR_KERNELS(kr_fill),
 };

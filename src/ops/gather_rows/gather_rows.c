@@ -68,8 +68,8 @@ static bool backward_cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_gather_rows);
-KR_DECLARE_REF_KERNEL(kr_gather_rows_grad);
+KR_DECLARE_KERNEL(kr_gather_rows);
+KR_DECLARE_KERNEL(kr_gather_rows_grad);
 
 const kr_op kr_op_gather_rows = {
     .name = "gather_rows",
@@ -80,7 +80,7 @@ const kr_op kr_op_gather_rows = {
     .n_in = 2,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_REF_KERNELS(kr_gather_rows),
+    .kernel = KR_KERNELS(kr_gather_rows),
 };
 
 const kr_op kr_op_gather_rows_grad = {
@@ -90,5 +90,5 @@ const kr_op kr_op_gather_rows_grad = {
     .cases = backward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_gather_rows_grad),
+    .kernel = KR_KERNELS(kr_gather_rows_grad),
 };

@@ -51,8 +51,8 @@ static bool cases_of(int index, kr_case *k, int inputs) {
 static bool forward_cases(int index, kr_case *k) { return cases_of(index, k, 1); }
 static bool backward_cases(int index, kr_case *k) { return cases_of(index, k, 2); }
 
-KR_DECLARE_REF_KERNEL(kr_neg_exp);
-KR_DECLARE_REF_KERNEL(kr_neg_exp_grad);
+KR_DECLARE_KERNEL(kr_neg_exp);
+KR_DECLARE_KERNEL(kr_neg_exp_grad);
 
 const kr_op kr_op_neg_exp = {
     .name = "neg_exp",
@@ -62,7 +62,7 @@ const kr_op kr_op_neg_exp = {
     .cases = forward_cases,
     .n_in = 1,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_neg_exp),
+    .kernel = KR_KERNELS(kr_neg_exp),
 };
 
 const kr_op kr_op_neg_exp_grad = {
@@ -72,5 +72,5 @@ const kr_op kr_op_neg_exp_grad = {
     .cases = backward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_neg_exp_grad),
+    .kernel = KR_KERNELS(kr_neg_exp_grad),
 };
