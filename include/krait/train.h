@@ -63,6 +63,41 @@ KRAIT_API int krait_train(const krait_train_options *options, krait_error *e);
 /* Every recipe key with its default and meaning, a line each, for --help. */
 KRAIT_API const char *krait_recipe_keys(void);
 
+/* ---- training by hand ------------------------------------------------------------------------ */
+
+/* A fresh model as a recipe's keys describe it (shape, tokenizer, seed). recipe: a JSON file, NULL:
+ * the defaults; sets: "key=value" over them. */
+KRAIT_API int krait_recipe_model(krait_model **out, const char *recipe, const char *const *sets,
+                                 int64_t n_sets, krait_error *e);
+
+typedef struct krait_trainer krait_trainer;
+
+typedef struct krait_trainer_options {
+    size_t size;
+    int64_t tokens, documents;                    /* the most of one backward (1024, 64) */
+    double beta1, beta2, eps, weight_decay, clip; /* AdamW (0.9 0.95 1e-8 0.1); clip 1, 0: off */
+    int threads;
+} krait_trainer_options;
+#define KRAIT_TRAINER_OPTIONS_INIT                                                                 \
+    { sizeof(krait_trainer_options), 1024, 64, 0.9, 0.95, 1e-8, 0.1, 1.0, 0 }
+
+/* Trains a copy of the model's weights in f32; the model itself stays as it is. */
+KRAIT_API int krait_trainer_create(krait_trainer **out, const krait_model *model,
+                                   const krait_trainer_options *options, krait_error *e);
+KRAIT_API void krait_trainer_close(krait_trainer **trainer);
+/* Adds the gradient of the mean next-token loss of n documents, each from a zero state, to what is
+ * there; loss (may be NULL) gets that mean in nats. */
+KRAIT_API int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids,
+                                     const int64_t *counts, int64_t n, double *loss,
+                                     krait_error *e);
+/* Clips the gradient, moves the weights by AdamW at this rate, and forgets the gradient. grad_norm
+ * (may be NULL) gets the norm before clipping. On failure nothing was updated. */
+KRAIT_API int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm,
+                                   krait_error *e);
+/* The weights as they are now, as a model without tokenizer that can be saved or opened in a new
+ * session; the trainer owns it, and its hash is that of the beginning. */
+KRAIT_API const krait_model *krait_trainer_model(const krait_trainer *t);
+
 /* ---- evaluation ----------------------------------------------------------------------------- */
 
 typedef struct krait_eval_options {

@@ -89,3 +89,18 @@ void kr_weights_remove(kr_weights *w, const char *name) {
         return;
     }
 }
+
+int kr_weights_copy_f32(kr_weights *to, const kr_weights *from, krait_error *e) {
+    for (int64_t i = 0; i < from->count; i++) {
+        const kr_tensor *t = &from->items[i].tensor;
+        int64_t n = kr_tensor_count(t);
+        float *values = kr_aligned((size_t)n * sizeof *values);
+        if (!values) return kr_fail_memory(e, from->items[i].name);
+        KR_TRY(kr_weights_own(to, values, e));
+        kr_convert(values, KR_F32, t->data, t->dtype, n);
+        kr_tensor copy = kr_tensor_make(values, KR_F32, t->rank, t->shape);
+        KR_TRY(kr_weights_add(to, from->items[i].name, &copy, e));
+    }
+    kr_weights_sort(to);
+    return 0;
+}

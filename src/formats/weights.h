@@ -35,6 +35,9 @@ int kr_weights_own(kr_weights *w, void *block, krait_error *e);
 int kr_weights_own_map(kr_weights *w, kr_map map, krait_error *e);
 /* A new block of w's, KR_ALIGN-aligned, for tensor data; NULL: failed. */
 void *kr_weights_block(kr_weights *w, size_t size, const char *what, krait_error *e);
+/* Adds copies of all tensors in f32, in memory that can be written (a file's own are mapped
+ * read-only), and sorts. */
+int kr_weights_copy_f32(kr_weights *to, const kr_weights *from, krait_error *e);
 void kr_weights_sort(kr_weights *w);
 /* Sorted weights: no name twice. `where` is the file or folder, for the message. */
 int kr_weights_check_unique(const kr_weights *w, const char *where, krait_error *e);

@@ -58,10 +58,7 @@ static int cancelled(krait_error *e) {
     return kr_fail(e, KRAIT_ERR_CANCELLED, "stopped by the caller");
 }
 
-/* ---- a lane begins
- * -------------------------------------------------------------------------------------------------
- * --
- */
+/* ---- a lane begins --------------------------------------------------------------------------- */
 
 /* Makes room for `more` ids behind the `first` that the lane's prompt begins with. */
 static int room_for_prompt(lane *l, int64_t first, int64_t more, krait_error *e) {
@@ -138,8 +135,7 @@ static void clear_lane(lane *l) {
     *l = (lane){.index = -1};
 }
 
-/* ---- a lane goes on, and ends
- * ---------------------------------------------------------------------------------------- */
+/* ---- a lane goes on, and ends ---------------------------------------------------------------- */
 
 /* Hands out what became whole since the last time. */
 static int show(batch *b, lane *l, krait_error *e) {
@@ -199,10 +195,7 @@ static int advance_lane(batch *b, lane *l, const float *logits, krait_error *e) 
     return ended || l->n_ids == b->o.tokens ? finish_lane(b, l, id, e) : 0;
 }
 
-/* ---- rounds
- * -------------------------------------------------------------------------------------------------
- * ---------
- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 /* Collects a span for every lane whose `started` is as asked; lanes that want no new token leave
  * their last one unread. */
@@ -251,10 +244,7 @@ static int run_all(batch *b, krait_error *e) {
     return 0;
 }
 
-/* ---- the whole
- * -------------------------------------------------------------------------------------------------
- * ------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static int check(const batch *b, krait_error *e) {
     const krait_generate_options *o = &b->o;

@@ -49,8 +49,7 @@ struct krait_session {
     int64_t n_ids, n_seqs, n_rows;
 };
 
-/* ---- making and closing
- * ---------------------------------------------------------------------------------------------- */
+/* ---- making and closing ---------------------------------------------------------------------- */
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -187,10 +186,7 @@ void krait_session_close(krait_session **session) {
 
 int64_t krait_session_bytes(const krait_session *s) { return (int64_t)s->bytes; }
 
-/* ---- forward
- * -------------------------------------------------------------------------------------------------
- * --------
- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static int check_lane(const krait_session *s, int64_t lane, krait_error *e) {
     if (lane >= 0 && lane < s->lanes) return 0;
@@ -298,10 +294,7 @@ int krait_session_forward(krait_session *s, const krait_span *spans, int64_t n_s
     return 0;
 }
 
-/* ---- lanes
- * -------------------------------------------------------------------------------------------------
- * ----------
- */
+/* ---- lanes ----------------------------------------------------------------------------------- */
 
 int64_t krait_session_position(const krait_session *s, int64_t lane) {
     return lane >= 0 && lane < s->lanes ? s->position[lane] : -1;

@@ -176,10 +176,7 @@ static void lanes_reset_and_fork(void **state) {
     krait_session_close(&s);
 }
 
-/* ---- state files
- * -------------------------------------------------------------------------------------------------
- * ----
- */
+/* ---- state files ----------------------------------------------------------------------------- */
 
 static const char *state_path(void) {
     static char path[64];
@@ -239,10 +236,7 @@ static void other_states_are_refused(void **state) {
     unlink(state_path());
 }
 
-/* ---- refusals
- * -------------------------------------------------------------------------------------------------
- * -------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void bad_calls_move_nothing(void **state) {
     (void)state;

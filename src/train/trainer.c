@@ -66,23 +66,6 @@ static int find_checkpoint(kr_trainer *t, krait_error *e) {
 
 /* ---- model ---- */
 
-/* Copies of all tensors in f32, in memory that can be written: a file's own are mapped read-only.
- */
-static int copy_weights(kr_weights *to, const kr_weights *from, krait_error *e) {
-    for (int64_t i = 0; i < from->count; i++) {
-        const kr_tensor *t = &from->items[i].tensor;
-        int64_t n = kr_tensor_count(t);
-        float *values = kr_aligned((size_t)n * sizeof *values);
-        if (!values) return kr_fail_memory(e, from->items[i].name);
-        KR_TRY(kr_weights_own(to, values, e));
-        kr_convert(values, KR_F32, t->data, t->dtype, n);
-        kr_tensor copy = kr_tensor_make(values, KR_F32, t->rank, t->shape);
-        KR_TRY(kr_weights_add(to, from->items[i].name, &copy, e));
-    }
-    kr_weights_sort(to);
-    return 0;
-}
-
 /* Configuration and weights of a model folder. */
 static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights *w,
                       krait_error *e) {
@@ -92,7 +75,7 @@ static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights 
     KR_TRY(krait_model_open(&from, path, &o, e));
     int64_t ids = krait_tokenizer_vocabulary(t->tokenizer);
     *c = from->config;
-    int rc = copy_weights(w, &from->weights, e);
+    int rc = kr_weights_copy_f32(w, &from->weights, e);
     if (rc == 0 && ids > c->vocabulary)
         rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s has %lld ids, the tokenizer %lld", path,
                      (long long)c->vocabulary, (long long)ids);
