@@ -1,0 +1,39 @@
+/* selftest.c - krait_selftest: every op of the build through the checker. */
+#include "base/err.h"
+#include "check/check.h"
+#include "device/device.h"
+
+void kr_check_row(kr_check_state *s, krait_check_row row) {
+    if (!row.detail) row.detail = "";
+    if (!row.skipped && row.passed) s->passed++;
+    if (!row.skipped && !row.passed) s->failed++;
+    if (s->options->on_row) s->options->on_row(s->options->user, &row);
+}
+
+static int check_op(kr_check_state *s, const kr_op *op, krait_error *e) {
+    KR_TRY(kr_check_kernels(s, op, e));
+    return op->grad ? kr_check_gradients(s, op, e) : 0;
+}
+
+int krait_selftest(const krait_check_options *options, krait_error *e) {
+    enum { FEWEST_THREADS = 3 }; /* more than two, and odd: partitions that do not divide */
+    if (!options || options->size != sizeof *options)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "selftest: options must come from "
+                       "KRAIT_CHECK_OPTIONS_INIT");
+    if (options->corrupt && !kr_op_find(options->corrupt))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "selftest: there is no op \"%s\" to corrupt",
+                       options->corrupt);
+    kr_check_state s = {.options = options};
+    s.threads = options->threads > 0 ? options->threads : kr_device_threads();
+    if (s.threads < FEWEST_THREADS) s.threads = FEWEST_THREADS;
+    for (int i = 0; kr_ops[i]; i++)
+        if (!options->only || strstr(kr_ops[i]->name, options->only))
+            KR_TRY(check_op(&s, kr_ops[i], e));
+    if (s.failed + s.passed == 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "selftest: no op's name contains \"%s\"",
+                       options->only ? options->only : "");
+    if (s.failed == 0) return 0;
+    return kr_fail(e, KRAIT_ERR_NUMERIC, "selftest: %lld of %lld rows failed", (long long)s.failed,
+                   (long long)(s.failed + s.passed));
+}
