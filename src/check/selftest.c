@@ -10,9 +10,11 @@ void kr_check_row(kr_check_state *s, krait_check_row row) {
     if (s->options->on_row) s->options->on_row(s->options->user, &row);
 }
 
+/* Corruption is of kernels that the checker calls itself; the gradient rows would only repeat what
+ * they say without it. */
 static int check_op(kr_check_state *s, const kr_op *op, krait_error *e) {
     KR_TRY(kr_check_kernels(s, op, e));
-    return op->grad ? kr_check_gradients(s, op, e) : 0;
+    return op->grad && !s->options->corrupt ? kr_check_gradients(s, op, e) : 0;
 }
 
 int krait_selftest(const krait_check_options *options, krait_error *e) {

@@ -1,0 +1,109 @@
+/* selftest_test.c - the kernels pass the checker, and the checker catches one wrong value of any
+ * op. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ops/op.h"
+#include <krait/train.h>
+
+typedef struct tally {
+    const char *only;
+    int64_t rows, failed, skipped;
+    double worst; /* error over tolerance, of rows that passed */
+} tally;
+
+static void count(void *user, const krait_check_row *row) {
+    tally *t = user;
+    t->rows++;
+    t->skipped += row->skipped;
+    if (row->skipped) return;
+    if (!row->passed) {
+        t->failed++;
+        printf("%s, %s, %s, %s: %.3g > %.3g: %s\n", row->op, row->kase, row->level, row->what,
+               row->error, row->tolerance, row->detail);
+    } else if (row->error / row->tolerance > t->worst) {
+        t->worst = row->error / row->tolerance;
+    }
+}
+
+static void all_kernels_pass(void **state) {
+    (void)state;
+    tally t = {0};
+    krait_error e = {0};
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+    o.on_row = count;
+    o.user = &t;
+    int rc = krait_selftest(&o, &e);
+    printf("%lld rows, %lld failed, %lld skipped, worst %.2f of its tolerance\n", (long long)t.rows,
+           (long long)t.failed, (long long)t.skipped, t.worst);
+    if (rc < 0) fail_msg("%s", e.message);
+    assert_int_equal(t.failed, 0);
+}
+
+static void offsets_past_31_bits(void **state) {
+    (void)state;
+    tally t = {0};
+    krait_error e = {0};
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+    o.only = "linear";
+    o.large = 1;
+    o.on_row = count;
+    o.user = &t;
+    if (krait_selftest(&o, &e) < 0) fail_msg("%s", e.message);
+    printf("%lld rows with large ones\n", (long long)t.rows);
+}
+
+static void count_quietly(void *user, const krait_check_row *row) {
+    tally *t = user;
+    if (strcmp(row->op, t->only) != 0) return; /* another op whose name contains this one's */
+    t->rows++;
+    t->skipped += row->skipped;
+    if (!row->skipped && !row->passed) t->failed++;
+}
+
+/* Every row that ran a corrupted kernel must fail. */
+static void a_wrong_value_is_caught(void **state) {
+    (void)state;
+    for (int i = 0; kr_ops[i]; i++) {
+        tally t = {.only = kr_ops[i]->name};
+        krait_error e = {0};
+        krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+        o.only = o.corrupt = kr_ops[i]->name;
+        o.on_row = count_quietly;
+        o.user = &t;
+        int rc = krait_selftest(&o, &e);
+        if (rc != KRAIT_ERR_NUMERIC || t.failed == 0 || t.failed != t.rows - t.skipped)
+            fail_msg("a corrupted %s was not caught", kr_ops[i]->name);
+        printf("%s: %lld of %lld rows fail\n", kr_ops[i]->name, (long long)t.failed,
+               (long long)t.rows);
+    }
+}
+
+static void bad_options_are_refused(void **state) {
+    (void)state;
+    krait_error e = {0};
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+    o.corrupt = "nothing";
+    assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    o.corrupt = NULL;
+    o.only = "nothing";
+    assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    o.size = 3;
+    assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_kernels_pass),
+        cmocka_unit_test(offsets_past_31_bits),
+        cmocka_unit_test(a_wrong_value_is_caught),
+        cmocka_unit_test(bad_options_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
