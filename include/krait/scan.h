@@ -113,6 +113,38 @@ KRAIT_API krait_scan_desc krait_scan_gla(int64_t H, int64_t P, int64_t N);
 /* 0, or KRAIT_ERR_ARGUMENT with the field that is wrong. */
 KRAIT_API int krait_scan_check(const krait_scan_desc *d, krait_error *e);
 
+/* The arrays of one call: f32, contiguous, laid out as above. NULL: the member has no such array,
+ * or it is optional and absent. */
+typedef struct krait_scan_arrays {
+    int64_t rows, sequences, slots;
+    /* [sequences,3]: first row, rows, state slot; in order, together every row once. NULL: all rows
+     * are one sequence with slot 0. */
+    const int64_t *seqs;
+    const unsigned char *reset; /* [rows]: 1 where a segment starts; no state passes into it */
+    const int32_t *index;       /* [index_count]: order INDEX only */
+    int64_t index_count;
+    const float *x, *dt, *a, *b, *c, *d, *z, *dt_bias, *gain;
+    float *state; /* [slots,H,P,N]: where the sequences start, then where they end. NULL: zeros */
+    float *y;
+} krait_scan_arrays;
+
+/* Computes y, and the state behind the last rows. threads 0: all cores. */
+KRAIT_API int krait_scan_run(const krait_scan_desc *d, const krait_scan_arrays *arrays, int threads,
+                             krait_error *e);
+
+/* Gradients: each in the layout of what it belongs to. NULL: not given, not wanted. */
+typedef struct krait_scan_gradients {
+    const float *dy, *dstate_out;                                /* given */
+    float *dx, *ddt, *da, *db, *dc, *dd, *dz, *ddt_bias, *dgain; /* overwritten */
+    float *dstate_in;
+} krait_scan_gradients;
+
+/* The backward pass of krait_scan_run. arrays->state holds the states in front of the first rows
+ * (as they were before krait_scan_run) and stays; arrays->y is not read. */
+KRAIT_API int krait_scan_gradient(const krait_scan_desc *d, const krait_scan_arrays *arrays,
+                                  const krait_scan_gradients *gradients, int threads,
+                                  krait_error *e);
+
 #ifdef __cplusplus
 }
 #endif

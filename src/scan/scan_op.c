@@ -38,6 +38,12 @@ static want input_want(const krait_scan_desc *d, int i) {
     }
 }
 
+int64_t kr_scan_input_cols(const krait_scan_desc *d, int input, bool *constant) {
+    want w = input_want(d, input);
+    *constant = w.constant;
+    return w.cols;
+}
+
 static bool given(const kr_call *c, int i) { return i < c->n_in && c->in[i].data; }
 
 static int float_input(const kr_call *c, int i, krait_error *e) {

@@ -85,6 +85,10 @@ static inline bool kr_scan_uses_dt(const krait_scan_desc *d) {
     return d->gain == KRAIT_GAIN_DT || (d->decay != KRAIT_DECAY_NONE && d->form == KRAIT_FORM_DT);
 }
 
+/* Columns of input KR_SCAN_X .. KR_SCAN_BIAS, KR_SCAN_GAIN or KR_SCAN_DY; 0: this member takes
+ * none. *constant: one row, not one a token. */
+int64_t kr_scan_input_cols(const krait_scan_desc *d, int input, bool *constant);
+
 /* Where the reference backward pass keeps the gradients that lanes share, in doubles from the start
  * of its scratch: rows * cols of them for each output (0: that output is written directly). In
  * front of at[0] lie the states of one lane. */

@@ -1,0 +1,145 @@
+/* scan_run_test.c - the engine on plain arrays against loops written out here, its gradient against
+ * differences, and what it refuses. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <krait/scan.h>
+#include <math.h>
+#include <string.h>
+
+enum { M = 23, E = 5, N = 3 };
+
+static krait_error error;
+static float x[M * E], dt[M * E], a[E * N], b[M * N], c[M * N], skip[E], z[M * E], state[2 * E * N];
+static const int64_t seqs[] = {0, 10, 1, 10, 13, 0};
+
+static void fill(float *to, int n, unsigned seed, float low, float high) {
+    for (int i = 0; i < n; i++) {
+        seed = seed * 1664525U + 1013904223U;
+        to[i] = low + (high - low) * (float)(seed >> 8) / 16777216.0F;
+    }
+}
+
+static krait_scan_arrays arrays(float *h, float *y) {
+    fill(x, M * E, 1, -1, 1);
+    fill(dt, M * E, 2, -3, 0);
+    fill(a, E * N, 3, -2, -0.1F);
+    fill(b, M * N, 4, -1, 1);
+    fill(c, M * N, 5, -1, 1);
+    fill(skip, E, 6, -1, 1);
+    fill(z, M * E, 7, -2, 2);
+    fill(h, 2 * E * N, 8, -1, 1);
+    return (krait_scan_arrays){.rows = M,
+                               .sequences = 2,
+                               .slots = 2,
+                               .seqs = seqs,
+                               .x = x,
+                               .dt = dt,
+                               .a = a,
+                               .b = b,
+                               .c = c,
+                               .d = skip,
+                               .z = z,
+                               .state = h,
+                               .y = y};
+}
+
+/* Mamba's recurrence as the header writes it, in double. */
+static void by_hand(const double *h0, double *y, double *h) {
+    memcpy(h, h0, 2 * E * N * sizeof *h);
+    for (int s = 0; s < 2; s++)
+        for (int64_t t = seqs[3 * s]; t < seqs[3 * s] + seqs[3 * s + 1]; t++)
+            for (int e = 0; e < E; e++) {
+                double delta = log1p(exp((double)dt[t * E + e])), sum = 0;
+                for (int n = 0; n < N; n++) {
+                    double *hn = &h[(seqs[3 * s + 2] * E + e) * N + n];
+                    *hn = exp(delta * (double)a[e * N + n]) * *hn +
+                          delta * (double)b[t * N + n] * (double)x[t * E + e];
+                    sum += *hn * (double)c[t * N + n];
+                }
+                double gate = (double)z[t * E + e];
+                sum += (double)skip[e] * (double)x[t * E + e];
+                y[t * E + e] = sum * gate / (1 + exp(-gate));
+            }
+}
+
+static void test_forward(void **unused) {
+    (void)unused;
+    float y[M * E];
+    double h0[2 * E * N], want[M * E], want_h[2 * E * N], worst = 0;
+    krait_scan_desc d = krait_scan_mamba1(E, N);
+    krait_scan_arrays k = arrays(state, y);
+    for (int i = 0; i < 2 * E * N; i++) h0[i] = (double)state[i];
+    by_hand(h0, want, want_h);
+    assert_int_equal(krait_scan_run(&d, &k, 2, &error), 0);
+    for (int i = 0; i < M * E; i++) worst = fmax(worst, fabs((double)y[i] - want[i]));
+    for (int i = 0; i < 2 * E * N; i++) worst = fmax(worst, fabs((double)state[i] - want_h[i]));
+    print_message("largest difference from the loop: %.1e\n", worst);
+    assert_true(worst < 1e-5);
+}
+
+static double sum_of_squares(krait_scan_desc *d, krait_scan_arrays *k) {
+    double sum = 0;
+    fill(k->state, 2 * E * N, 8, -1, 1);
+    assert_int_equal(krait_scan_run(d, k, 1, &error), 0);
+    for (int i = 0; i < M * E; i++) sum += (double)k->y[i] * (double)k->y[i] / 2;
+    return sum;
+}
+
+static void test_gradient(void **unused) {
+    (void)unused;
+    float y[M * E], da[E * N], dh[2 * E * N];
+    krait_scan_desc d = krait_scan_mamba1(E, N);
+    krait_scan_arrays k = arrays(state, y);
+    sum_of_squares(&d, &k);
+    fill(state, 2 * E * N, 8, -1, 1);
+    krait_scan_gradients g = {.dy = y, .da = da, .dstate_in = dh};
+    assert_int_equal(krait_scan_gradient(&d, &k, &g, 2, &error), 0);
+    double worst = 0, largest = 0;
+    for (int i = 0; i < E * N; i++) {
+        float old = a[i], step = 0.01F;
+        a[i] = old + step;
+        double up = sum_of_squares(&d, &k);
+        a[i] = old - step;
+        double down = sum_of_squares(&d, &k);
+        a[i] = old;
+        worst = fmax(worst, fabs((up - down) / (2 * (double)step) - (double)da[i]));
+        largest = fmax(largest, fabs((double)da[i]));
+    }
+    print_message("gradient of A against differences: %.1e of %.2f\n", worst, largest);
+    assert_true(largest > 0.01 && worst < 1e-3 * largest);
+}
+
+static void test_refusals(void **unused) {
+    (void)unused;
+    float y[M * E];
+    krait_scan_desc d = krait_scan_mamba1(E, N);
+    krait_scan_arrays good = arrays(state, y), k;
+    static const int64_t gap[] = {0, 10, 1, 11, 12, 0}, slot[] = {0, 10, 2, 10, 13, 0},
+                         few[] = {0, 10, 1, 10, 12, 0}, huge[] = {0, 10, 1, 10, INT64_MAX, 0};
+    const int64_t *const wrong[] = {gap, slot, few, huge};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        k = good;
+        k.seqs = wrong[i];
+        assert_int_equal(krait_scan_run(&d, &k, 1, &error), KRAIT_ERR_ARGUMENT);
+    }
+    k = good;
+    k.b = NULL;
+    assert_true(krait_scan_run(&d, &k, 1, &error) < 0);
+    k = good;
+    k.y = NULL;
+    assert_true(krait_scan_run(&d, &k, 1, &error) < 0);
+    print_message("last refusal: %s\n", error.message);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward),
+        cmocka_unit_test(test_gradient),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
