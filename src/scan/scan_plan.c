@@ -44,8 +44,7 @@ void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s) {
     s->slabs = KR_SCAN_PARTS;
     s->per_bc = s->parts * M * s->G * 2 * N;
     s->per_A = s->slabs * s->E * (N + 2);
-    int64_t block = KR_SCAN_LINE * N; /* a vector is a line at most */
-    s->per_thread = s->lanes * (N * (4 + M / C + 1) + 4) + C * (4 * block + 3 * KR_SCAN_LINE);
+    s->per_thread = s->lanes * (N * (4 + M / C + 1) + 6 * C + 4) + C * N * 4 * KR_SCAN_LINE;
 }
 
 size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
