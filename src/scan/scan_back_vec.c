@@ -17,7 +17,7 @@
 
 #include <omp.h>
 
-enum { C = KR_SCAN_CHUNK, Q = KR_W == 16 ? 4 : 2 };
+enum { C = KR_SCAN_CHUNK, Q = 4 };
 
 /* Side by side in [blocks,N,4,W] (a block's states) and in [C,N,4,W] (a chunk's rows). */
 enum { A2, H, L, DA };
@@ -70,9 +70,19 @@ static void put(const item *p, int i, int64_t row, int64_t block, kr_vf value) {
 
 /* ---- what depends on row and channel only ---- */
 
+/* Rows lie pages apart, where the hardware does not look ahead. array NULL: nothing to fetch. */
+KR_VINLINE void fetch(const item *p, const float *array, int64_t stride, int64_t row, int64_t k) {
+    int64_t back = p->q.reverse ? -KR_SCAN_AHEAD : KR_SCAN_AHEAD;
+    if (!array || k + KR_SCAN_AHEAD >= C) return;
+    for (int64_t e = 0; e < p->lanes; e += KR_SCAN_LINE)
+        __builtin_prefetch(array + (row + back) * stride + p->e0 + e);
+}
+
 /* delta and delta x of a row, at chunk row k. */
 static void inputs(const item *p, int64_t row, int64_t k) {
     const kr_scan_view *v = p->v;
+    fetch(p, v->dt, v->dt_row, row, k);
+    fetch(p, v->x, v->x_row, row, k);
     for (int64_t i = 0; i < p->blocks; i++) {
         kr_vf x = load(p, v->x, v->x_row, row, i), delta = kr_scan_delta(v->d, raw_of(p, row, i));
         kr_vstore(p->delta + place(i, k), delta);
@@ -83,6 +93,8 @@ static void inputs(const item *p, int64_t row, int64_t k) {
 /* kappa times the gradient of what was read. */
 static void reads(const item *p, int64_t row, int64_t k) {
     const kr_scan_view *v = p->v;
+    fetch(p, v->dy, v->dy_row, row, k);
+    fetch(p, v->z, v->z_row, row, k);
     for (int64_t i = 0; i < p->blocks; i++) {
         kr_vf du = v->dy ? load(p, v->dy, v->dy_row, row, i) : kr_vzero();
         if (v->z) du *= kr_vsilu(load(p, v->z, v->z_row, row, i));

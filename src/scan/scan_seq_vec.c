@@ -23,6 +23,15 @@ typedef struct piece {
     bool add;
 } piece;
 
+/* Rows lie pages apart, where the hardware does not look ahead. */
+KR_VINLINE void fetch(const piece *p, int64_t row, int64_t e) {
+    const kr_scan_view *v = p->v;
+    __builtin_prefetch(v->dt + row * v->dt_row + e);
+    __builtin_prefetch(v->x + row * v->x_row + e);
+    if (v->z) __builtin_prefetch(v->z + row * v->z_row + e);
+    __builtin_prefetch(p->y + row * p->y_row + e, 1);
+}
+
 /* One row of one block of channels: w lanes from channel e. */
 KR_VINLINE void token(const piece *p, int64_t row, int64_t block, int64_t N) {
     const kr_scan_view *v = p->v;
@@ -49,7 +58,11 @@ KR_VINLINE void rows(const piece *p, int64_t N) {
     for (int64_t t = 0; t < p->q.T; t++) {
         int64_t row = kr_scan_row(&p->q, t);
         if (kr_scan_starts(&p->q, t)) memset(p->h, 0, (size_t)(blocks * KR_W * N) * sizeof(float));
-        for (int64_t i = 0; i < blocks; i++) token(p, row, i, N);
+        int64_t ahead = kr_scan_row(&p->q, t + KR_SCAN_AHEAD < p->q.T ? t + KR_SCAN_AHEAD : t);
+        for (int64_t i = 0; i < blocks; i++) {
+            fetch(p, ahead, p->e0 + i * KR_W);
+            token(p, row, i, N);
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 #include "scan/scan_plan.h"
 #include "vec/vec_math.h"
 
+enum { KR_SCAN_AHEAD = 2 }; /* rows to fetch before they are needed */
+
 /* A call unpacked. Pointers are NULL where the array is absent; strides count floats from row to
  * row. */
 typedef struct kr_scan_view {
@@ -82,13 +84,12 @@ KR_VINLINE kr_vf kr_scan_delta(const krait_scan_desc *d, kr_vf raw) {
     return delta;
 }
 
-/* d delta / d raw. */
+/* d delta / d raw: nothing where the clamp holds. */
 KR_VINLINE kr_vf kr_scan_delta_slope(const krait_scan_desc *d, kr_vf raw) {
-    kr_vf one = kr_vset(1.0f), zero = kr_vzero(), slope = one, delta = raw;
-    if (d->dt_softplus) {
-        slope = kr_vselect(kr_vle(raw, kr_vset(20.0f)), kr_vsigmoid(raw), one);
-        delta = kr_vsoftplus(raw);
-    }
+    kr_vf one = kr_vset(1.0f), zero = kr_vzero(), slope = one;
+    if (d->dt_softplus) slope = kr_vselect(kr_vle(raw, kr_vset(20.0f)), kr_vsigmoid(raw), one);
+    if (d->dt_softplus && d->dt_min <= 0 && d->dt_max <= 0) return slope;
+    kr_vf delta = d->dt_softplus ? kr_vsoftplus(raw) : raw;
     slope = kr_vselect(kr_vlt(delta, kr_vset((float)d->dt_min)), zero, slope);
     if (d->dt_max > 0) slope = kr_vselect(kr_vlt(kr_vset((float)d->dt_max), delta), zero, slope);
     return slope;
