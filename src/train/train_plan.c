@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "device/cpu/cpu_gemm.h"
 #include "train/trainer.h"
 
 typedef struct text {
@@ -32,6 +33,27 @@ static size_t resident_bytes(void) {
     if (fscanf(f, "%lld %lld", &skip, &pages) != 2) pages = 0;
     fclose(f);
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The matrix-product library makes its code and buffers when it is first used, sized by the shapes it
+ * sees: products of this run's shapes, so that "program and data" holds them. */
+static void warm_up(const kr_trainer *t) {
+    const kr_config *c = &t->model->config;
+    int64_t widest = 2 * c->inner > c->vocabulary ? 2 * c->inner : c->vocabulary;
+    int64_t m = smaller(t->recipe.batch * t->recipe.window, 2048);
+    int64_t n = smaller(widest, 4096), k = smaller(c->inner, 2048);
+    float *x = kr_calloc((size_t)(m * k), sizeof *x), *w = kr_calloc((size_t)(n * k), sizeof *w);
+    float *y = kr_calloc((size_t)(m * n), sizeof *y);
+    if (x && w && y) {
+        kr_gemm_run(&(kr_gemm){false, true, false, m, n, k, x, w, y, k, k, n}, t->threads);
+        kr_gemm_run(&(kr_gemm){false, false, false, m, k, n, y, w, x, n, k, k}, t->threads);
+        kr_gemm_run(&(kr_gemm){true, false, false, n, k, m, y, x, w, n, k, k}, t->threads);
+    }
+    kr_free(x);
+    kr_free(w);
+    kr_free(y);
 }
 
 static void tell_run(text *s, const kr_trainer *t) {
@@ -62,6 +84,7 @@ static void tell_bytes(text *s, const char *what, size_t bytes, size_t *total) {
 static void tell_memory(text *s, const kr_trainer *t) {
     kr_plan_sizes p;
     const kr_recipe *r = &t->recipe;
+    warm_up(t);
     size_t total = 0, resident = resident_bytes();
     size_t weights = (size_t)kr_lm_parameter_count(&t->model->config) * sizeof(float);
     kr_graph_sizes(t->lm.g, &p);
