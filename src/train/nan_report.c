@@ -38,7 +38,10 @@ static void look(void *user, const kr_node *n, const kr_op *op, const kr_tensor 
     for (int i = 0; i < n_out && !f->found; i++) {
         if (is_finite(&outs[i])) continue;
         f->found = true;
-        snprintf(f->text, sizeof f->text, "; first in %s, output %d of %s", scope, i, op->name);
+        size_t length = strlen(scope);
+        if (length && scope[length - 1] == '.') length--;
+        snprintf(f->text, sizeof f->text, "; first in %.*s, output %d of %s", (int)length, scope, i,
+                 op->name);
     }
 }
 

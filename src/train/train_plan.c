@@ -37,8 +37,8 @@ static size_t resident_bytes(void) {
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The matrix-product library makes its code and buffers when it is first used, sized by the shapes it
- * sees: products of this run's shapes, so that "program and data" holds them. */
+/* The matrix-product library makes its code and buffers when it is first used, sized by the shapes
+ * it sees: products of this run's shapes, so that "program and data" holds them. */
 static void warm_up(const kr_trainer *t) {
     const kr_config *c = &t->model->config;
     int64_t widest = 2 * c->inner > c->vocabulary ? 2 * c->inner : c->vocabulary;

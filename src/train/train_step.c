@@ -17,7 +17,8 @@ static double sum_of(const kr_tensor *nll) {
 
 static int not_a_number(kr_trainer *t, const char *what, double value, krait_error *e) {
     char text[120];
-    snprintf(text, sizeof text, "step %lld: the %s is %g", (long long)t->step + 1, what, value);
+    snprintf(text, sizeof text, "step %lld: the %s is %s", (long long)t->step + 1, what,
+             isnan(value) ? "not a number" : "infinite");
     return kr_nan_report(&t->optimiser, t->batches.rows, text, e);
 }
 
