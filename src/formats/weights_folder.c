@@ -110,6 +110,8 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
     } layouts[] = {
         {SINGLE, kr_safetensors_read, false},
         {INDEX, kr_safetensors_read, true},
+        {"pytorch_model.bin", kr_pth_read, false},
+        {"pytorch_model.bin.index.json", kr_pth_read, true},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         bool found = false;
