@@ -46,6 +46,10 @@ void kr_weights_remove(kr_weights *w, const char *name);
 /* NULL: none of that name. Sorted weights only. */
 const kr_tensor *kr_weights_find(const kr_weights *w, const char *name);
 
+/* Hashes all tensors (names, types, shapes, bytes; any number of threads gives the same) and
+ * refuses one that holds a NaN or an infinity, by name (weights_scan.c). */
+int kr_weights_scan(const kr_weights *w, int threads, uint64_t *hash, krait_error *e);
+
 /* safetensors (safetensors.c): one file. Header sizes, offsets, overlaps, gaps, duplicate names and
  * dtypes are checked; errors name the file and the tensor. Reading adds to w and sorts it. */
 int kr_safetensors_read(kr_weights *w, const char *path, krait_error *e);

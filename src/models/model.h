@@ -7,19 +7,43 @@
 #include "formats/weights.h"
 #include "models/config.h"
 
+/* A small file that travels with the model: tokenizer.json and its companions. */
+typedef struct kr_companion {
+    const char *name;
+    kr_map map;
+} kr_companion;
+
+#define KR_MAX_COMPANIONS 5
+
 struct krait_model {
     kr_config config;
-    kr_weights weights;         /* names of the Hugging Face layout whatever the file's */
+    kr_weights weights;         /* names of the Hugging Face layout whatever the file's; sorted */
+    bool *matrix;               /* [weights.count] may be f16 or bf16; the others are f32 */
     krait_tokenizer *tokenizer; /* NULL: opened without */
-    /* the tokenizer.json that was read, for copying on save; NULL: byte level */
-    char *tokenizer_path;
-    uint64_t hash;
+    kr_companion companions[KR_MAX_COMPANIONS]; /* written beside the weights on save */
+    int n_companions;
+    uint64_t hash; /* of what decides the outputs: sizes, and all weights as they are in memory */
     int64_t parameters, weight_bytes;
 };
 
 /* Makes a model around weights that the caller filled (training, random benchmarks): takes over *w
- * and the tokenizer. */
+ * and the tokenizer (may be NULL); both stay the caller's when it fails. */
 int kr_model_from_weights(krait_model **out, const kr_config *c, kr_weights *w,
                           krait_tokenizer *tokenizer, krait_error *e);
+
+/* ---- parts of opening (model_load.c) ---- */
+
+/* The folder that `name` means: itself, or a model that ships with the program. kr_free *folder.
+ * *file is the name of a weights file when `name` is one; NULL: the folder's. */
+int kr_model_find(char **folder, const char **file, const char *name, krait_error *e);
+/* Names and set of tensors as the Hugging Face layout has them, whatever the dialect. Settles what
+ * config.json left open. */
+int kr_model_unify(kr_weights *w, kr_config *c, krait_error *e);
+/* Converts matrices to `dtype` (KR_DTYPE_COUNT: leaves them), checks every tensor against the
+ * configuration, brings the rest to f32; fills m->matrix and m->parameters. */
+int kr_model_fit(krait_model *m, kr_dtype dtype, krait_error *e);
+/* A set of weights like m's with the matrices as `dtype`; what needs no conversion is shared with
+ * m. */
+int kr_model_converted(const krait_model *m, kr_dtype dtype, kr_weights *out, krait_error *e);
 
 #endif

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""make_format_corpus.py - the seed files of fuzz/corpus/{pth,pickle,safetensors,config}, which the tests read too.
-
-Usage: make_format_corpus.py REPOSITORY.  Files named ok_* must be read, bad_* refused. Every tensor of a
-good file counts 0, 1, 2, ... in the order of its elements, so that a test can check values without a list.
-Needs torch; only its output is committed.
-"""
+# make_format_corpus.py - the seed files of fuzz/corpus/{pth,pickle,safetensors,config}, which the
+# tests read too. Usage: make_format_corpus.py REPOSITORY
+#
+# Files named ok_* must be read, bad_* refused. Every tensor of a good file counts 0, 1, 2, ... in
+# the order of its elements, so that a test can check values without a list. The files are
+# committed; run this only to make them anew. Needs: pip install torch.
 import io
 import json
 import os
@@ -33,7 +33,7 @@ def saved(obj, **options):
 
 
 def rezip(data, change=None, method=zipfile.ZIP_STORED):
-    """The same archive with members changed: change(name, bytes) -> bytes, or None to leave it out."""
+    """The same archive with members changed: change(name, bytes) -> bytes; None leaves one out."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", method) as new:
         for info in old.infolist():
@@ -143,8 +143,9 @@ def bad_pickles():
 
 
 def st(header, data=b""):
-    text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    if not isinstance(header, bytes):
+        header = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(header)) + header + data
 
 
 def safetensors():

@@ -1,0 +1,355 @@
+/* model_test.c - opening, checking, describing and saving whole models, in every dialect and type.
+ */
+#define _DEFAULT_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "device/device.h"
+#include "models/lm.h"
+#include "models/model.h"
+
+static const char *const fixtures[] = {"mamba_odd", "mamba_bias", "mamba_falcon",
+                                       "mamba_statespaces"};
+
+static krait_model *open_model(const char *path, const krait_model_options *o) {
+    krait_model *m;
+    krait_error e;
+    if (krait_model_open(&m, path, o, &e) < 0) fail_msg("%s", e.message);
+    return m;
+}
+
+static const krait_model_options without = {sizeof without, 1, KRAIT_F32, 1};
+
+static void fixture(char path[512], int i) { snprintf(path, 512, KR_TEST_DATA "/%s", fixtures[i]); }
+
+static void new_folder(char folder[64]) {
+    snprintf(folder, 64, "/tmp/krait-model-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+}
+
+static void remove_folder(const char *folder) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -r '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void same_weights(const krait_model *a, const krait_model *b) {
+    assert_int_equal(a->weights.count, b->weights.count);
+    for (int64_t i = 0; i < a->weights.count; i++) {
+        const kr_weight *x = &a->weights.items[i], *y = &b->weights.items[i];
+        assert_string_equal(x->name, y->name);
+        assert_int_equal(x->tensor.dtype, y->tensor.dtype);
+        assert_true(kr_tensor_same_shape(&x->tensor, &y->tensor));
+        assert_memory_equal(x->tensor.data, y->tensor.data, kr_tensor_bytes(&x->tensor));
+    }
+    assert_true(a->hash == b->hash);
+}
+
+/* Every dialect opens; what is saved opens again as the same model, whole or in shards. */
+static void fixtures_round_trip(void **state) {
+    (void)state;
+    char path[512], folder[64];
+    new_folder(folder);
+    for (int i = 0; i < 4; i++) {
+        fixture(path, i);
+        krait_model *m = open_model(path, &without);
+        krait_model_info info;
+        krait_model_describe(m, &info);
+        print_message("%s: %s, %lld parameters, hash %016llx\n", fixtures[i], info.architecture,
+                      (long long)info.parameters, (unsigned long long)info.hash);
+        assert_int_equal(info.parameters, kr_lm_parameter_count(&m->config));
+        assert_int_equal(info.weight_bytes, 4 * info.parameters);
+        krait_save_options so = KRAIT_SAVE_OPTIONS_INIT;
+        so.shard_bytes = i % 2 ? 5000 : 0;
+        krait_error e;
+        if (krait_model_save(m, folder, &so, &e) < 0) fail_msg("%s", e.message);
+        krait_model *back = open_model(folder, &without);
+        same_weights(m, back);
+        assert_int_equal(m->config.vocabulary_used, back->config.vocabulary_used);
+        krait_model_close(&back);
+        krait_model_close(&m);
+    }
+    remove_folder(folder);
+}
+
+/* Half-precision matrices, f32 for the rest; converting on save and on load give the same bytes. */
+static void half_types(void **state) {
+    (void)state;
+    char path[512], folder[64];
+    new_folder(folder);
+    fixture(path, 0);
+    for (int pass = 0; pass < 2; pass++) {
+        krait_dtype type = pass ? KRAIT_F16 : KRAIT_BF16;
+        krait_model_options mo = without;
+        mo.keep_dtype = 0;
+        mo.dtype = type;
+        krait_model *m = open_model(path, &without), *half = open_model(path, &mo);
+        krait_save_options so = KRAIT_SAVE_OPTIONS_INIT;
+        so.keep_dtype = 0;
+        so.dtype = type;
+        assert_int_equal(krait_model_save(m, folder, &so, NULL), 0);
+        krait_model *back = open_model(folder, &without);
+        same_weights(half, back);
+        krait_model_info info;
+        krait_model_describe(back, &info);
+        assert_string_equal(info.dtype, pass ? "f16" : "bf16");
+        assert_true(info.weight_bytes < 4 * info.parameters);
+        assert_true(m->hash != back->hash);
+        krait_model_close(&back);
+        krait_model_close(&half);
+        krait_model_close(&m);
+    }
+    remove_folder(folder);
+}
+
+/* ---- a model made here ---- */
+
+static void small_config(kr_config *c) {
+    kr_config_mamba(c, 24, 2, 264);
+    c->state = 5;
+}
+
+static krait_model *make_model(const kr_config *c, bool bytes) {
+    kr_weights w = {0};
+    krait_model *m;
+    krait_tokenizer *t = NULL;
+    krait_error e;
+    if (bytes && krait_tokenizer_open(&t, "bytes", &e) < 0) fail_msg("%s", e.message);
+    if (kr_lm_init_weights(c, 3, &w, &e) < 0) fail_msg("%s", e.message);
+    if (kr_model_from_weights(&m, c, &w, t, &e) < 0) fail_msg("%s", e.message);
+    return m;
+}
+
+/* Saves m into a new folder after `change` damaged its weights, and expects opening to be refused
+ * with `part`. */
+static void refused_after(void (*change)(kr_weights *w), int code, const char *part) {
+    kr_config c;
+    char folder[64];
+    krait_error e;
+    small_config(&c);
+    krait_model *m = make_model(&c, true);
+    new_folder(folder);
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    change(&m->weights);
+    assert_int_equal(kr_weights_write_folder(&m->weights, folder, 0, NULL), 0);
+    krait_model *bad;
+    int rc = krait_model_open(&bad, folder, NULL, &e);
+    if (rc != code || !strstr(e.message, part) || !strstr(e.message, folder) || bad)
+        fail_msg("%d \"%s\", expected %d and \"%s\"", rc, e.message, code, part);
+    krait_model_close(&m);
+    remove_folder(folder);
+}
+
+static float *data_of(kr_weights *w, const char *name) {
+    const kr_tensor *t = kr_weights_find(w, name);
+    assert_non_null(t);
+    return t->data;
+}
+
+static void put_nan(kr_weights *w) {
+    data_of(w, "backbone.layers.1.mixer.in_proj.weight")[1000] = (float)strtod("nan", NULL);
+}
+static void put_infinity(kr_weights *w) {
+    data_of(w, "backbone.norm_f.weight")[0] = -(float)strtod("inf", NULL);
+}
+static void take_away(kr_weights *w) { kr_weights_remove(w, "backbone.layers.1.mixer.D"); }
+static void add_more(kr_weights *w) {
+    kr_tensor t = *kr_weights_find(w, "backbone.norm_f.weight");
+    kr_weights_add(w, "backbone.extra", &t, NULL);
+    kr_weights_sort(w);
+}
+static void untie(kr_weights *w) {
+    kr_tensor t = *kr_weights_find(w, "backbone.embeddings.weight");
+    kr_tensor other = *kr_weights_find(w, "backbone.layers.0.mixer.in_proj.weight");
+    assert_true(kr_tensor_bytes(&t) > kr_tensor_bytes(&other) / 2);
+    t.data = kr_weights_block(w, kr_tensor_bytes(&t), "head", NULL);
+    memset(t.data, 0, kr_tensor_bytes(&t));
+    kr_weights_add(w, "lm_head.weight", &t, NULL);
+    kr_weights_sort(w);
+}
+static void transpose(kr_weights *w) {
+    kr_tensor *t = (kr_tensor *)(uintptr_t)kr_weights_find(w, "backbone.layers.0.mixer.A_log");
+    *t = kr_tensor_make(t->data, t->dtype, 2, (int64_t[]){t->shape[1], t->shape[0]});
+}
+static void make_integer(kr_weights *w) {
+    kr_tensor *t = (kr_tensor *)(uintptr_t)kr_weights_find(w, "backbone.layers.0.norm.weight");
+    t->dtype = KR_I32;
+}
+
+static void bad_weights(void **state) {
+    (void)state;
+    refused_after(put_nan, KRAIT_ERR_NUMERIC,
+                  "tensor backbone.layers.1.mixer.in_proj.weight holds a NaN or an infinity "
+                  "(element 1000 of");
+    refused_after(put_infinity, KRAIT_ERR_NUMERIC, "backbone.norm_f.weight");
+    refused_after(take_away, KRAIT_ERR_FORMAT, "backbone.layers.1.mixer.D is missing");
+    refused_after(add_more, KRAIT_ERR_FORMAT, "backbone.extra");
+    refused_after(untie, KRAIT_ERR_MISMATCH, "lm_head.weight differs");
+    refused_after(transpose, KRAIT_ERR_SHAPE, "backbone.layers.0.mixer.A_log");
+    refused_after(make_integer, KRAIT_ERR_FORMAT, "backbone.layers.0.norm.weight");
+}
+
+/* The byte-level tokenizer is a word in config.json; a head equal to the embedding is dropped. */
+static void bytes_and_ties(void **state) {
+    (void)state;
+    kr_config c;
+    char folder[64];
+    small_config(&c);
+    krait_model *m = make_model(&c, true);
+    kr_tensor t = *kr_weights_find(&m->weights, "backbone.embeddings.weight");
+    new_folder(folder);
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    kr_weights_add(&m->weights, "lm_head.weight", &t, NULL);
+    assert_int_equal(kr_weights_write_folder(&m->weights, folder, 0, NULL), 0);
+    krait_model *back = open_model(folder, NULL);
+    krait_model_info info;
+    krait_model_describe(back, &info);
+    assert_true(back->hash == m->hash);
+    assert_non_null(krait_model_tokenizer(back));
+    assert_int_equal(info.vocabulary, 264);
+    assert_int_equal(info.vocabulary_used, krait_tokenizer_vocabulary(back->tokenizer));
+    assert_int_equal(info.end_token, 256);
+    assert_int_equal(back->weights.count, m->weights.count - 1);
+    krait_tensor_info ti;
+    assert_int_equal(krait_model_tensor_count(back), back->weights.count);
+    assert_int_equal(krait_model_tensor(back, 0, &ti), 0);
+    assert_string_equal(ti.name, "backbone.embeddings.weight");
+    assert_true(ti.rank == 2 && ti.shape[0] == 264 && ti.shape[1] == 24 &&
+                ti.bytes == 264 * 24 * 4);
+    assert_int_equal(krait_model_tensor(back, -1, &ti), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_model_tensor(back, back->weights.count, &ti), KRAIT_ERR_ARGUMENT);
+    krait_model_close(&back);
+    krait_model_close(&m);
+    remove_folder(folder);
+}
+
+static void shipped_names(void **state) {
+    (void)state;
+    krait_model *m;
+    krait_error e;
+    setenv("KRAIT_MODELS", KR_TEST_DATA, 1);
+    m = open_model("mamba_odd", &without);
+    krait_model_close(&m);
+    unsetenv("KRAIT_MODELS");
+    static const char *const gone[] = {"mamba_odd", "no/such/model", "", ".."};
+    for (int i = 0; i < 4; i++) {
+        assert_true(krait_model_open(&m, gone[i], NULL, &e) < 0);
+        assert_null(m);
+    }
+    m = open_model(KR_TEST_DATA "/mamba_odd/model.safetensors", &without);
+    krait_model_close(&m);
+    m = open_model(KR_TEST_DATA "/mamba_statespaces/pytorch_model.bin", &without);
+    krait_model_close(&m);
+    assert_int_equal(krait_model_open(&m, KR_TEST_DATA "/mamba_odd", NULL, &e), KRAIT_ERR_IO);
+    assert_non_null(strstr(e.message, "tokenizer.json"));
+}
+
+/* Any single bit of any tensor changes the hash. */
+static void hash_sees_all(void **state) {
+    (void)state;
+    kr_config c;
+    small_config(&c);
+    krait_model *m = make_model(&c, false);
+    int flips = 0;
+    for (int64_t i = 0; i < m->weights.count; i++) {
+        const kr_weight *w = &m->weights.items[i];
+        unsigned char *p = w->tensor.data;
+        size_t n = kr_tensor_bytes(&w->tensor), places[] = {0, n / 3, n - 1};
+        for (int k = 0; k < 3; k++, flips++) {
+            uint64_t one, three;
+            krait_error e;
+            p[places[k]] ^= 1;
+            assert_int_equal(kr_weights_scan(&m->weights, 1, &one, &e), 0);
+            assert_int_equal(kr_weights_scan(&m->weights, 3, &three, &e), 0);
+            p[places[k]] ^= 1;
+            assert_true(one == three);
+            kr_weights_scan(&m->weights, 2, &three, &e);
+            assert_true(one != three);
+        }
+    }
+    print_message("%d flipped bits, each seen\n", flips);
+    krait_model_close(&m);
+}
+
+static int open_and_save(const char *path, const char *folder) {
+    krait_model *m;
+    krait_error e;
+    krait_model_options o = without;
+    o.keep_dtype = 0;
+    o.dtype = KRAIT_BF16;
+    int rc = krait_model_open(&m, path, &o, &e);
+    if (rc == 0) rc = krait_model_save(m, folder, NULL, &e);
+    krait_model_close(&m);
+    return rc;
+}
+
+static void no_memory(void **state) {
+    (void)state;
+    char path[512], folder[64];
+    new_folder(folder);
+    json_set_alloc_funcs(kr_malloc, kr_free);
+    for (int i = 0; i < 4; i++) {
+        fixture(path, i);
+        int64_t n = 0, made = 1, failed = 0;
+        while (made >= n) {
+            kr_mem_fail_after(++n);
+            failed += open_and_save(path, folder) < 0;
+            made = kr_mem_fail_after(0);
+        }
+        print_message("%s: %lld errors in %lld allocations\n", fixtures[i], (long long)failed,
+                      (long long)made);
+        assert_true(failed > 100);
+    }
+    json_set_alloc_funcs(malloc, free);
+    remove_folder(folder);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What hashing and the search for NaN cost. */
+static void scan_speed(void **state) {
+    (void)state;
+    const int64_t n = 64 << 20 >> 2;
+    kr_weights w = {0};
+    float *p = kr_weights_block(&w, (size_t)n * 4, "test", NULL);
+    for (int64_t i = 0; i < n; i++) p[i] = (float)i;
+    kr_tensor t = kr_tensor_make(p, KR_F32, 1, &n);
+    kr_weights_add(&w, "t", &t, NULL);
+    double best = 1e9;
+    uint64_t hash;
+    for (int run = 0; run < 5; run++) {
+        double start = now();
+        assert_int_equal(kr_weights_scan(&w, kr_device_threads(), &hash, NULL), 0);
+        double seconds = now() - start;
+        if (seconds < best) best = seconds;
+    }
+    print_message("64 MB hashed and searched for NaN at %.1f GB/s, %d threads\n",
+                  (double)n * 4 / best * 1e-9, kr_device_threads());
+    assert_true(best > 0);
+    kr_weights_free(&w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fixtures_round_trip), cmocka_unit_test(half_types),
+        cmocka_unit_test(bad_weights),         cmocka_unit_test(bytes_and_ties),
+        cmocka_unit_test(shipped_names),       cmocka_unit_test(hash_sees_all),
+        cmocka_unit_test(no_memory),           cmocka_unit_test(scan_speed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
