@@ -104,19 +104,23 @@ KR_VINLINE kr_vf kr_vsigmoid(kr_vf x) {
 }
 
 /* x sigmoid(x); NaN at -infinity, good to 2^-142 where the sigmoid is denormal (x < -87). */
-KR_VINLINE kr_vf kr_vsilu(kr_vf x) {
-    return x * kr_vsigmoid(x);
-}
+KR_VINLINE kr_vf kr_vsilu(kr_vf x) { return x * kr_vsigmoid(x); }
 
 /* The derivative of silu at x, given s = sigmoid(x). */
 KR_VINLINE kr_vf kr_vsilu_slope(kr_vf x, kr_vf s) {
     return s * kr_vfma(x, 1.0f - s, kr_vset(1.0f));
 }
 
-/* log1p(e^x) for x <= 20, x above. */
+/* ln(1 + e^x) = max(x, 0) + ln(1 + y), y = e^-|x|, where ln(1 + y) = 2 artanh(s), s = y / (2 + y)
+ * <= 1/3. From x = 17 on this is x itself: the threshold of 20 of the definition needs no test. */
 KR_VINLINE kr_vf kr_vsoftplus(kr_vf x) {
-    kr_vf limit = kr_vset(20.0f);
-    return kr_vselect(kr_vle(x, limit), kr_vlog1p_core_(kr_vexp(kr_vmin(limit, x))), x);
+    kr_vf y = kr_vexp(-kr_vabs(x)), s = y / (y + 2.0f), t = s * s;
+    kr_vf q = kr_vset(0x1.1efe5p-3f);
+    q = kr_vfma(q, t, kr_vset(0x1.1eb4bap-3f));
+    q = kr_vfma(q, t, kr_vset(0x1.99d294p-3f));
+    q = kr_vfma(q, t, kr_vset(0x1.5555p-2f));
+    s += s;
+    return kr_vmax(kr_vzero(), x) + kr_vfma(q * t, s, s);
 }
 
 /* x + x^3 q(x^2) up to 0.625, 1 - 2 / (e^2x + 1) beyond. */

@@ -29,15 +29,9 @@ static const struct {
 };
 #define LEVELS (sizeof levels / sizeof *levels)
 
-static double sigmoid(double x) {
-    return 1 / (1 + exp(-x));
-}
-static double silu(double x) {
-    return x * sigmoid(x);
-}
-static double softplus(double x) {
-    return x <= 20 ? log1p(exp(x)) : x;
-}
+static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+static double silu(double x) { return x * sigmoid(x); }
+static double softplus(double x) { return x <= 20 ? log1p(exp(x)) : x; }
 
 static const struct {
     const char *name;

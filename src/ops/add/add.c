@@ -28,16 +28,15 @@ static bool cases(int index, kr_case *k) {
         const char *name;
         int rank;
         int64_t shape[3];
-    } list[] = {{"one element", 1, {1}},
-                {"a row of 63", 1, {63}},
-                {"matrix", 2, {5, 17}},
-                {"three dimensions", 3, {3, 5, 100}},
-                {"a copy", 2, {5, 17}}};
+    } list[] = {{"one element", 1, {1}}, {"a row of 63", 1, {63}},
+                {"matrix", 2, {5, 17}},  {"three dimensions", 3, {3, 5, 100}},
+                {"a copy", 2, {5, 17}},  {"far", 2, {5, 17}}};
     if (index >= (int)(sizeof list / sizeof *list)) return false;
     k->name = list[index].name;
     k->n_out = 1;
     for (int i = 0; i < 2; i++) kr_case_normal(k, i, list[index].rank, list[index].shape);
-    if (index == 4) k->fill[1].kind = KR_FILL_ABSENT;
+    if (index == 4) kr_case_without(k, 1);
+    if (index == 5) kr_case_far(k);
     return true;
 }
 

@@ -23,11 +23,11 @@ typedef struct kr_causal_conv_attr {
 } kr_causal_conv_attr;
 
 extern const kr_op kr_op_causal_conv;
-/* in: dy [M,E], x, weight, bias, seqs, reset, state_in, dstate_out [slots,K-1,E] or absent (0)
- * out: dx [M,E], dweight [E,1,K], dbias [E], dstate_in [slots,K-1,E] (0 for slots that seqs does
- * not name) g[t] = dy[t] * silu'(p[t]);   dx[q] = sum over w of weight[w] * g[q + (K-1-w)] + what
- * dstate_out says of x[q]; dweight[w] = sum over t of g[t] * x[t - (K-1-w)];   dbias = sum over t
- * of g[t];   p is computed again from x */
+/* in: dy [M,E] or absent (0), x, weight, bias, seqs, reset, state_in, dstate_out [slots,K-1,E] or
+ * absent (0) out: dx [M,E], dweight [E,1,K], dbias [E], dstate_in [slots,K-1,E] (0 for slots that
+ * seqs does not name) g[t] = dy[t] * silu'(p[t]);   dx[q] = sum over w of weight[w] * g[q +
+ * (K-1-w)] + what dstate_out says of x[q]; dweight[w] = sum over t of g[t] * x[t - (K-1-w)]; dbias
+ * = sum over t of g[t];   p is computed again from x */
 extern const kr_op kr_op_causal_conv_grad;
 
 #endif

@@ -14,7 +14,7 @@
 enum { BLOCK = 16 };
 
 typedef struct conv {
-    const kr_tensor *x, *state, *dy, *dnext, *dx, *dstate; /* all but x and dy may be absent */
+    const kr_tensor *x, *state, *dy, *dnext, *dx, *dstate; /* all but x may be absent */
     const float *weight, *bias;                            /* [E,1,K], [E] or NULL */
     float *sums;                                           /* [K+1,E]: dweight by tap, dbias */
     float *g;                                              /* [E] */
@@ -79,7 +79,8 @@ KR_VINLINE void down_four(const conv *v, const block *k, int64_t e, int64_t end,
     kr_vf d2 = load_or_zero(k->to[2], e, left);
     kr_vload_four_n(v->weight + 4 * e, left, w);
     for (int64_t r = 0; r < k->rows; r++) {
-        kr_vf x3 = kr_vload_n(k->x + r * xs + e, left), dy = kr_vload_n(k->dy + r * ys + e, left);
+        kr_vf x3 = kr_vload_n(k->x + r * xs + e, left), dy = kr_vzero();
+        if (k->dy) dy = kr_vload_n(k->dy + r * ys + e, left);
         kr_vf p = kr_vfma(w[0], x0, kr_vfma(w[1], x1, kr_vfma(w[2], x2, kr_vfma(w[3], x3, bias))));
         kr_vf g = slope(dy, p, silu);
         kr_vf d3 = v->add_dx ? load_or_zero(k->to[r + 3], e, left) : kr_vzero();
@@ -128,7 +129,7 @@ static void row_g(const conv *v, kr_part channels, seq s, int64_t t, int64_t fro
                 p = kr_vfma(kr_vload_strided(v->weight + e * v->K + w, v->K, left),
                             kr_vload_n(x + e, left), p);
         }
-        kr_vf g = slope(kr_vload_n(dy + e, left), p, v->silu);
+        kr_vf g = slope(load_or_zero(dy, e, left), p, v->silu);
         kr_vstore_n(v->g + e, left, g);
         add_to(v->sums + v->K * v->E + e, left, g);
     }

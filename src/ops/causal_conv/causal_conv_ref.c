@@ -90,6 +90,7 @@ void KR_FN(kr_causal_conv)(const kr_call *c) {
 
 /* g[t] */
 static double before_silu_grad(const conv *v, const kr_tensor *dy, seq s, int64_t t, int64_t e) {
+    if (!dy->data) return 0;
     double d = (double)((const real *)dy->data)[(s.first + t) * dy->stride[0] + e];
     if (!v->silu) return d;
     double p = before_silu(v, s, t, e), sigmoid = 1 / (1 + exp(-p));

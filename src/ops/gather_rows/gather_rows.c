@@ -48,23 +48,25 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
 static const int64_t sizes[][3] = {{1, 1, 1}, {17, 3, 5}, {63, 100, 17}, {100, 4, 768}}; /* M R D */
 
 static bool forward_cases(int index, kr_case *k) {
-    if (index >= 4) return false;
-    const int64_t *s = sizes[index], x[2] = {s[0], s[2]};
+    if (index > 4) return false;
+    const int64_t *s = sizes[index < 4 ? index : 1], x[2] = {s[0], s[2]};
     k->name = "rows";
     k->n_out = 1;
     kr_case_normal(k, 0, 2, x);
     kr_case_in(k, 1, KR_I64, 1, &s[1], KR_FILL_INDEX, (double)s[0], 0.1);
+    if (index == 4) kr_case_far(k);
     return true;
 }
 
 static bool backward_cases(int index, kr_case *k) {
-    if (index >= 4) return false;
-    const int64_t *s = sizes[index], dx[2] = {s[0], s[2]};
+    if (index > 4) return false;
+    const int64_t *s = sizes[index < 4 ? index : 1], dx[2] = {s[0], s[2]};
     k->name = "rows that repeat";
     k->n_out = 1;
     kr_case_normal(k, 0, 2, &s[1]);
     kr_case_in(k, 1, KR_I64, 1, &s[1], KR_FILL_INDEX, (double)s[0], 0.1);
     k->out[0] = kr_tensor_make(NULL, KR_F32, 2, dx);
+    if (index == 4) kr_case_far(k);
     return true;
 }
 
