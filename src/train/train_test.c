@@ -1,0 +1,335 @@
+/* train_test.c - what a step computes: accumulation, carried states, outliers, bad numbers, and
+ * that it learns. */
+#define _DEFAULT_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "train/trainer.h"
+
+/* ---- a small model by hand ---- */
+
+typedef struct small {
+    kr_config c;
+    kr_weights w;
+    kr_lm lm;
+    kr_lane_states states;
+    kr_micro_batches batches;
+} small;
+
+static void build(small *s, int64_t count, int64_t lanes, int64_t window, bool carry) {
+    krait_error e = {0};
+    kr_lm_options o = {.graph = {.training = true, .threads = 2},
+                       .tokens = lanes * window,
+                       .sequences = lanes,
+                       .slots = carry ? lanes : 0,
+                       .reset = true,
+                       .loss = true};
+    memset(s, 0, sizeof *s);
+    kr_config_mamba(&s->c, 24, 2, 40);
+    assert_int_equal(kr_device_level(&o.graph.level, &e), 0);
+    assert_int_equal(kr_lm_init_weights(&s->c, 7, &s->w, &e), 0);
+    kr_weights_sort(&s->w);
+    assert_int_equal(kr_lm_build(&s->lm, &s->c, &o, &e), 0);
+    assert_int_equal(kr_lm_bind_weights(&s->lm, &s->w, &e), 0);
+    assert_int_equal(kr_graph_plan(s->lm.g, &e), 0);
+    assert_int_equal(kr_graph_allocate(s->lm.g, &e), 0);
+    assert_int_equal(kr_lane_states_create(&s->states, &s->lm, true, &e), 0);
+    assert_int_equal(kr_micro_batches_create(&s->batches, count, lanes, window, &e), 0);
+}
+
+static void drop(small *s) {
+    kr_micro_batches_free(&s->batches);
+    kr_lane_states_free(&s->states);
+    kr_lm_free(&s->lm);
+    kr_weights_free(&s->w);
+}
+
+/* Token t of sequence k, the same whatever batch it is in. */
+static int32_t token(int64_t k, int64_t t) {
+    return (int32_t)(kr_hash_string((char[]){(char)(k + 1), (char)(t + 1), 0}) % 40);
+}
+
+static void fill(small *s, int64_t i, int64_t first_sequence, int64_t first_token) {
+    kr_micro_batches *b = &s->batches;
+    for (int64_t m = 0; m < b->rows; m++) {
+        int64_t k = first_sequence + m / b->window, t = first_token + m % b->window;
+        b->ids[i * b->rows + m] = token(k, t);
+        b->targets[i * b->rows + m] = t % 5 == 3 ? -1 : token(k, t + 1);
+        b->reset[i * b->rows + m] = t == 0;
+    }
+}
+
+static void set_seed(small *s) {
+    int64_t valid = 0;
+    for (int64_t i = 0; i < s->batches.count * s->batches.rows; i++)
+        valid += s->batches.targets[i] >= 0;
+    for (int64_t i = 0; i < s->batches.rows; i++) s->batches.seed[i] = 1.0f / (float)valid;
+}
+
+static void run_one(small *s, int64_t i) {
+    krait_error e = {0};
+    assert_int_equal(kr_micro_batches_bind(&s->batches, i, &s->lm, &e), 0);
+    if (kr_graph_run(s->lm.g, s->batches.rows, 0, &e) < 0) fail_msg("%s", e.message);
+}
+
+/* The largest difference of any gradient, relative to the largest gradient. */
+static double gradients_differ(const small *a, const small *b) {
+    double worst = 0, largest = 0;
+    for (int p = 0; p < kr_graph_param_count(a->lm.g); p++) {
+        const kr_param_decl *d;
+        const kr_tensor *x =
+            kr_value_tensor(kr_graph_gradient(a->lm.g, kr_graph_param_at(a->lm.g, p, &d)));
+        const kr_tensor *y =
+            kr_value_tensor(kr_graph_gradient(b->lm.g, kr_graph_param_at(b->lm.g, p, &d)));
+        for (int64_t i = 0; i < kr_tensor_count(x); i++) {
+            double u = (double)((const float *)x->data)[i], v = (double)((const float *)y->data)[i];
+            worst = fmax(worst, fabs(u - v));
+            largest = fmax(largest, fabs(u));
+        }
+    }
+    assert_true(largest > 0);
+    return worst / largest;
+}
+
+static void accumulated_equals_one_batch(void **state) {
+    (void)state;
+    small one, two;
+    build(&one, 1, 4, 20, false);
+    build(&two, 2, 2, 20, false);
+    fill(&one, 0, 0, 0);
+    fill(&two, 0, 0, 0);
+    fill(&two, 1, 2, 0);
+    set_seed(&one);
+    set_seed(&two);
+    kr_graph_zero_gradients(one.lm.g);
+    kr_graph_zero_gradients(two.lm.g);
+    run_one(&one, 0);
+    run_one(&two, 0);
+    run_one(&two, 1);
+    double differ = gradients_differ(&one, &two);
+    print_message("  largest difference %.2g of the largest gradient\n", differ);
+    assert_true(differ <= 1e-6);
+    drop(&one);
+    drop(&two);
+}
+
+static void carried_equals_the_long_window(void **state) {
+    (void)state;
+    enum { LANES = 3, LONG = 36, SHORT = 12 };
+    small whole, parts;
+    krait_error e = {0};
+    double worst = 0;
+    build(&whole, 1, LANES, LONG, true);
+    build(&parts, 1, LANES, SHORT, true);
+    fill(&whole, 0, 0, 0);
+    set_seed(&whole);
+    run_one(&whole, 0);
+    const float *expected = kr_value_tensor(whole.lm.nll)->data;
+    for (int64_t first = 0; first < LONG; first += SHORT) {
+        fill(&parts, 0, 0, first);
+        set_seed(&parts);
+        run_one(&parts, 0);
+        assert_int_equal(kr_lane_states_swap(&parts.states, &e), 0);
+        const float *nll = kr_value_tensor(parts.lm.nll)->data;
+        for (int64_t m = 0; m < LANES * SHORT; m++) {
+            float x = expected[m / SHORT * LONG + first + m % SHORT];
+            worst = fmax(worst, fabs((double)(nll[m] - x)));
+        }
+    }
+    print_message("  losses of three windows differ from the long one's by %.2g\n", worst);
+    assert_true(worst <= 1e-5);
+    drop(&whole);
+    drop(&parts);
+}
+
+/* ---- outliers ---- */
+
+static void outliers_are_found(void **state) {
+    (void)state;
+    static kr_outlier o;
+    kr_rng r = kr_rng_make(5, 6);
+    double z = 0;
+    int which = -1, found = 0;
+    for (int i = 0; i < 1000; i++)
+        found += kr_outlier_step(&o, 3 + 0.1 * kr_rng_normal(&r), 1 + 0.1 * kr_rng_normal(&r), 6,
+                                 &z, &which);
+    assert_int_equal(found, 0);
+    assert_false(kr_outlier_step(&o, 3.2, 1.2, 6, &z, &which));
+    assert_true(kr_outlier_step(&o, 4.5, 1, 6, &z, &which) && which == 0 && z > 10);
+    assert_true(kr_outlier_step(&o, 3, 3, 6, &z, &which) && which == 1);
+    assert_false(kr_outlier_step(&o, 90, 90, 0, &z, &which)); /* off */
+}
+
+/* ---- whole runs ---- */
+
+static char folder[] = "/tmp/krait-train-XXXXXX";
+static const char *const data[] = {KR_SOURCE_DIR "/src/base"};
+static double first_eval, last_eval, last_bits;
+static int evals, samples;
+
+static int watch(void *user, const krait_train_event *event) {
+    (void)user;
+    if (event->kind == KRAIT_EVENT_SAMPLE) samples += strlen(event->text) > 2;
+    if (event->kind != KRAIT_EVENT_EVAL) return 0;
+    if (evals++ == 0) first_eval = event->loss;
+    last_eval = event->loss;
+    last_bits = event->bits_per_byte;
+    return 0;
+}
+
+static krait_train_options options(const char *name, const char *const *sets, int64_t n_sets) {
+    static char out[128];
+    krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
+    snprintf(out, sizeof out, "%s/%s", folder, name);
+    o.recipe = KR_SOURCE_DIR "/recipes/tiny.json";
+    o.data = data;
+    o.n_data = 1;
+    o.out = out;
+    o.sets = sets;
+    o.n_sets = n_sets;
+    o.threads = 2;
+    o.on_event = watch;
+    return o;
+}
+
+static void learns(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=150", "sample_every=75", "sample_prompt=static int ",
+                                       "carry_state=true", "batch=8"};
+    krait_train_options o = options("learns", sets, 5);
+    krait_error e = {0};
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    print_message("  held-out loss %.3f -> %.3f (%.3f bits per byte), %d evaluations\n", first_eval,
+                  last_eval, last_bits, evals);
+    assert_true(fabs(first_eval - log(264)) < 0.2);
+    assert_true(last_eval < 3.1);
+    assert_true(fabs(last_bits - last_eval / log(2)) < 0.05);
+    assert_true(evals == 9 && samples == 2);
+}
+
+static void starts_from_a_model(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=2", "warmup=1", "batch=8"};
+    char model[128];
+    krait_train_options o = options("learns", sets, 3);
+    krait_error e = {0};
+    double before = last_eval;
+    snprintf(model, sizeof model, "%s", o.out);
+    o = options("goes-on", sets, 3);
+    o.init_model = model;
+    evals = 0;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    print_message("  the model ended with loss %.6f and starts with %.6f\n", before, first_eval);
+    assert_true(first_eval == before);
+}
+
+static void fails_with(const char *set, const char *poisoned, const char *part1,
+                       const char *part2) {
+    krait_train_options o = options("nan", &set, 1);
+    krait_error e = {0};
+    kr_trainer t;
+    kr_step_result r;
+    if (kr_trainer_open(&t, &o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_trainer_step(&t, &r, &e), 0);
+    const kr_tensor *w = kr_weights_find(&t.model->weights, poisoned);
+    assert_non_null(w);
+    ((float *)w->data)[3] = NAN;
+    assert_int_equal(kr_trainer_step(&t, &r, &e), KRAIT_ERR_NUMERIC);
+    print_message("  %s\n", e.message);
+    assert_non_null(strstr(e.message, part1));
+    assert_non_null(strstr(e.message, part2));
+    assert_non_null(strstr(e.message, "step 2"));
+    kr_trainer_close(&t);
+}
+
+static void says_where_a_nan_began(void **state) {
+    (void)state;
+    fails_with("carry_state=true", "backbone.layers.1.mixer.x_proj.weight", "layers.1.mixer",
+               "backbone.layers.1.mixer.x_proj.weight");
+    fails_with("accumulate=2", "backbone.layers.0.norm.weight", "layers.0",
+               "backbone.layers.0.norm.weight");
+}
+
+static void skipped_steps_change_nothing(void **state) {
+    (void)state;
+    static const char *const sets[] = {"outlier=3"};
+    krait_train_options o = options("skip", sets, 1);
+    krait_error e = {0};
+    kr_trainer t;
+    kr_step_result r;
+    if (kr_trainer_open(&t, &o, &e) < 0) fail_msg("%s", e.message);
+    for (int i = 0; i < KR_OUTLIER_WINDOW; i++) { /* as if 128 steps had a loss near 1 */
+        t.outlier.values[0][i] = 1 + 0.01 * (i % 3);
+        t.outlier.values[1][i] = 100;
+    }
+    t.outlier.count = KR_OUTLIER_WINDOW;
+    const kr_tensor *w =
+        kr_weights_find(&t.model->weights, "backbone.layers.0.mixer.x_proj.weight");
+    float *before = malloc(kr_tensor_bytes(w));
+    memcpy(before, w->data, kr_tensor_bytes(w));
+    assert_int_equal(kr_trainer_step(&t, &r, &e), 0);
+    print_message("  %s\n", r.why);
+    assert_true(r.skipped && t.optimiser.updates == 0 && t.step == 1);
+    assert_memory_equal(before, w->data, kr_tensor_bytes(w));
+    t.recipe.outlier = 0;
+    assert_int_equal(kr_trainer_step(&t, &r, &e), 0);
+    assert_true(!r.skipped && t.optimiser.updates == 1);
+    assert_memory_not_equal(before, w->data, kr_tensor_bytes(w));
+    free(before);
+    kr_trainer_close(&t);
+}
+
+static void decay_spares_what_it_must(void **state) {
+    (void)state;
+    small s;
+    int decayed = 0;
+    build(&s, 1, 1, 4, false);
+    for (int p = 0; p < kr_graph_param_count(s.lm.g); p++) {
+        const kr_param_decl *d;
+        kr_graph_param_at(s.lm.g, p, &d);
+        bool spared = strstr(d->name, "A_log") || strstr(d->name, "mixer.D") ||
+                      strstr(d->name, "bias") || strstr(d->name, "norm") ||
+                      strstr(d->name, "embeddings");
+        assert_int_equal(d->no_decay, spared);
+        decayed += !spared;
+    }
+    print_message("  %d of %d parameters decay\n", decayed, kr_graph_param_count(s.lm.g));
+    assert_int_equal(decayed, 2 * 5); /* in, x, dt and out projections, convolution */
+    drop(&s);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(accumulated_equals_one_batch),
+        cmocka_unit_test(carried_equals_the_long_window),
+        cmocka_unit_test(outliers_are_found),
+        cmocka_unit_test(decay_spares_what_it_must),
+        cmocka_unit_test(learns),
+        cmocka_unit_test(starts_from_a_model),
+        cmocka_unit_test(says_where_a_nan_began),
+        cmocka_unit_test(skipped_steps_change_nothing),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
