@@ -28,13 +28,7 @@ void kr_linear_dw_many(const kr_call *c);
 /* Bytes of scratch of the above; 0 for f32 weights. */
 size_t kr_linear_many_scratch(const kr_tensor *weight);
 
-/* Up to this many rows of x, `linear` has kernels of its own (linear_vec.c); they turn x around in
- * scratch. */
-enum { KR_LINEAR_FEW = 48, KR_LINEAR_LANES = 32 };
-static inline size_t kr_linear_few_scratch(const kr_tensor *x) {
-    int64_t rows = x->shape[0] < KR_LINEAR_FEW ? x->shape[0] : KR_LINEAR_FEW;
-    rows = (rows + KR_LINEAR_LANES - 1) / KR_LINEAR_LANES * KR_LINEAR_LANES;
-    return (size_t)(rows * x->shape[1]) * sizeof(float);
-}
+/* Up to this many rows of x, `linear` has kernels of its own (linear_vec.c). */
+enum { KR_LINEAR_FEW = 64 };
 
 #endif
