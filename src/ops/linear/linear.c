@@ -118,7 +118,7 @@ static const sizes table[] = {
     {"M=63 N=100 K=17", 63, 100, 17, KR_F32, true},
     {"M=65 N=129 K=768", 65, 129, 768, KR_F32, true},
     {"M=100 N=63 K=1", 100, 63, 1, KR_F32, false},
-    {"M=65 N=1100 K=480 bf16", 65, 1100, 480, KR_BF16, true},
+    {"M=3 N=5300 K=100 bf16", 3, 5300, 100, KR_BF16, true},
     {"M=70 N=61 K=33 f16", 70, 61, 33, KR_F16, false},
     {"M=3 N=5 K=7, offsets past 2^31", 3, 5, 7, KR_F32, false},
     {"M=67 N=40 K=7, offsets past 2^31", 67, 40, 7, KR_F32, false},
