@@ -107,31 +107,34 @@ static bool touches_word(const char *text, size_t size, size_t begin, size_t end
     return kr_utf8_step(text + end, size - end, &c) && is_word(c);
 }
 
-static void take_spaces(const kr_added_token *t, const char *text, size_t size, size_t done,
+static void take_spaces(const kr_added_token *t, const char *text, size_t size, kr_added_search *s,
                         kr_added_match *m) {
     uint32_t c;
     size_t n;
-    while (t->lstrip && m->begin > done && (n = before(text, m->begin, &c)) && is_space(c))
+    while (t->lstrip && m->begin > s->done && (n = before(text, m->begin, &c)) && is_space(c))
         m->begin -= n;
-    while (t->rstrip && (n = kr_utf8_step(text + m->end, size - m->end, &c)) && is_space(c))
-        m->end += n;
+    if (!t->rstrip) return;
+    if (m->end < s->spaces) m->end = s->spaces; /* no second look at a long run */
+    while ((n = kr_utf8_step(text + m->end, size - m->end, &c)) && is_space(c)) m->end += n;
+    s->spaces = m->end;
 }
 
-bool kr_added_next(const kr_added *a, const char *text, size_t size, size_t *from, size_t done,
+bool kr_added_next(const kr_added *a, const char *text, size_t size, kr_added_search *s,
                    kr_added_match *m) {
-    for (size_t i = *from; i < size; i++) {
+    for (size_t i = s->from; i < size; i++) {
         if (!a->begins[(unsigned char)text[i]]) continue;
         const kr_added_token *t = longest(a, text + i, size - i);
         if (!t) continue;
-        if (t->single_word && touches_word(text, size, i, i + t->size)) {
-            i += t->size - 1;
+        s->from = i + t->size;
+        if (t->single_word && touches_word(text, size, i, s->from)) {
+            i = s->from - 1;
             continue;
         }
-        *m = (kr_added_match){i, i + t->size, t->id};
-        take_spaces(t, text, size, done, m);
-        *from = m->end;
+        *m = (kr_added_match){i, s->from, t->id};
+        take_spaces(t, text, size, s, m);
+        s->done = m->end;
         return true;
     }
-    *from = size;
+    s->from = size;
     return false;
 }

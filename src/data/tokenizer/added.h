@@ -18,6 +18,7 @@ typedef struct kr_added_token {
     size_t size;
     int32_t id;
     bool lstrip, rstrip; /* takes the white space before, after it */
+    bool special;        /* not text but a mark, as the end of a document */
     bool single_word;    /* counts only where no word character touches it */
 } kr_added_token;
 
@@ -38,9 +39,15 @@ typedef struct kr_added_match {
     int32_t id;
 } kr_added_match;
 
-/* The next match whose search begins at *from; moves *from. `done` is the end of the match before
- * (0: none), which white space before a token is not taken beyond. */
-bool kr_added_next(const kr_added *a, const char *text, size_t size, size_t *from, size_t done,
+/* Where a search stands; zero at the beginning of a text. White space that a token took may hold
+ * another token, which then counts too, as in Hugging Face's library. */
+typedef struct kr_added_search {
+    size_t from;   /* the search goes on here */
+    size_t done;   /* the end of the last match */
+    size_t spaces; /* white space is known to reach to here from the last match on */
+} kr_added_search;
+
+bool kr_added_next(const kr_added *a, const char *text, size_t size, kr_added_search *s,
                    kr_added_match *m);
 
 #endif

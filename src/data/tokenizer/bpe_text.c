@@ -65,9 +65,10 @@ static int plain(job *j, const char *text, size_t size, krait_error *e) {
 /* Cuts text at the added tokens of `a`, and hands what lies between to `rest`. */
 static int at_tokens(job *j, const kr_added *a, const char *text, size_t size,
                      int (*rest)(job *, const char *, size_t, krait_error *), krait_error *e) {
-    size_t from = 0, done = 0;
+    kr_added_search search = {0};
     kr_added_match m;
-    while (a->count && kr_added_next(a, text, size, &from, done, &m)) {
+    size_t done = 0;
+    while (a->count && kr_added_next(a, text, size, &search, &m)) {
         if (m.begin > done) KR_TRY(rest(j, text + done, m.begin - done, e));
         KR_TRY(kr_ids_push(j->out, m.id, e));
         done = m.end;

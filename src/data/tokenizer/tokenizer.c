@@ -64,6 +64,10 @@ int64_t kr_tokenizer_id_bytes(const krait_tokenizer *t, int32_t id) {
     return t->spans[id].size;
 }
 
+int kr_tokenizer_save(const krait_tokenizer *t, const char *path, krait_error *e) {
+    return t->kind->save(t, path, e);
+}
+
 static const kr_tokenizer_kind *kind_of(const char *path) {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (kinds[i]->claims(path)) return kinds[i];

@@ -27,6 +27,8 @@ typedef struct kr_tokenizer_kind {
      * is called. */
     int (*open)(krait_tokenizer *t, const char *path, krait_error *e);
     void (*close)(krait_tokenizer *t); /* frees what `inside` owns; may be NULL */
+    /* Writes tokenizer.json for a tokenizer of this kind. */
+    int (*save)(const krait_tokenizer *t, const char *path, krait_error *e);
     /* One thread's scratch for texts of about `length` bytes; both NULL: none needed. */
     int (*scratch_open)(void **scratch, const krait_tokenizer *t, size_t length, krait_error *e);
     void (*scratch_close)(void *scratch);
@@ -56,6 +58,10 @@ int kr_tokenizer_set(krait_tokenizer *t, int32_t id, const void *bytes, size_t s
 
 /* How many bytes of text an id stands for; the end token and ids without a token: 0. */
 int64_t kr_tokenizer_id_bytes(const krait_tokenizer *t, int32_t id);
+
+/* Writes tokenizer.json, which opens again with the same ids, here and in Hugging Face's library.
+ */
+int kr_tokenizer_save(const krait_tokenizer *t, const char *path, krait_error *e);
 
 /* One thread's way to encode many texts: it keeps scratch memory and a bounded cache of words
  * between calls. */

@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 #include "base/rng.h"
-#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/tokenizer_write.h"
 
 enum { END = 256 };
 static const char end_text[] = "<|endoftext|>";
@@ -31,9 +31,14 @@ static int encode(const krait_tokenizer *t, void *scratch, const char *text, siz
     return 0;
 }
 
+static int save(const krait_tokenizer *t, const char *path, krait_error *e) {
+    return kr_tokenizer_write(t, NULL, 0, path, e);
+}
+
 const kr_tokenizer_kind kr_tokenizer_bytes = {
     .name = "bytes",
     .claims = claims,
     .open = open_bytes,
+    .save = save,
     .encode = encode,
 };

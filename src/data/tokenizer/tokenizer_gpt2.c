@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "data/tokenizer/bpe_read.h"
 #include "data/tokenizer/bpe_text.h"
+#include "data/tokenizer/tokenizer_write.h"
 
 static bool has(const char *folder, const char *name) {
     char *path = kr_path_join(folder, name);
@@ -76,11 +77,30 @@ static int open_files(krait_tokenizer *t, const char *path, krait_error *e) {
     return rc;
 }
 
+/* The merges stand in a table without order: they are put back in the order of their ranks. */
+static int save(const krait_tokenizer *t, const char *path, krait_error *e) {
+    const kr_bpe *b = &((const kr_bpe_text *)t->inside)->bpe;
+    kr_merge_pair *all = kr_calloc((size_t)b->count + 1, sizeof *all), *used = all;
+    if (!all) return kr_fail_memory(e, "writing a tokenizer");
+    for (int64_t i = 0; i < b->count; i++) all[i].left = -1;
+    for (uint64_t i = 0; i <= b->mask; i++) {
+        const struct kr_merge *m = &b->merges[i];
+        if (m->pair == UINT64_MAX) continue;
+        all[m->rank] = (kr_merge_pair){(int32_t)(m->pair >> 32), (int32_t)m->pair};
+    }
+    for (int64_t i = 0; i < b->count; i++) /* a pair that came twice left a gap */
+        if (all[i].left >= 0) *used++ = all[i];
+    int rc = kr_tokenizer_write(t, all, used - all, path, e);
+    kr_free(all);
+    return rc;
+}
+
 const kr_tokenizer_kind kr_tokenizer_gpt2 = {
     .name = "vocab.json with merges.txt",
     .claims = claims,
     .open = open_files,
     .close = kr_bpe_text_close,
+    .save = save,
     .scratch_open = kr_bpe_text_scratch_open,
     .scratch_close = kr_bpe_text_scratch_close,
     .encode = kr_bpe_text_encode,

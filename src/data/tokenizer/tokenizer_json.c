@@ -236,6 +236,7 @@ static int read_added(kr_bpe_reader *r, const json_t *o, krait_error *e) {
     KR_TRY(kr_json_string(o, "content", &content, r->what, e));
     KR_TRY(kr_json_int(o, "id", &id, r->what, e));
     KR_TRY(kr_json_bool(o, "single_word", &a.single_word, r->what, e));
+    KR_TRY(kr_json_bool(o, "special", &a.special, r->what, e));
     KR_TRY(kr_json_bool(o, "lstrip", &a.lstrip, r->what, e));
     KR_TRY(kr_json_bool(o, "rstrip", &a.rstrip, r->what, e));
     KR_TRY(kr_json_bool(o, "normalized", &normalized, r->what, e));
@@ -277,20 +278,32 @@ static const char *named_end(const char *path, json_t **config) {
     return json_string_value(end);
 }
 
+static const kr_added_token *find_added(const kr_bpe_text *b, const char *name) {
+    const kr_added_token *found = name ? added_named(&b->raw, name) : NULL;
+    return found || !name ? found : added_named(&b->normal, name);
+}
+
+/* The one special token; NULL where there are none or several. */
+static const kr_added_token *only_special(const kr_bpe_text *b) {
+    const kr_added_token *found = NULL;
+    const kr_added *lists[] = {&b->raw, &b->normal};
+    for (int k = 0, seen = 0; k < 2; k++)
+        for (size_t i = 0; i < lists[k]->count; i++)
+            if (lists[k]->tokens[i].special) found = seen++ ? NULL : &lists[k]->tokens[i];
+    return found;
+}
+
 /* The end of a document is an added token: the one that tokenizer_config.json names, else one of
- * the usual names. */
+ * the usual names, else the only special one. */
 static void find_end(kr_bpe_reader *r) {
     static const char *const usual[] = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"};
     json_t *config = NULL;
-    const char *name = named_end(r->what, &config);
-    for (size_t i = 0; i <= sizeof usual / sizeof *usual; i++) {
-        const kr_added_token *found = name ? added_named(&r->b->raw, name) : NULL;
-        if (!found && name) found = added_named(&r->b->normal, name);
-        if (found) r->t->end = found->id;
-        if (found || i == sizeof usual / sizeof *usual) break;
-        name = usual[i];
-    }
+    const kr_added_token *end = find_added(r->b, named_end(r->what, &config));
     json_decref(config);
+    for (size_t i = 0; !end && i < sizeof usual / sizeof *usual; i++)
+        end = find_added(r->b, usual[i]);
+    if (!end) end = only_special(r->b);
+    if (end) r->t->end = end->id;
 }
 
 /* ---- the file -------------------- */
@@ -337,8 +350,29 @@ static int read_file(kr_bpe_reader *r, krait_error *e) {
     return rc;
 }
 
+static char *file_of(const char *path) {
+    return kr_is_file(path) ? kr_strdup(path) : kr_path_join(path, "tokenizer.json");
+}
+
+/* The file itself, as it is now: refused when it is no longer the one that was read. */
+static int save(const krait_tokenizer *t, const char *path, krait_error *e) {
+    char *file = file_of(t->path);
+    kr_map map = {0};
+    kr_out out = {0};
+    int rc = file ? kr_map_open(&map, file, e) : kr_fail_memory(e, "writing a tokenizer");
+    if (rc == 0 && kr_bpe_read_hash(map.data, map.size, 1) != t->hash)
+        rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s: was changed since it was opened", file);
+    if (rc == 0) rc = kr_out_open(&out, path, e);
+    if (rc == 0) rc = kr_out_write(&out, map.data, map.size, e);
+    if (rc == 0) rc = kr_out_commit(&out, e);
+    kr_out_abort(&out);
+    kr_map_close(&map);
+    kr_free(file);
+    return rc;
+}
+
 static int open_json(krait_tokenizer *t, const char *path, krait_error *e) {
-    char *file = kr_is_file(path) ? kr_strdup(path) : kr_path_join(path, "tokenizer.json");
+    char *file = file_of(path);
     if (!file) return kr_fail_memory(e, "a tokenizer");
     kr_bpe_reader r = {.t = t, .what = file};
     int rc = kr_bpe_read_end(&r, read_file(&r, e), e);
@@ -352,6 +386,7 @@ const kr_tokenizer_kind kr_tokenizer_json = {
     .claims = claims,
     .open = open_json,
     .close = kr_bpe_text_close,
+    .save = save,
     .scratch_open = kr_bpe_text_scratch_open,
     .scratch_close = kr_bpe_text_scratch_close,
     .encode = kr_bpe_text_encode,
