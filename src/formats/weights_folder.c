@@ -3,7 +3,6 @@
  * The index is {"metadata": {"total_size": n}, "weight_map": {"tensor": "file", ...}}. Its file
  * names come from outside: they must be plain names, so that an index can never reach out of its
  * folder. Bytes are left to the formats. */
-#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "formats/weights.h"
 
 #define MAX_INDEX ((size_t)64 << 20)
+#define MAX_NAME 255
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"
 
@@ -30,7 +30,7 @@ static int read_if_there(kr_weights *w, const char *folder, const char *name, re
 }
 
 static bool plain_name(const char *name) {
-    return name[0] != 0 && name[0] != '.' && !strchr(name, '/') && strlen(name) <= NAME_MAX;
+    return name[0] != 0 && name[0] != '.' && !strchr(name, '/') && strlen(name) <= MAX_NAME;
 }
 
 static int by_text(const void *a, const void *b) {

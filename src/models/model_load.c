@@ -116,7 +116,7 @@ static int convert(kr_weights *w, const char *name, kr_tensor *t, kr_dtype to, k
     if (!block) return KRAIT_ERR_MEMORY;
     const char *from = t->data;
     kr_dtype from_type = t->dtype;
-#pragma omp parallel for num_threads(kr_device_threads()) schedule(static)
+#pragma omp parallel for num_threads(kr_device_threads()) schedule(static) if (n > PIECE)
     for (int64_t i = 0; i < n; i += PIECE)
         kr_convert(block + (size_t)i * to_size, to, from + (size_t)i * from_size, from_type,
                    n - i < PIECE ? n - i : PIECE);

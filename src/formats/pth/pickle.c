@@ -135,7 +135,7 @@ static int append(machine *m, size_t object, const value *items, size_t count) {
 static int collect(machine *m, kind k, size_t count, bool mark) {
     value v;
     KR_TRY(new_object(m, k, &v));
-    KR_TRY(append(m, v.object, m->stack + m->depth - count, count));
+    if (count > 0) KR_TRY(append(m, v.object, m->stack + m->depth - count, count));
     m->depth -= count + (mark ? 1 : 0);
     return push(m, v);
 }
