@@ -79,17 +79,37 @@ static finding scan_block(const kr_tensor *t, int64_t block) {
     return (finding){hash_block(p, size), find_bad(p, size, t->dtype)};
 }
 
-/* Adds one tensor's name, type, shape and bytes to the hash. */
-static int scan_tensor(const kr_weight *w, finding *found, int threads, uint64_t *hash,
-                       krait_error *e) {
+/* The tensor that block b of all belongs to: first[i] is the number of tensor i's first block. */
+static int64_t tensor_of(const int64_t *first, int64_t count, int64_t b) {
+    int64_t low = 0, high = count;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (first[middle] <= b)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* All blocks of all tensors in one loop: threads meet once, and one that the system holds up does
+ * not stop the others. */
+static void scan_blocks(const kr_weights *w, const int64_t *first, finding *found, int threads) {
+    int64_t blocks = first[w->count];
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 16) if (blocks > 16)
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t i = tensor_of(first, w->count, b);
+        found[b] = scan_block(&w->items[i].tensor, b - first[i]);
+    }
+}
+
+/* Adds one tensor's name, type, shape and blocks to the hash. */
+static int add_tensor(const kr_weight *w, const finding *found, uint64_t *hash, krait_error *e) {
     const kr_tensor *t = &w->tensor;
-    int64_t blocks = block_count(t);
-#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 4)
-    for (int64_t b = 0; b < blocks; b++) found[b] = scan_block(t, b);
     uint64_t h = mix(*hash, hash_block((const unsigned char *)w->name, strlen(w->name)));
     h = mix(h, (uint64_t)t->dtype);
     for (int i = 0; i < t->rank; i++) h = mix(h, (uint64_t)t->shape[i]);
-    for (int64_t b = 0; b < blocks; b++) {
+    for (int64_t b = 0; b < block_count(t); b++) {
         h = mix(h, found[b].hash);
         if (found[b].bad < 0) continue;
         int64_t element = b * (int64_t)(BLOCK / kr_dtype_size(t->dtype)) + found[b].bad;
@@ -102,17 +122,17 @@ static int scan_tensor(const kr_weight *w, finding *found, int threads, uint64_t
 }
 
 int kr_weights_scan(const kr_weights *w, int threads, uint64_t *hash, krait_error *e) {
-    int64_t most = 1;
-    for (int64_t i = 0; i < w->count; i++) {
-        int64_t blocks = block_count(&w->items[i].tensor);
-        if (blocks > most) most = blocks;
-    }
-    finding *found = kr_calloc((size_t)most, sizeof *found);
-    if (!found) return kr_fail_memory(e, "checking the weights");
+    int64_t *first = kr_calloc((size_t)w->count + 1, sizeof *first);
+    if (!first) return kr_fail_memory(e, "checking the weights");
+    for (int64_t i = 0; i < w->count; i++)
+        first[i + 1] = first[i] + block_count(&w->items[i].tensor);
+    finding *found = kr_calloc((size_t)first[w->count], sizeof *found);
+    int rc = found ? 0 : kr_fail_memory(e, "checking the weights");
+    if (found) scan_blocks(w, first, found, threads);
     *hash = (uint64_t)w->count;
-    int rc = 0;
     for (int64_t i = 0; rc == 0 && i < w->count; i++)
-        rc = scan_tensor(&w->items[i], found, threads, hash, e);
+        rc = add_tensor(&w->items[i], found + first[i], hash, e);
     kr_free(found);
+    kr_free(first);
     return rc;
 }
