@@ -1,0 +1,72 @@
+/* cmd_convert.c - krait convert: any layout that krait reads in, a Hugging Face folder out. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+static void choose_dtype(const cli_args *a, krait_save_options *o) {
+    const char *name = cli_text(a, "dtype");
+    if (strcmp(name, "keep") == 0) return;
+    o->keep_dtype = 0;
+    o->dtype = strcmp(name, "f32") == 0   ? KRAIT_F32
+               : strcmp(name, "f16") == 0 ? KRAIT_F16
+                                          : KRAIT_BF16;
+}
+
+static int run(const cli_args *a) {
+    krait_save_options save = KRAIT_SAVE_OPTIONS_INIT;
+    krait_model_info info;
+    krait_model *model;
+    krait_error e;
+    char bytes[32];
+    if (a->n_words < 2)
+        return cli_usage(a,
+                         "a model and a folder to write are needed; krait convert --help shows an "
+                         "example");
+    choose_dtype(a, &save);
+    save.shard_bytes = cli_int(a, "shard-mb") * 1000000;
+    if (krait_model_open(&model, a->words[0], NULL, &e) < 0) return cli_fail(a, "%s", e.message);
+    int rc = krait_model_save(model, a->words[1], &save, &e);
+    krait_model_describe(model, &info);
+    if (rc == 0)
+        fprintf(stderr, "%s: %lld tensors, %s parameters, from %s\n", a->words[1],
+                (long long)krait_model_tensor_count(model),
+                cli_human_count((double)info.parameters, bytes), a->words[0]);
+    krait_model_close(&model);
+    return rc < 0 ? cli_fail(a, "%s", e.message) : CLI_OK;
+}
+
+static const cli_option options[] = {
+    {.kind = CLI_TEXT,
+     .name = "dtype",
+     .arg = "TYPE",
+     .value = "keep",
+     .choices = "keep|f32|bf16|f16",
+     .help = "Type of the matrices in the file; keep: as they are."},
+    {.kind = CLI_INT,
+     .name = "shard-mb",
+     .arg = "N",
+     .value = "0",
+     .least = 0,
+     .most = 1e9,
+     .help = "Cut the weights into files of at most N MB and an index; "
+             "0: one file."},
+    {.kind = CLI_END}};
+
+const cli_command cli_command_convert = {
+    .name = "convert",
+    .summary = "Read a model in any layout, write a Hugging Face folder",
+    .synopsis = "IN OUT [--dtype TYPE] [--shard-mb N]",
+    .description =
+        "IN is a folder in the Hugging Face layout (config.json, model.safetensors or its shards), "
+        "a "
+        "folder in the state-spaces layout (config.json, pytorch_model.bin), or the name of a "
+        "model that "
+        "ships with the program. OUT gets config.json, model.safetensors and tokenizer.json; "
+        "transformers loads it by from_pretrained. Every file appears whole or not at all.\n\n"
+        "Norms, biases, A_log and D stay f32 whatever the type of the matrices.",
+    .options = options,
+    .example = "krait convert demo /tmp/demo-bf16 --dtype bf16\nkrait info /tmp/demo-bf16",
+    .most_words = 2,
+    .run = run,
+};

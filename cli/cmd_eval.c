@@ -1,0 +1,189 @@
+/* cmd_eval.c - krait eval: how well a model predicts text, and tasks. */
+#include <inttypes.h>
+#include <string.h>
+
+#include <krait/train.h>
+#include "cli.h"
+#include "cli_json.h"
+
+typedef struct printer {
+    cli_progress bar;
+    const char *unit;
+} printer;
+
+static int on_token(void *user, int64_t doc, int64_t pos, int32_t id, double logprob) {
+    (void)user;
+    cli_json(json_pack("{s:I, s:I, s:i, s:o}", "doc", (json_int_t)doc, "pos", (json_int_t)pos, "id",
+                       (int)id, "logprob", cli_json_real(logprob)));
+    return ferror(stdout);
+}
+
+static int on_progress(void *user, int64_t done, int64_t all) {
+    printer *p = user;
+    cli_progress_update(&p->bar, (double)done, (double)all, p->unit, "");
+    return 0;
+}
+
+static json_t *positions(const krait_eval_result *r) {
+    json_t *list = json_array();
+    for (int i = 0; i < KRAIT_EVAL_POSITIONS; i++) {
+        if (r->position_count[i] == 0) continue;
+        json_array_append_new(list, json_pack("{s:I, s:I, s:o}", "from", (json_int_t)1 << i,
+                                              "tokens", (json_int_t)r->position_count[i], "loss",
+                                              cli_json_real(r->position_loss[i])));
+    }
+    return list;
+}
+
+static void print_json(const krait_eval_result *r, bool task) {
+    json_t *o = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o}", "documents", (json_int_t)r->documents,
+                          "tokens", (json_int_t)r->tokens, "bytes", (json_int_t)r->bytes, "loss",
+                          cli_json_real(r->loss), "perplexity", cli_json_real(r->perplexity),
+                          "bits_per_byte", cli_json_real(r->bits_per_byte));
+    if (task) {
+        json_object_set_new(o, "questions", json_integer(r->questions));
+        json_object_set_new(o, "accuracy", cli_json_real(r->accuracy));
+        json_object_set_new(o, "task_perplexity", cli_json_real(r->task_perplexity));
+    } else {
+        json_object_set_new(o, "loss_by_position", positions(r));
+    }
+    json_object_set_new(o, "seconds", cli_json_real(r->seconds));
+    cli_json(o);
+}
+
+static void print_text(const krait_eval_result *r, bool task) {
+    char time[32];
+    if (task) {
+        printf("questions       %" PRId64 "\naccuracy        %.2f%%\nperplexity      %.3f\n",
+               r->questions, 100 * r->accuracy, r->task_perplexity);
+    } else {
+        printf("predicted       %" PRId64 " tokens of %" PRId64 " documents\n", r->tokens,
+               r->documents);
+        printf("loss            %.4f nats a token\nperplexity      %.3f\n", r->loss, r->perplexity);
+        if (r->bytes > 0)
+            printf("bits per byte   %.4f over %" PRId64 " bytes\n", r->bits_per_byte, r->bytes);
+        printf("by position     loss\n");
+        for (int i = 0; i < KRAIT_EVAL_POSITIONS; i++)
+            if (r->position_count[i] > 0)
+                printf("  %8" PRId64 " ..   %.4f   (%" PRId64 " tokens)\n", (int64_t)1 << i,
+                       r->position_loss[i], r->position_count[i]);
+    }
+    printf("time            %s\n", cli_human_time(r->seconds, time));
+}
+
+static int check(const cli_args *a) {
+    if (cli_need(a, "model") || cli_exclusive(a, "data", "token-ids") ||
+        cli_exclusive(a, "task", "token-ids") || cli_exclusive(a, "task", "context") ||
+        cli_exclusive(a, "task", "per-token"))
+        return CLI_USAGE;
+    if (!cli_given(a, "data") && !cli_given(a, "token-ids"))
+        return cli_usage(a, "text is needed: --data PATH or --token-ids FILE");
+    if (cli_flag(a, "per-token") && !cli_flag(a, "json"))
+        return cli_usage(a, "--per-token prints JSON lines: give --json too");
+    return 0;
+}
+
+static int evaluate(const cli_args *a, const krait_model *model) {
+    krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
+    krait_eval_result r = {0};
+    krait_error e;
+    int n;
+    bool ids = cli_given(a, "token-ids"), task = cli_given(a, "task");
+    printer p = {.unit = task ? "questions" : ids ? "tokens" : "bytes"};
+    o.data = cli_values(a, ids ? "token-ids" : "data", &n);
+    o.n_data = n;
+    o.data_is_ids = ids;
+    o.task = cli_text(a, "task");
+    o.context = cli_int(a, "context");
+    o.max_tokens = cli_int(a, "max-tokens");
+    o.threads = (int)cli_int(a, "threads");
+    o.user = &p;
+    o.on_token = cli_flag(a, "per-token") ? on_token : NULL;
+    o.on_progress = on_progress;
+    cli_progress_start(&p.bar, "eval");
+    int rc = krait_eval(model, &o, &r, &e);
+    cli_progress_clear(&p.bar);
+    if (rc == KRAIT_ERR_CANCELLED && ferror(stdout)) return CLI_OK;
+    if (rc < 0) return cli_fail(a, "%s", e.message);
+    if (cli_flag(a, "per-token")) return CLI_OK;
+    if (cli_flag(a, "json"))
+        print_json(&r, task);
+    else
+        print_text(&r, task);
+    return CLI_OK;
+}
+
+static int run(const cli_args *a) {
+    int rc = check(a);
+    if (rc) return rc;
+    krait_model *model = cli_open_model(a, !cli_given(a, "token-ids"));
+    if (!model) return CLI_FAILED;
+    rc = evaluate(a, model);
+    krait_model_close(&model);
+    return rc;
+}
+
+static const cli_option options[] = {
+    CLI_OPT_MODEL,
+    {.kind = CLI_TEXT,
+     .name = "data",
+     .letter = 'd',
+     .arg = "PATH",
+     .help = "A file or folder of text, or - for standard input; with --task, its JSON lines.",
+     .many = true},
+    {.kind = CLI_TEXT,
+     .name = "token-ids",
+     .arg = "FILE",
+     .help = "Decimal token ids, a document a line, instead of text.",
+     .many = true},
+    {.kind = CLI_TEXT,
+     .name = "task",
+     .arg = "NAME",
+     .choices = "lambada",
+     .help = "Accuracy of a task instead: lambada, the last word of {\"text\"} lines."},
+    {.kind = CLI_INT,
+     .name = "context",
+     .arg = "N",
+     .value = "0",
+     .least = 0,
+     .most = 1e12,
+     .help =
+         "Cut documents in windows of N tokens, each from a fresh state; 0: each document whole."},
+    {.kind = CLI_INT,
+     .name = "max-tokens",
+     .arg = "N",
+     .value = "0",
+     .least = 0,
+     .most = 1e15,
+     .help = "Stop after this many tokens; 0: all."},
+    {.kind = CLI_FLAG,
+     .name = "per-token",
+     .help = "Print {\"doc\", \"pos\", \"id\", \"logprob\"} a line for each token after the first "
+             "of its "
+             "document. Needs --json."},
+    CLI_OPT_DTYPE,
+    CLI_OPT_THREADS,
+    CLI_OPT_JSON,
+    {.kind = CLI_END}};
+
+const cli_command cli_command_eval = {
+    .name = "eval",
+    .summary = "Measure how well a model predicts text",
+    .synopsis = "--model M --data PATH [OPTION ...]\n"
+                "--model M --token-ids FILE [--per-token --json] [OPTION ...]\n"
+                "--model M --task lambada --data FILE [OPTION ...]",
+    .description = "Prints the mean loss (nats a token), perplexity, bits per byte of text, and "
+                   "the loss by position "
+                   "in the document. A document of any length is read whole, its state carried "
+                   "from piece to piece; "
+                   "the first token of a document is not predicted.\n\n"
+                   "With --json: one object with the same numbers, or with --per-token a line for "
+                   "each token, whose "
+                   "pos counts from 0 in its document and whose logprob is in nats.",
+    .options = options,
+    .example =
+        "krait eval --model demo --data README.md\n"
+        "echo '72 101 108 108 111' | krait eval --model demo --token-ids - --per-token --json",
+    .most_words = 0,
+    .run = run,
+};

@@ -1,0 +1,184 @@
+#!/bin/sh
+# cli_test.sh - the program as a user meets it: exit codes, one clear line for each mistake, JSON
+# that is JSON, the road from training to text. Usage: cli_test.sh KRAIT JSON_LINES SOURCE_DIR
+set -u
+krait=$1 json_lines=$2 source=$3
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+checks=0 failures=0
+
+bad() {
+    failures=$((failures + 1))
+    echo "FAIL: $*"
+    sed 's/^/    out: /' out | head -5
+    sed 's/^/    err: /' err | head -5
+}
+
+# expect STATUS ARGUMENT...: runs krait; stdout in ./out, stderr in ./err.
+expect() {
+    want=$1
+    shift
+    checks=$((checks + 1))
+    "$krait" "$@" >out 2>err </dev/null
+    got=$?
+    [ $got -eq "$want" ] || bad "krait $* ended with $got, not $want"
+}
+
+# refused STATUS WORDS ARGUMENT...: ends so; nothing on stdout, one line with WORDS on stderr.
+refused() {
+    status=$1 words=$2
+    shift 2
+    expect "$status" "$@"
+    [ ! -s out ] || bad "krait $* wrote to stdout"
+    [ "$(wc -l <err)" -eq 1 ] || bad "krait $*: not one line"
+    grep -q -- "$words" err || bad "krait $*: nothing about '$words'"
+}
+
+json() { "$json_lines" "$@" <out 2>err || bad "JSON with keys $*"; }
+has() { grep -q -- "$1" out || bad "no '$1' on stdout"; }
+# Is COMMAND... true?
+holds() {
+    checks=$((checks + 1))
+    "$@" || bad "$*"
+}
+
+# ---- help and usage
+expect 0
+has 'krait generate --model demo'
+expect 0 --help
+expect 0 --version
+has '^krait [0-9]'
+for command in $(sed -n 's/COMMAND(\(.*\))/\1/p' "$source/cli/commands.def"); do
+    expect 0 "$command" --help
+    for section in SYNOPSIS DESCRIPTION OPTIONS 'EXIT STATUS' EXAMPLE; do has "^$section"; done
+    holds test "$(awk 'length > 120' out | wc -l)" -eq 0
+    refused 2 'unknown option --nonsense' "$command" --nonsense
+    mv out page
+    expect 0 help "$command"
+done
+refused 2 'did you mean generate' genrate
+refused 2 'unknown command' xyzzyxyzzy
+refused 2 'did you mean --temperature' generate --temprature 1
+refused 2 'whole number' generate --tokens many
+refused 2 'from 0 to' generate --tokens -1
+refused 2 'needs a value' generate --model
+refused 2 'given twice' generate --seed 1 --seed 2
+refused 2 'takes no value' generate --json=yes
+refused 2 'one of keep' generate --dtype f8
+refused 2 'argument too many' eval stray
+refused 2 '--model M is needed' generate --prompt x
+refused 2 'prompt is needed' generate --model x
+refused 2 'no effect with --temperature 0' generate --model x --prompt y --temperature 0 --top-k 3
+refused 2 'takes one prompt' generate --model x --prompt y --prompt z --state-out s
+refused 2 'come from one place' generate --model x --prompt y --prompts z
+refused 2 'no effect with --json' generate --model x --prompt y --echo --json
+refused 2 'text is needed' eval --model x
+refused 2 'exclude each other' eval --model x --data y --token-ids z
+refused 2 'give --json too' eval --model x --data y --per-token
+refused 2 'text is needed' train --out x
+refused 2 '--out DIR is needed' train --data x
+refused 2 'model is needed' info
+refused 2 'folder to write' convert x
+
+# ---- train
+awk 'BEGIN { for (i = 0; i < 400; i++) print "line " i ": and it was so, and it was good." }' >text
+shape='--set layers=2 --set width=32 --set batch=4 --set window=32 --set warmup=2'
+# shellcheck disable=SC2086
+expect 0 train --data text --out run $shape --set steps=6 --set checkpoint_every=3
+has 'the model is in run'
+has 'loss in nats a token by step'
+holds grep -q 'held-out loss' err
+holds test -f run/config.json -a -f run/model.safetensors
+# shellcheck disable=SC2086
+expect 0 train --data text --out run-json $shape --set steps=3 --json
+json event step steps
+refused 1 'already holds a run' train --data text --out run
+refused 1 'cannot be opened\|No such file\|cannot be read' train --data missing --out run2
+refused 1 'learning_rat' train --data text --out run2 --set learning_rat=1
+: >empty
+expect 1 train --data empty --out run3
+
+# ---- info, convert
+expect 0 info run
+has 'parameters'
+expect 0 info run --json
+json architecture layers parameters hash
+expect 0 info run --tensors --json
+json tensor dtype shape
+refused 1 'missing' info missing
+expect 0 convert run run-bf16 --dtype bf16
+expect 0 info run-bf16
+has 'bf16'
+expect 0 convert run-bf16 run-back --dtype f32
+expect 0 info run-back
+
+# ---- generate
+expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0
+cp out greedy
+holds test -s greedy
+expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --echo
+has '^line '
+expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --json
+json doc ids text
+printf 'line \nand it\n\nso\n' >prompts
+expect 0 generate --model run --prompts prompts --tokens 20 --seed 3 --json
+json doc ids text
+cp out together
+holds test "$(wc -l <together)" -eq 4
+for i in 1 2 3 4; do # each prompt alone, with its own seed, gives its line
+    sed -n "${i}p" prompts >one
+    expect 0 generate --model run --prompts one --tokens 20 --seed $((2 + i)) --json
+    sed -n "${i}p" together | sed 's/"doc":[0-9]*/"doc":0/' >want
+    holds cmp out want
+done
+echo '108 105 110 101 32' >ids
+expect 0 generate --model run --token-ids ids --tokens 20 --temperature 0
+holds cmp out greedy
+expect 0 generate --model run --prompt 'line ' --tokens 8 --temperature 0 --state-out state --json
+cp out first
+expect 0 generate --model run --state-in state --tokens 12 --temperature 0 --json
+cat first out | sed 's/.*"ids":\[\([^]]*\)\].*/\1/' | paste -sd, - >halves
+expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --json
+sed 's/.*"ids":\[\([^]]*\)\].*/\1/' out >whole
+holds cmp halves whole
+refused 1 'another model' generate --model run-bf16 --state-in state
+head -c 100 state >cut
+refused 1 'truncated' generate --model run --state-in cut
+refused 1 'not a state file' generate --model run --state-in text
+refused 1 'cannot be opened' generate --model run --state-in missing
+refused 1 'cannot be opened' generate --model run --prompts missing
+refused 1 'no prompt' generate --model run --prompts empty
+echo '5 x' >wrong
+refused 1 'line 1: x is no token id' generate --model run --token-ids wrong
+echo '5 999' >wrong
+refused 1 'token id 999' generate --model run --token-ids wrong
+refused 1 'missing' generate --model missing --prompt x
+mkdir broken && cp run/* broken 2>/dev/null
+head -c 3000 run/model.safetensors >broken/model.safetensors
+refused 1 'broken/model.safetensors' generate --model broken --prompt x
+echo '{"model_type": "perceptron"}' >broken/config.json
+refused 1 'perceptron' info broken
+checks=$((checks + 1))
+"$krait" generate --model run --prompt line --tokens 3000 --ignore-end 2>err | head -c 10 >out
+[ ! -s err ] || bad 'a reader that has seen enough: something was said'
+if [ -e /dev/full ]; then
+    checks=$((checks + 1))
+    "$krait" info run >/dev/full 2>err && bad 'a full disk was not noticed'
+    : >out
+    grep -q 'No space' err || bad 'a full disk is not the reason given'
+fi
+
+# ---- eval
+expect 0 eval --model run --data text --max-tokens 2000
+has 'bits per byte'
+expect 0 eval --model run --data text --max-tokens 2000 --json
+json loss perplexity bits_per_byte loss_by_position
+printf '1 2 3 4\n5 6\n' >ids
+expect 0 eval --model run --token-ids ids --per-token --json
+json doc pos id logprob
+holds test "$(wc -l <out)" -eq 4
+refused 1 'missing' eval --model run --data missing
+
+echo "$checks checks, $failures failed"
+[ $failures -eq 0 ]
