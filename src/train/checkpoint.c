@@ -4,7 +4,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 
 #define MANIFEST "manifest.json"
@@ -159,33 +159,16 @@ int kr_checkpoint_clean(const char *out, krait_error *e) {
 
 /* ---- files ---- */
 
-static int write_text(const char *folder, const char *name, const char *text, krait_error *e) {
+static int write_json(const char *folder, const char *name, const json_t *root, krait_error *e) {
     path_text path;
-    kr_out out;
     KR_TRY(join(path, folder, name, e));
-    KR_TRY(kr_out_open(&out, path, e));
-    int rc = kr_out_write(&out, text, strlen(text), e);
-    if (rc == 0) return kr_out_commit(&out, e);
-    kr_out_abort(&out);
-    return rc;
-}
-
-static int write_json(const char *folder, const char *name, json_t *root, krait_error *e) {
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-    int rc = text ? write_text(folder, name, text, e) : kr_fail_memory(e, name);
-    free(text);
-    json_decref(root);
-    return rc;
+    return kr_json_write(root, path, e);
 }
 
 static int read_json(const char *folder, const char *name, json_t **root, krait_error *e) {
     path_text path;
-    kr_map map;
-    json_error_t why;
     KR_TRY(join(path, folder, name, e));
-    KR_TRY(kr_map_open(&map, path, e));
-    *root = json_loadb(map.data ? (const char *)map.data : "", map.size, 0, &why);
-    kr_map_close(&map);
+    KR_TRY(kr_json_load(root, path, 1 << 20, e));
     if (json_is_object(*root)) return 0;
     json_decref(*root);
     return kr_fail(e, KRAIT_ERR_FORMAT, "%s: not a JSON object", path);
@@ -222,7 +205,7 @@ static int write_manifest(const char *folder, krait_error *e) {
             rc = kr_fail_memory(e, MANIFEST);
     }
     free_names(&files);
-    if (rc == 0) return write_json(folder, MANIFEST, root, e);
+    if (rc == 0) rc = write_json(folder, MANIFEST, root, e);
     json_decref(root);
     return rc;
 }
@@ -254,18 +237,19 @@ static int verify(const char *folder, krait_error *e) {
 /* ---- saving ---- */
 
 static int write_files(const char *folder, const kr_checkpoint *c, const krait_model *model,
-                       const char *recipe, const kr_weights *state, krait_error *e) {
+                       const json_t *recipe, const kr_weights *state, krait_error *e) {
     path_text path;
     KR_TRY(kr_make_dirs(folder, e));
     KR_TRY(krait_model_save(model, folder, NULL, e));
     KR_TRY(join(path, folder, TENSORS, e));
     KR_TRY(kr_safetensors_write(state, path, e));
-    KR_TRY(write_text(folder, "recipe.json", recipe, e));
+    KR_TRY(write_json(folder, "recipe.json", recipe, e));
     json_t *root = json_pack("{s:I,s:I,s:I,s:I}", "step", (json_int_t)c->step, "updates",
                              (json_int_t)c->updates, "tokens", (json_int_t)c->tokens, "log_length",
                              (json_int_t)c->log_length);
-    KR_TRY(write_json(folder, STATE, root, e));
-    return write_manifest(folder, e);
+    int rc = root ? write_json(folder, STATE, root, e) : kr_fail_memory(e, STATE);
+    json_decref(root);
+    return rc < 0 ? rc : write_manifest(folder, e);
 }
 
 /* The step is done when the folder has its name and the folder above knows it. */
@@ -278,7 +262,7 @@ static int publish(const char *folder, const char *name, const char *temporary, 
 }
 
 int kr_checkpoint_save(const char *out, const kr_checkpoint *c, const krait_model *model,
-                       const char *recipe, const kr_weights *state, int64_t keep, char *path,
+                       const json_t *recipe, const kr_weights *state, int64_t keep, char *path,
                        size_t room, krait_error *e) {
     path_text folder, temporary;
     char name[32], temporary_name[40];

@@ -7,6 +7,7 @@
 #ifndef KR_CHECKPOINT_H
 #define KR_CHECKPOINT_H
 
+#include <jansson.h>
 #include <krait/krait.h>
 #include <stdbool.h>
 
@@ -19,7 +20,7 @@ typedef struct kr_checkpoint {
 /* Writes step-N and removes all but the newest `keep`. `path` receives its folder. On failure
  * nothing that was there is lost. */
 int kr_checkpoint_save(const char *out, const kr_checkpoint *c, const krait_model *model,
-                       const char *recipe, const kr_weights *state, int64_t keep, char *path,
+                       const json_t *recipe, const kr_weights *state, int64_t keep, char *path,
                        size_t room, krait_error *e);
 
 /* Is there any checkpoint? */

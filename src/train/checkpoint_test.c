@@ -37,7 +37,7 @@ typedef struct job {
     const char *out;
     const char *sets[24];
     int64_t n_sets;
-    bool resume, small;   /* small: one thread */
+    bool resume;
     int64_t kill_at;      /* step after whose event the process kills itself */
     int64_t stop_at;      /* step after which the callback asks to stop */
     int64_t full_disk_at; /* step after which no file may grow */
@@ -77,7 +77,7 @@ static void child(job *j) {
     o.resume = j->resume;
     o.sets = j->sets;
     o.n_sets = j->n_sets;
-    o.threads = j->small ? 1 : 2;
+    o.threads = 1;
     o.on_event = on_event;
     o.user = j;
     int rc = krait_train(&o, &e);
@@ -253,8 +253,7 @@ static void killed_a_hundred_times(void **state) {
              .sets = {"steps=100000", "checkpoint_every=1", "batch=1", "window=8", "eval_every=0",
                       "held_out=0", "keep=2"},
              .n_sets = 7,
-             .resume = true,
-             .small = true};
+             .resume = true};
     int64_t newest = 0, half_written = 0;
     srand(1);
     for (int i = 0; i < 100; i++) {

@@ -23,8 +23,8 @@ typedef struct kr_event_file {
     char path[1024];
 } kr_event_file;
 
-/* A new file in the folder. `step` is where the run goes on: TensorBoard drops what older files say
- * of later steps. */
+/* A new file in the folder. `step` is the next one: TensorBoard drops what older files say of it
+ * and of later ones. */
 int kr_event_file_open(kr_event_file *f, const char *folder, int64_t step, krait_error *e);
 int kr_event_file_scalars(kr_event_file *f, int64_t step, const kr_scalar *scalars, int n,
                           krait_error *e);

@@ -1,10 +1,8 @@
 /* recipe.c - the table of recipe keys and what is driven by it: parsing, checks, help, echo. */
-#define _DEFAULT_SOURCE
 #include "train/recipe.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <jansson.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -14,8 +12,7 @@
 #include <krait/train.h>
 
 #include "base/err.h"
-#include "base/file.h"
-#include "base/mem.h"
+#include "base/json.h"
 
 typedef enum kind { INT, REAL, BOOL, TEXT } kind;
 
@@ -241,20 +238,18 @@ static int take_object(kr_recipe *r, const char *from, json_t *root, krait_error
 
 int kr_recipe_parse(kr_recipe *r, const char *text, size_t length, const char *from,
                     krait_error *e) {
-    json_error_t why;
-    json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why);
-    if (!root)
-        return kr_fail(e, KRAIT_ERR_FORMAT, "%s: not JSON: line %d: %s", from, why.line, why.text);
+    json_t *root;
+    KR_TRY(kr_json_parse(&root, text, length, from, e));
     int rc = take_object(r, from, root, e);
     json_decref(root);
     return rc;
 }
 
 int kr_recipe_read(kr_recipe *r, const char *path, krait_error *e) {
-    kr_map map;
-    KR_TRY(kr_map_open(&map, path, e));
-    int rc = kr_recipe_parse(r, map.data ? (const char *)map.data : "", map.size, path, e);
-    kr_map_close(&map);
+    json_t *root;
+    KR_TRY(kr_json_load(&root, path, 1 << 20, e));
+    int rc = take_object(r, path, root, e);
+    json_decref(root);
     return rc;
 }
 
@@ -339,14 +334,6 @@ int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_
 
 /* ---- writing ---- */
 
-/* The shortest decimal that reads back as x. */
-static void real_text(double x, char text[40]) {
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, 40, "%.*g", digits, x);
-        if (strtod(text, NULL) == x) return;
-    }
-}
-
 static json_t *value_json(const kr_recipe *r, const key *k) {
     switch (k->type) {
     case INT: return json_integer(*(int64_t *)field(r, k));
@@ -357,35 +344,14 @@ static json_t *value_json(const kr_recipe *r, const key *k) {
     return NULL;
 }
 
-static int dump_key(FILE *to, const kr_recipe *r, const key *k, bool last) {
-    char number[40];
-    json_t *value = value_json(r, k);
-    if (!value) return -1;
-    fprintf(to, "  \"%s\": ", k->name);
-    if (k->type == REAL) {
-        real_text(*(double *)field(r, k), number);
-        fputs(number, to);
-    } else {
-        (void)json_dumpf(value, to, JSON_ENCODE_ANY);
-    }
-    fputs(last ? "\n" : ",\n", to);
-    json_decref(value);
-    return 0;
-}
-
-char *kr_recipe_dump(const kr_recipe *r) {
-    size_t room =
-        KEYS * 80 + 6 * 4 * KR_RECIPE_TEXT; /* six bytes at most for each byte of a text */
-    char *text = kr_calloc(room, 1);
-    FILE *to = text ? fmemopen(text, room - 1, "w") : NULL;
-    int rc = to ? 0 : -1;
-    if (to) fputs("{\n", to);
-    for (int i = 0; rc == 0 && i < KEYS; i++) rc = dump_key(to, r, &keys[i], i + 1 == KEYS);
-    if (to) fputs("}\n", to);
-    if (to && fclose(to) != 0) rc = -1;
-    if (rc == 0) return text;
-    kr_free(text);
-    return NULL;
+json_t *kr_recipe_json(const kr_recipe *r) {
+    json_t *root = json_object();
+    for (int i = 0; root && i < KEYS; i++)
+        if (json_object_set_new(root, keys[i].name, value_json(r, &keys[i])) != 0) {
+            json_decref(root);
+            root = NULL;
+        }
+    return root;
 }
 
 static bool same_value(const kr_recipe *a, const kr_recipe *b, const key *k) {

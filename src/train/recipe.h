@@ -6,6 +6,7 @@
 #ifndef KR_RECIPE_H
 #define KR_RECIPE_H
 
+#include <jansson.h>
 #include <krait/error.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,8 +56,8 @@ int kr_recipe_parse(kr_recipe *r, const char *text, size_t length, const char *f
 int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e);
 /* Checks what a single key's range cannot, and turns `tokens` into `steps`. */
 int kr_recipe_finish(kr_recipe *r, krait_error *e);
-/* All keys as a JSON object, in table order, a key a line; kr_free it. NULL: no memory. */
-char *kr_recipe_dump(const kr_recipe *r);
+/* All keys as a JSON object, in table order; NULL: no memory. */
+json_t *kr_recipe_json(const kr_recipe *r);
 /* Was this key set, rather than left at its default? */
 bool kr_recipe_given(const kr_recipe *r, const char *key);
 /* Was any key set that decides the shape of a fresh model? */

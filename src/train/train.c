@@ -29,7 +29,7 @@ static int save_checkpoint(kr_trainer *t, krait_error *e) {
     char path[4096];
     kr_weights w = {0};
     kr_loader_position position;
-    char *recipe = kr_recipe_dump(&t->recipe);
+    json_t *recipe = kr_recipe_json(&t->recipe);
     int rc = recipe ? kr_run_log_sync(&t->log, e) : kr_fail_memory(e, "the recipe");
     kr_checkpoint c = {t->step, t->optimiser.updates, t->tokens, t->log.length};
     if (rc == 0) rc = gather_state(t, &w, &position, e);
@@ -38,7 +38,7 @@ static int save_checkpoint(kr_trainer *t, krait_error *e) {
                                 sizeof path, e);
     if (rc == 0) kr_trainer_tell(t, KRAIT_EVENT_CHECKPOINT, path);
     kr_weights_free(&w);
-    kr_free(recipe);
+    json_decref(recipe);
     return rc;
 }
 
@@ -76,7 +76,7 @@ static int open_logs(kr_trainer *t, int64_t log_length, krait_error *e) {
     char path[1024];
     snprintf(path, sizeof path, "%s/log.jsonl", t->o.out);
     KR_TRY(kr_run_log_open(&t->log, path, log_length, e));
-    return kr_event_file_open(&t->events, t->o.out, t->step, e);
+    return kr_event_file_open(&t->events, t->o.out, t->step + 1, e);
 }
 
 static bool due(const kr_trainer *t, int64_t every) {

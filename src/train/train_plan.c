@@ -3,7 +3,9 @@
 #define _DEFAULT_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -33,6 +35,18 @@ static size_t resident_bytes(void) {
     if (fscanf(f, "%lld %lld", &skip, &pages) != 2) pages = 0;
     fclose(f);
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What a run will have touched of the token cache: a mapped file's pages stay while memory is free.
+ */
+static size_t mapped_bytes(const kr_trainer *t) {
+    struct stat st;
+    const char *path = kr_store_cache_file(t->store);
+    if (!path || stat(path, &st) != 0) return 0;
+    double size = (double)st.st_size, all = (double)kr_store_tokens(t->store);
+    double read = (double)(t->recipe.batch * t->recipe.window * t->recipe.accumulate) *
+                  (double)(t->recipe.steps - t->step);
+    return (size_t)(read < all ? size * read / all : size);
 }
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -90,6 +104,7 @@ static void tell_memory(text *s, const kr_trainer *t) {
     kr_graph_sizes(t->lm.g, &p);
     line(s, "memory\n");
     tell_bytes(s, "program and data", resident > weights ? resident - weights : 0, &total);
+    tell_bytes(s, "data, mapped", mapped_bytes(t), &total);
     tell_bytes(s, "weights", weights, &total);
     tell_bytes(s, "gradients", p.gradients, &total);
     tell_bytes(s, "optimiser", kr_optimiser_bytes(t->lm.g), &total);
@@ -103,17 +118,19 @@ static void tell_memory(text *s, const kr_trainer *t) {
 }
 
 int kr_trainer_tell_plan(kr_trainer *t, krait_error *e) {
-    char *recipe = kr_recipe_dump(&t->recipe);
+    json_t *json = kr_recipe_json(&t->recipe);
+    char *recipe = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
     text s = {.room = 4096 + (recipe ? strlen(recipe) : 0)};
     s.at = kr_calloc(s.room, 1);
     int rc = recipe && s.at ? 0 : kr_fail_memory(e, "the plan");
     if (rc == 0) {
         tell_run(&s, t);
-        line(&s, "recipe      %s", recipe);
+        line(&s, "recipe      %s\n", recipe);
         tell_memory(&s, t);
         kr_trainer_tell(t, KRAIT_EVENT_PLAN, s.at);
     }
     kr_free(s.at);
-    kr_free(recipe);
+    free(recipe);
+    json_decref(json);
     return rc;
 }

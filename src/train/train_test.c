@@ -197,7 +197,7 @@ static krait_train_options options(const char *name, const char *const *sets, in
     o.out = out;
     o.sets = sets;
     o.n_sets = n_sets;
-    o.threads = 2;
+    o.threads = 1;
     o.on_event = watch;
     return o;
 }

@@ -205,7 +205,8 @@ int kr_trainer_sample(kr_trainer *t, krait_error *e) {
     int64_t room = (int64_t)strlen(t->recipe.sample_prompt) + 1 + t->recipe.sample_tokens;
     int32_t *ids = kr_calloc((size_t)room, sizeof *ids);
     int64_t n = ids ? draw_ids(t, ids, room, sampler, e) : kr_fail_memory(e, "a sample");
-    char *text = n < 0 ? NULL : readable(krait_model_tokenizer(t->model), ids, n);
+    int64_t skip = n > 0 && !*t->recipe.sample_prompt; /* the token that stood in for a prompt */
+    char *text = n < 0 ? NULL : readable(krait_model_tokenizer(t->model), ids + skip, n - skip);
     int rc = n < 0 ? (int)n : text ? tell_sample(t, text, e) : kr_fail_memory(e, "a sample");
     kr_free(text);
     kr_free(ids);

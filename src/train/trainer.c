@@ -1,5 +1,6 @@
 /* trainer.c - opening a training run: recipe, data, model, graphs and all memory, before the first
  * step. */
+#define _DEFAULT_SOURCE
 #include "train/trainer.h"
 
 #include <limits.h>
