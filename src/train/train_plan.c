@@ -77,7 +77,7 @@ static void tell_run(text *s, const kr_trainer *t) {
     kr_loader_describe(t->data, &info);
     line(s, "model       %s, %lld layers, width %lld, state %lld, vocabulary %lld\n", c->mixer,
          (long long)c->layers, (long long)c->width, (long long)c->state, (long long)c->vocabulary);
-    line(s, "parameters  %lld\n", (long long)kr_lm_parameter_count(c));
+    line(s, "parameters  %lld\n", (long long)t->model->parameters);
     line(s, "data        %lld tokens, %lld documents; %lld tokens held out\n",
          (long long)info.tokens, (long long)info.documents,
          (long long)(kr_store_tokens(t->store) - info.tokens));
@@ -100,7 +100,7 @@ static void tell_memory(text *s, const kr_trainer *t) {
     const kr_recipe *r = &t->recipe;
     warm_up(t);
     size_t total = 0, resident = resident_bytes();
-    size_t weights = (size_t)kr_lm_parameter_count(&t->model->config) * sizeof(float);
+    size_t weights = (size_t)t->model->parameters * sizeof(float);
     kr_graph_sizes(t->lm.g, &p);
     line(s, "memory\n");
     tell_bytes(s, "program and data", resident > weights ? resident - weights : 0, &total);

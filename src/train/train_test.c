@@ -308,6 +308,44 @@ static void decay_spares_what_it_must(void **state) {
     drop(&s);
 }
 
+static void remove_folder(const char *path) {
+    char command[160];
+    snprintf(command, sizeof command, "rm -rf '%s'", path);
+    assert_int_equal(system(command), 0);
+}
+
+/* Every allocation of a whole run fails in turn (every few of the later ones): an error, never a
+ * crash. */
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=1",        "warmup=0",       "layers=1",
+                                       "width=8",        "batch=1",        "window=16",
+                                       "state=4",        "eval_batches=1", "sample_every=1",
+                                       "sample_tokens=2"};
+    static const char *const one_file[] = {KR_SOURCE_DIR "/src/base/fn.h"};
+    krait_train_options o = options("memory", sets, 10);
+    krait_error e = {0};
+    int failed = 0, survived = 0;
+    o.data = one_file;
+    o.on_event = NULL;
+    (void)kr_mem_fail_after(0);
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    int64_t all = kr_mem_fail_after(0);
+    for (int64_t n = 1; n <= all; n += 1 + n / 50) {
+        remove_folder(o.out);
+        kr_mem_fail_after(n);
+        int rc = krait_train(&o, &e);
+        kr_mem_fail_after(0);
+        if (rc != 0 && rc != KRAIT_ERR_MEMORY)
+            fail_msg("allocation %lld: %s", (long long)n, e.message);
+        failed += rc < 0;
+        survived += rc == 0;
+    }
+    print_message("  of %lld allocations %d were failed: %d errors, %d not needed\n",
+                  (long long)all, failed + survived, failed, survived);
+    assert_true(failed > 20 && survived <= 8);
+}
+
 static int set_up(void **state) {
     (void)state;
     return mkdtemp(folder) ? 0 : -1;
@@ -330,6 +368,7 @@ int main(void) {
         cmocka_unit_test(starts_from_a_model),
         cmocka_unit_test(says_where_a_nan_began),
         cmocka_unit_test(skipped_steps_change_nothing),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
