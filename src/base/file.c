@@ -43,6 +43,17 @@ void kr_map_close(kr_map *map) {
     *map = (kr_map){0};
 }
 
+void kr_map_forget(const kr_map *map, const void *at, size_t size) {
+    const unsigned char *p = at;
+    if (!map->data || p < map->data || size > map->size ||
+        p - map->data > (ptrdiff_t)(map->size - size))
+        return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)p + page - 1) / page * page,
+              end = ((uintptr_t)p + size) / page * page;
+    if (first < end) (void)madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 int kr_out_open(kr_out *out, const char *path, krait_error *e) {
     *out = (kr_out){0};
     size_t room = strlen(path) + 32;

@@ -17,6 +17,9 @@ typedef struct kr_map {
 /* Errors name the path and the system's reason. The file may be closed or unlinked afterwards. */
 int kr_map_open(kr_map *map, const char *path, krait_error *e);
 void kr_map_close(kr_map *map);
+/* Bytes [at, at + size) of the mapping are not needed soon: their memory goes back to the system,
+ * and comes again from the file when they are read. */
+void kr_map_forget(const kr_map *map, const void *at, size_t size);
 
 /* An output file under a temporary name in the same folder. kr_out_commit flushes, syncs and
  * renames it to `path` and syncs the folder; until then the old file stays whole. kr_out_abort

@@ -104,3 +104,7 @@ int kr_weights_copy_f32(kr_weights *to, const kr_weights *from, krait_error *e) 
     kr_weights_sort(to);
     return 0;
 }
+
+void kr_weights_forget(const kr_weights *w, const kr_tensor *t) {
+    for (int64_t i = 0; i < w->n_maps; i++) kr_map_forget(&w->maps[i], t->data, kr_tensor_bytes(t));
+}

@@ -45,6 +45,8 @@ int kr_weights_check_unique(const kr_weights *w, const char *where, krait_error 
 void kr_weights_remove(kr_weights *w, const char *name);
 /* NULL: none of that name. Sorted weights only. */
 const kr_tensor *kr_weights_find(const kr_weights *w, const char *name);
+/* This tensor will not be read again soon: if it lies in a mapped file, its memory goes back. */
+void kr_weights_forget(const kr_weights *w, const kr_tensor *t);
 
 /* Hashes all tensors (names, types, shapes, bytes; any number of threads gives the same) and
  * refuses one that holds a NaN or an infinity, by name (weights_scan.c). */

@@ -154,6 +154,7 @@ static int load_moment(void *user, const char *name, const kr_tensor *t, krait_e
         return kr_fail(e, KRAIT_ERR_MISMATCH, "checkpoint: no moment %s of the model's shape",
                        name);
     memcpy(t->data, from->data, kr_tensor_bytes(t));
+    kr_weights_forget(user, from);
     return 0;
 }
 
