@@ -121,8 +121,9 @@ KR_VINLINE kr_vm kr_veq(kr_vf a, kr_vf b) { return a == b; }
 KR_VINLINE kr_vf kr_vround(kr_vf x) { return x + 0x1.8p23f - 0x1.8p23f; }
 /* p * 2^n for whole |n| <= 252, rounded once, underflow and overflow included. */
 KR_VINLINE kr_vf kr_vscale(kr_vf p, kr_vf n) {
-    kr_vi whole = (kr_vi)(n + 0x1.8p23f) - 0x4b400000, half = whole >> 1;
-    return p * (kr_vf)((half + 127) << 23) * (kr_vf)((whole - half + 127) << 23);
+    kr_vi whole = (kr_vi)((kr_vu)(n + 0x1.8p23f) - 0x4b400000u), half = whole >> 1;
+    kr_vu low = (kr_vu)half + 127u, high = (kr_vu)whole - (kr_vu)half + 127u;
+    return p * (kr_vf)(low << 23) * (kr_vf)(high << 23);
 }
 
 #if defined(KR_VEC_v3)
@@ -202,9 +203,10 @@ KR_VINLINE kr_v4_ kr_vmax4_(kr_vf v) { return v; }
 /* An f16 is 2^-112 of the float with its exponent and mantissa moved up, infinities and NaNs apart.
  */
 KR_VINLINE kr_vf kr_vfrom_f16_(kr_vh h) {
-    kr_vi bits = (kr_vi) __builtin_convertvector(h, kr_vu), size = bits & 0x7fff;
-    kr_vi value = (kr_vi)((kr_vf)(size << 13) * 0x1p112f);
-    return (kr_vf)(value | ((size >= 0x7c00) & 0x7f800000) | (bits & 0x8000) << 16);
+    kr_vu bits = __builtin_convertvector(h, kr_vu), size = bits & 0x7fffu;
+    kr_vu value = (kr_vu)((kr_vf)(size << 13) * 0x1p112f);
+    kr_vu special = (kr_vu)(size >= 0x7c00u) & 0x7f800000u;
+    return (kr_vf)(value | special | (bits & 0x8000u) << 16);
 }
 #endif
 KR_VINLINE kr_vh kr_vload_half_part_(const uint16_t *p, int64_t n) {

@@ -62,9 +62,9 @@ KR_VINLINE kr_vf kr_vlog_core_(kr_vf f, kr_vf e) {
 
 /* x = m 2^e with m in [sqrt(1/2), sqrt(2)), for x normal and positive. */
 KR_VINLINE kr_vf kr_vsplit_(kr_vf x, kr_vi *e) {
-    kr_vi bits = (kr_vi)x - 0x3f3504f3;
-    *e = bits >> 23;
-    return (kr_vf)((bits & 0x7fffff) + 0x3f3504f3);
+    kr_vu bits = (kr_vu)x - 0x3f3504f3u;
+    *e = (kr_vi)bits >> 23;
+    return (kr_vf)((bits & 0x7fffffu) + 0x3f3504f3u);
 }
 
 /* ln x; -infinity at 0, NaN below. */
@@ -86,7 +86,7 @@ KR_VINLINE kr_vf kr_vlog1p_core_(kr_vf x) {
     kr_vi e;
     kr_vf f = kr_vsplit_(u, &e) - 1.0f;
     kr_vi down = 127 - e; /* 2^-e; e = 128 has none, and nothing lost */
-    kr_vf scale = (kr_vf)((down & (down > 0)) << 23);
+    kr_vf scale = (kr_vf)((kr_vu)(down & (down > 0)) << 23);
     return kr_vlog_core_(kr_vfma(lost, scale, f), kr_vfrom_int(e));
 }
 
