@@ -17,7 +17,7 @@ static const kr_tokenizer_kind *const kinds[] = {
 };
 
 enum {
-    LARGEST_ID = 1 << 24
+    LARGEST_ID = 1 << 21
 }; /* an id beyond is damage: the table of spans grows with the largest id */
 
 int kr_ids_reserve(kr_ids *v, size_t more, krait_error *e) {

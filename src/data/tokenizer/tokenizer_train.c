@@ -13,7 +13,7 @@
 #include "data/tokenizer/pretok.h"
 #include "data/tokenizer/utf8.h"
 
-enum { FIRST_BYTE = 1, LONGEST_WORD = 256 }; /* longer words are counted in parts */
+enum { FIRST_BYTE = 1, LONGEST_WORD = 256, MOST_TOKENS = 1 << 20 }; /* longer words: in parts */
 
 typedef struct counting {
     kr_word_count words;
@@ -96,11 +96,11 @@ static int learn_and_write(const counting *c, const char *out, krait_error *e) {
 
 static int check(const krait_bpe_options *o, const char *out, krait_error *e) {
     if (!out) return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_tokenizer_train: out is NULL");
-    if (o->vocabulary < FIRST_BYTE + 256 || o->vocabulary > 1 << 24)
+    if (o->vocabulary < FIRST_BYTE + 256 || o->vocabulary > MOST_TOKENS)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "a vocabulary of %lld: it must be from %d (the bytes and the end token) to "
                        "%d",
-                       (long long)o->vocabulary, FIRST_BYTE + 256, 1 << 24);
+                       (long long)o->vocabulary, FIRST_BYTE + 256, MOST_TOKENS);
     size_t end = o->end_token ? strlen(o->end_token) : 0;
     if (end < 2 || end > 256 || kr_utf8_valid(o->end_token, end) != end)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "the end token must have 2 to 256 bytes of UTF-8");
