@@ -16,7 +16,7 @@ typedef struct kr_config {
     double norm_eps;
     bool tied;             /* the head is the embedding */
     int32_t bos, eos, pad; /* -1: none */
-    bool bytes;            /* the tokenizer is "bytes": there is no tokenizer.json */
+    bool bytes;            /* "krait_tokenizer": "bytes": there is no tokenizer.json */
     /* Mamba (spec/mamba.md sections 1, 7, 9) */
     int64_t inner, state, kernel, dt_rank;
     bool linear_bias, conv_bias;

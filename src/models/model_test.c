@@ -2,11 +2,13 @@
  */
 #define _DEFAULT_SOURCE
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +17,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "data/tokenizer/tokenizer.h"
 #include "device/device.h"
 #include "models/lm.h"
 #include "models/model.h"
@@ -236,6 +239,45 @@ static void bytes_and_ties(void **state) {
     remove_folder(folder);
 }
 
+/* tokenizer.json travels with the model, byte by byte; too large a vocabulary for it is refused. */
+static void tokenizer_travels(void **state) {
+    (void)state;
+    kr_config c;
+    char folder[64], path[128];
+    kr_weights w = {0};
+    krait_model *m;
+    krait_tokenizer *t;
+    krait_error e;
+    new_folder(folder);
+    if (krait_tokenizer_open(&t, KR_TEST_DATA "/tokenizer/tokenizer.json", &e) < 0)
+        fail_msg("%s", e.message);
+    small_config(&c);
+    c.vocabulary = c.vocabulary_used = krait_tokenizer_vocabulary(t) - 1;
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, t, &e), KRAIT_ERR_MISMATCH);
+    assert_true(w.count > 0); /* still the caller's */
+    kr_weights_free(&w);
+    c.vocabulary = c.vocabulary_used = krait_tokenizer_vocabulary(t) + 3;
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, t, &e), 0);
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    kr_map a, b;
+    assert_int_equal(kr_map_open(&a, path, NULL), 0);
+    assert_int_equal(kr_map_open(&b, KR_TEST_DATA "/tokenizer/tokenizer.json", NULL), 0);
+    assert_int_equal(a.size, b.size);
+    assert_memory_equal(a.data, b.data, a.size);
+    kr_map_close(&a);
+    kr_map_close(&b);
+    krait_model *back = open_model(folder, NULL);
+    assert_int_equal(back->config.vocabulary_used, back->config.vocabulary - 3);
+    assert_int_equal(back->tokenizer->hash, m->tokenizer->hash);
+    same_weights(m, back);
+    krait_model_close(&back);
+    krait_model_close(&m);
+    remove_folder(folder);
+}
+
 static void shipped_names(void **state) {
     (void)state;
     krait_model *m;
@@ -282,6 +324,95 @@ static void hash_sees_all(void **state) {
     }
     print_message("%d flipped bits, each seen\n", flips);
     krait_model_close(&m);
+}
+
+/* ---- damage ---- */
+
+static unsigned char *read_file(const char *path, size_t *size) {
+    kr_map map;
+    assert_int_equal(kr_map_open(&map, path, NULL), 0);
+    unsigned char *bytes = malloc(map.size);
+    memcpy(bytes, map.data, map.size);
+    *size = map.size;
+    kr_map_close(&map);
+    return bytes;
+}
+
+static void write_file(const char *path, const unsigned char *bytes, size_t size) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* A model whose file was cut, or had a byte of its header changed, is refused in one line; a change
+ * that does not matter (a space, the metadata) gives the very same model. */
+static void damaged_files(void **state) {
+    (void)state;
+    char folder[64], path[128];
+    krait_error e;
+    new_folder(folder);
+    krait_model *m = open_model(KR_TEST_DATA "/mamba_statespaces", &without), *bad;
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    size_t size, header;
+    unsigned char *bytes = read_file(path, &size);
+    header = 8 + bytes[0] + 256u * bytes[1];
+    int refused = 0, same = 0;
+    for (size_t i = 0; i < header; i++) {
+        bytes[i] ^= 1;
+        write_file(path, bytes, size);
+        bytes[i] ^= 1;
+        int rc = krait_model_open(&bad, folder, &without, &e);
+        if (rc == 0) same_weights(m, bad);
+        if (rc < 0 && (!strstr(e.message, folder) || strchr(e.message, '\n')))
+            fail_msg("%s", e.message);
+        refused += rc < 0;
+        same += rc == 0;
+        krait_model_close(&bad);
+    }
+    for (size_t n = 0; n < size; n += 1 + size / 300) {
+        write_file(path, bytes, n);
+        assert_true(krait_model_open(&bad, folder, &without, &e) < 0);
+        refused++;
+    }
+    print_message("%d damaged files refused, %d changed bytes do not matter\n", refused, same);
+    assert_true(refused > 1000 && same < 100);
+    free(bytes);
+    krait_model_close(&m);
+    remove_folder(folder);
+}
+
+/* A disk that is full in the middle of saving: an error, the old model whole, nothing left lying
+ * about. */
+static void full_disk(void **state) {
+    (void)state;
+    char folder[64], command[160];
+    krait_error e;
+    new_folder(folder);
+    krait_model *m = open_model(KR_TEST_DATA "/mamba_odd", &without), *old;
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    struct rlimit before, tight;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    for (int shards = 0; shards < 2; shards++) {
+        krait_save_options so = KRAIT_SAVE_OPTIONS_INIT;
+        so.shard_bytes = shards ? 9000 : 0;
+        tight = before;
+        tight.rlim_cur = shards ? 8000 : 20000;
+        setrlimit(RLIMIT_FSIZE, &tight);
+        int rc = krait_model_save(m, folder, &so, &e);
+        setrlimit(RLIMIT_FSIZE, &before);
+        assert_int_equal(rc, KRAIT_ERR_IO);
+        assert_non_null(strstr(e.message, "File too large"));
+        old = open_model(folder, &without);
+        same_weights(m, old);
+        krait_model_close(&old);
+        snprintf(command, sizeof command, "test $(ls '%s' | wc -l) = 2", folder);
+        assert_int_equal(system(command), 0);
+    }
+    krait_model_close(&m);
+    remove_folder(folder);
 }
 
 static int open_and_save(const char *path, const char *folder) {
@@ -352,6 +483,8 @@ int main(void) {
         cmocka_unit_test(bad_weights),         cmocka_unit_test(bytes_and_ties),
         cmocka_unit_test(shipped_names),       cmocka_unit_test(hash_sees_all),
         cmocka_unit_test(no_memory),           cmocka_unit_test(scan_speed),
+        cmocka_unit_test(damaged_files),       cmocka_unit_test(full_disk),
+        cmocka_unit_test(tokenizer_travels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
