@@ -78,6 +78,9 @@ refused 2 'exclude each other' eval --model x --data y --token-ids z
 refused 2 'give --json too' eval --model x --data y --per-token
 refused 2 'text is needed' train --out x
 refused 2 '--out DIR is needed' train --data x
+refused 2 'without --train' tokenize --tokenizer bytes --vocabulary 300
+refused 2 'no effect with --train' tokenize --train --count
+refused 2 'without --model' selftest --token-ids x
 refused 2 'model is needed' info
 refused 2 'folder to write' convert x
 
@@ -179,6 +182,46 @@ expect 0 eval --model run --token-ids ids --per-token --json
 json doc pos id logprob
 holds test "$(wc -l <out)" -eq 4
 refused 1 'missing' eval --model run --data missing
+
+# ---- tokenize
+expect 0 tokenize --tokenizer bytes --text Hello
+has '^72 101 108 108 111$'
+cp out ids
+expect 0 tokenize --tokenizer bytes --decode ids
+has '^Hello$'
+expect 0 tokenize --tokenizer bytes text --count
+expect 0 tokenize --tokenizer bytes text --lines --json
+json doc ids
+holds test "$(wc -l <out)" -eq 400
+expect 0 tokenize --train --vocabulary 300 --out tokenizer.json text
+expect 0 tokenize --tokenizer tokenizer.json --text 'and it was so'
+cp out ids
+expect 0 tokenize --tokenizer tokenizer.json --decode --token-ids ids --json
+json doc text
+has 'and it was so'
+refused 1 'tokenizer' tokenize --tokenizer missing.json --text x
+
+# ---- selftest
+expect 0 selftest --only rmsnorm
+has 'rows passed, 0 failed'
+expect 0 selftest --only rmsnorm --json
+json op passed error tolerance
+expect 1 selftest --only rmsnorm --corrupt rmsnorm
+has FAIL
+echo '72 101 108 108 111 32 116 104 101 114 101' >ids
+expect 0 selftest --model run --token-ids ids --json
+holds grep -q step_error out
+holds grep -q grad_norm out
+
+# ---- the examples that are built beside the program
+bin=$(dirname "$krait")
+if [ -x "$bin/fork_state" ]; then
+    checks=$((checks + 2))
+    "$bin/generate_text" run 'line ' >out 2>err || bad generate_text
+    "$bin/fork_state" run 'line ' forked >out 2>err || bad fork_state
+    has '^each fork copied'
+    expect 0 generate --model run --state-in forked --prompt 'and' --tokens 5
+fi
 
 echo "$checks checks, $failures failed"
 [ $failures -eq 0 ]

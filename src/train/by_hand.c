@@ -137,26 +137,27 @@ const krait_model *krait_trainer_model(const krait_trainer *t) { return t->model
 static int check_documents(const krait_trainer *t, const int32_t *const *ids, const int64_t *counts,
                            int64_t n, krait_error *e) {
     int64_t total = 0, vocabulary = t->model->config.vocabulary;
+    if (n < 1 || n > t->o.documents)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "%" PRId64 " documents; the trainer was made for 1 to %" PRId64, n,
+                       t->o.documents);
     for (int64_t i = 0; i < n; i++) {
         if (counts[i] < 2)
             return kr_fail(e, KRAIT_ERR_ARGUMENT,
                            "document %" PRId64 " has %" PRId64 " tokens; 2 or more are needed", i,
                            counts[i]);
+        if (counts[i] > t->o.tokens - total)
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "the trainer was made for %" PRId64 " tokens",
+                           t->o.tokens);
+        total += counts[i];
         for (int64_t k = 0; k < counts[i]; k++)
             if (ids[i][k] < 0 || ids[i][k] >= vocabulary)
                 return kr_fail(e, KRAIT_ERR_ARGUMENT,
                                "document %" PRId64 ": token id %" PRId32
                                "; the model's go from 0 to %" PRId64,
                                i, ids[i][k], vocabulary - 1);
-        if (counts[i] > t->o.tokens - total)
-            return kr_fail(e, KRAIT_ERR_ARGUMENT, "the trainer was made for %" PRId64 " tokens",
-                           t->o.tokens);
-        total += counts[i];
     }
-    if (n >= 1 && n <= t->o.documents) return 0;
-    return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                   "%" PRId64 " documents; the trainer was made for 1 to %" PRId64, n,
-                   t->o.documents);
+    return 0;
 }
 
 /* Lays the documents side by side; each row's target is the next row, except at the ends. */
