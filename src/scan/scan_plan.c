@@ -14,6 +14,14 @@ static bool lanes_fit(const krait_scan_desc *d) {
            !d->dt_constant && d->inputs == 1 && d->reads == 1 && d->gain != KRAIT_GAIN_GIVEN;
 }
 
+/* Vectors over N: the decay does not depend on the channel. */
+static bool rows_fit(const krait_scan_desc *d, bool backward) {
+    if (d->decay == KRAIT_DECAY_MATRIX) return false;
+    if (!backward) return true;
+    return !d->b_constant && !d->c_constant && !d->dt_constant && d->inputs <= KR_SCAN_RANKS &&
+           d->reads <= KR_SCAN_RANKS;
+}
+
 static bool each_sequence_one_row(const kr_call *c) {
     const kr_tensor *seqs = &c->in[KR_SCAN_SEQS];
     if (seqs->shape[0] != c->in[KR_SCAN_X].shape[0]) return false;
@@ -26,7 +34,7 @@ kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
-    if (!lanes_fit(d)) return KR_SCAN_REFERENCE;
+    if (!lanes_fit(d)) return rows_fit(d, backward) ? KR_SCAN_ROWS : KR_SCAN_REFERENCE;
     return !backward && each_sequence_one_row(c) ? KR_SCAN_LANES_STEP : KR_SCAN_LANES;
 }
 
@@ -47,10 +55,38 @@ void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s) {
     s->per_thread = s->lanes * (N * (4 + M / C + 1) + 6 * C + 4) + C * N * 4 * KR_SCAN_LINE;
 }
 
+int64_t kr_scan_rows_forward(const krait_scan_desc *d) {
+    return kr_scan_line(d->width * d->state) + kr_scan_line(d->state) + kr_scan_line(d->width) +
+           kr_scan_line(d->inputs * d->width);
+}
+
+void kr_scan_cut_rows(const krait_scan_desc *d, int64_t M, kr_scan_rows_cut *s) {
+    int64_t each = d->heads / d->groups, ranks = d->inputs + d->reads, C = KR_SCAN_CHUNK;
+    int64_t P = d->width, N = d->state;
+    int64_t most = d->groups < KR_SCAN_PARTS ? KR_SCAN_PARTS / d->groups : 1;
+    s->parts = each < most ? each : most;
+    s->slabs = KR_SCAN_PARTS;
+    s->per_bc = s->parts * M * ranks * d->groups * N;
+    s->per_A = s->slabs * d->heads * (P + N + 1);
+    s->per_thread = 2 * kr_scan_line(P * N) + kr_scan_line(C * KR_SCAN_TILE * N) +
+                    2 * kr_scan_line(C * N) + kr_scan_line(C * ranks * N) +
+                    2 * kr_scan_line(C * d->inputs * P) + 2 * kr_scan_line(C * d->reads * P) +
+                    kr_scan_line(C) + kr_scan_line((M / C + 1) * P * N);
+}
+
+static size_t rows_scratch(const kr_call *c, bool backward) {
+    const krait_scan_desc *d = c->attr;
+    kr_scan_rows_cut s;
+    if (!backward) return (size_t)(c->threads * kr_scan_rows_forward(d));
+    kr_scan_cut_rows(d, c->in[KR_SCAN_X].shape[0], &s);
+    return (size_t)(kr_scan_line(s.per_bc) + kr_scan_line(s.per_A) + c->threads * s.per_thread);
+}
+
 size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     int64_t M = c->in[KR_SCAN_X].shape[0];
-    if (!lanes_fit(d)) return 0;
+    if (d->complex_state) return 0;
+    if (!lanes_fit(d)) return rows_fit(d, backward) ? rows_scratch(c, backward) : 0;
     if (!backward) return (size_t)(c->threads * KR_SCAN_GROUP * (2 * d->state + 2));
     kr_scan_cut s;
     kr_scan_cut_lanes(d, M, &s);

@@ -46,5 +46,21 @@ typedef struct kr_scan_cut {
     int64_t per_thread;    /* floats of a thread's own scratch */
 } kr_scan_cut;
 
+/* ---- the members with vectors over N ----
+ *
+ * As above, with heads instead of channels: an item is (slab, group, part of the group's heads).
+ * Partial sums: b and c [parts,M,R+Q,G,N]; D, A, dt_bias [slabs,H,P+N+1]. */
+enum {
+    KR_SCAN_TILE = 4, /* channels that the backward pass takes through a chunk together */
+    KR_SCAN_RANKS = 8 /* inputs, and reads, that it has registers for */
+};
+
+typedef struct kr_scan_rows_cut {
+    int64_t parts, slabs, per_bc, per_A, per_thread;
+} kr_scan_rows_cut;
+
+void kr_scan_cut_rows(const krait_scan_desc *d, int64_t M, kr_scan_rows_cut *s);
+int64_t kr_scan_rows_forward(const krait_scan_desc *d); /* floats of a thread's scratch */
+
 void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s);
 #endif

@@ -111,12 +111,39 @@ static void lanes(void **state) {
     run("a head a channel", d, 50, 2, NULL, true);
 }
 
-/* The same bytes for any number of threads. */
-static void threads(void **state) {
+static void rows(void **state) {
     (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    run("mamba2 T=1", krait_scan_mamba2(3, 8, 16, 1), 1, 1, NULL, false);
+    run("mamba2 five steps", krait_scan_mamba2(4, 16, 32, 2), 5, 5, NULL, true);
+    run("mamba2 T=100 N=17 P=5", krait_scan_mamba2(6, 5, 17, 2), 100, 1, NULL, false);
+    run("mamba2 ragged, adding", krait_scan_mamba2(24, 7, 33, 1), 100, 4, ragged, true);
+    run("mamba2 P=64 N=128", krait_scan_mamba2(2, 64, 128, 1), 70, 3, NULL, false);
+    krait_scan_desc d = krait_scan_mamba2(3, 4, 9, 3);
+    d.order = KRAIT_ORDER_REVERSE;
+    d.skip_per_channel = true;
+    d.dt_min = 0.3;
+    d.dt_max = 1.5;
+    run("mamba2 reverse, clamp", d, 70, 3, NULL, false);
+    run("mamba3", krait_scan_mamba3(2, 8, 16, 1), 70, 2, NULL, true);
+    run("mamba3 of rank 4", krait_scan_mamba3(2, 5, 18, 4), 70, 2, NULL, false);
+    run("linear attention", krait_scan_linear_attention(3, 6, 20), 70, 2, NULL, false);
+    run("retnet", krait_scan_retnet(3, 6, 20), 70, 2, NULL, false);
+    run("gla", krait_scan_gla(3, 6, 20), 70, 2, NULL, true);
+    d = krait_scan_gla(9, 5, 19);
+    d.groups = 3;
+    d.form = KRAIT_FORM_DT;
+    d.a_constant = d.dt_softplus = true;
+    d.gain = KRAIT_GAIN_DT;
+    d.kappa = 2;
+    run("a constant vector of decays", d, 70, 2, NULL, false);
+}
+
+/* The same bytes for any number of threads. */
+static void any_threads(krait_scan_desc d) {
     problem p;
     kr_tensor y[KR_SCAN_OUTS], g[KR_SCAN_GRAD_OUTS];
-    problem_make(&p, krait_scan_mamba1(300, 16), KR_F32, 200, 5, NULL);
+    problem_make(&p, d, KR_F32, 200, 5, NULL);
     for (int n = 1; n <= 7; n++) {
         p.forward.threads = p.backward.threads = n;
         problem_forward(&p, KR_LEVEL_V4);
@@ -136,7 +163,14 @@ static void threads(void **state) {
     problem_free(&p);
 }
 
+static void threads(void **state) {
+    (void)state;
+    any_threads(krait_scan_mamba1(300, 16));
+    any_threads(krait_scan_mamba2(9, 12, 20, 3));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(rows),
+                                       cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
