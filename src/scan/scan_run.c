@@ -11,10 +11,9 @@ static int check_seqs(const krait_scan_arrays *a, krait_error *e) {
         if (q[0] != row || q[1] < 0 || q[1] > a->rows - row)
             return kr_fail(
                 e, KRAIT_ERR_ARGUMENT,
-                "scan: sequence %lld has rows %lld to %lld; expected it to start at %lld "
+                "scan: sequence %lld has %lld rows from %lld on; expected it to start at %lld "
                 "and to end within %lld rows",
-                (long long)s, (long long)q[0], (long long)(q[0] + q[1]), (long long)row,
-                (long long)a->rows);
+                (long long)s, (long long)q[1], (long long)q[0], (long long)row, (long long)a->rows);
         if (a->state && (q[2] < 0 || q[2] >= a->slots))
             return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: sequence %lld has slot %lld of %lld",
                            (long long)s, (long long)q[2], (long long)a->slots);

@@ -265,8 +265,7 @@ static void degenerate(kr_level level) {
     assert_true(at(&p, 7) == 0);
     kr_tensor dz;
     copy_tensor(&dz, &p.backward.out[KR_SCAN_DZ]);
-    p.forward.in[KR_SCAN_Z].data = NULL;
-    p.backward.in[KR_SCAN_Z].data = NULL;
+    problem_drop(&p, KR_SCAN_Z);
     problem_forward(&p, level);
     for (int64_t i = 0; i < M * E; i++) {
         double want = get(&p.backward.in[KR_SCAN_DY], i) * at(&p, i) / 2;
