@@ -5,13 +5,16 @@
  * exponentiated, in [0.3, 0.9] where it is the decay itself. */
 #include "scan/scan_case.h"
 
+#include "ops/case.h"
+
 enum {
     SKIP = 1,   /* D */
     GATE = 2,   /* z */
     BIAS = 4,   /* dt_bias */
     RESET = 8,  /* segment starts */
     STATE = 16, /* state_in and state_out */
-    ALL = 31
+    ALL = 31,
+    FAR = 32 /* rows past 2^31 elements */
 };
 
 #define MAMBA1(E, n)                                                                               \
@@ -53,6 +56,9 @@ static const struct {
     {"mamba2 ragged, odd", 100, 3, ALL, MAMBA2(3, 5, 33, 3)},
     {"mamba2 P=64 N=128", 70, 2, SKIP | STATE, MAMBA2(2, 64, 128, 1)},
     {"linear attention", 63, 2, STATE | RESET, MEMBER(2, 9, 7, 1, 1, 1, .decay = KRAIT_DECAY_NONE)},
+    {"mamba1, far rows", 7, 2, ALL | FAR, MAMBA1(20, 5)},
+    {"mamba1 steps, far rows", 3, 3, ALL | FAR, MAMBA1(20, 5)},
+    {"mamba2, far rows", 7, 2, ALL | FAR, MAMBA2(2, 4, 9, 1)},
     {"retnet", 40, 1, STATE,
      MEMBER(3, 8, 8, 1, 1, 1, .decay = KRAIT_DECAY_SCALAR, .a_constant = true)},
     {"gla", 63, 2, ALL & ~BIAS,
@@ -140,6 +146,7 @@ static bool inputs(int index, kr_case *k, int n_in) {
 
 bool kr_scan_cases(int index, kr_case *k) {
     if (!inputs(index, k, KR_SCAN_INS)) return false;
+    if (table[index].with & FAR) kr_case_far(k);
     k->n_out = KR_SCAN_OUTS;
     k->tolerance = 1e-5;
     k->out_absent[KR_SCAN_OUT_STATE] = !(table[index].with & STATE);
@@ -159,5 +166,6 @@ bool kr_scan_grad_cases(int index, kr_case *k) {
         fill(k, KR_SCAN_DSTATE, k->in[KR_SCAN_STATE], KR_FILL_NORMAL, 1, 0);
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
         k->out_absent[i] = k->fill[grad_of[i]].kind == KR_FILL_ABSENT;
+    if (table[index].with & FAR) kr_case_far(k);
     return true;
 }
