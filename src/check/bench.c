@@ -1,0 +1,96 @@
+/* bench.c - krait_bench: picks the parts, times, sorts, reports. */
+#include "check/bench.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/options.h"
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
+                  double seconds[KR_BENCH_MOST_RUNS], krait_error *e) {
+    KR_TRY(work(user, e));
+    for (int i = 0; i < b->o.runs; i++) {
+        double start = omp_get_wtime();
+        KR_TRY(work(user, e));
+        seconds[i] = omp_get_wtime() - start;
+    }
+    qsort(seconds, (size_t)b->o.runs, sizeof *seconds, ascending);
+    return 0;
+}
+
+int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
+                     double *median, krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS];
+    KR_TRY(kr_bench_time(b, work, user, seconds, e));
+    double middle = seconds[b->o.runs / 2], amount = r->amount / r->scale;
+    krait_bench_row row = {.name = r->name,
+                           .unit = r->unit,
+                           .median = amount / middle,
+                           .minimum = amount / seconds[b->o.runs - 1],
+                           .maximum = amount / seconds[0],
+                           .ceiling = r->ceiling / r->scale,
+                           .note = r->note ? r->note : ""};
+    if (median) *median = middle;
+    if (b->o.on_row) b->o.on_row(b->o.user, &row);
+    return 0;
+}
+
+bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
+    static const struct {
+        const char *name;
+        int64_t width, layers;
+    } shapes[] = {{"mamba-130m", 768, 24},
+                  {"mamba-370m", 1024, 48},
+                  {"mamba-790m", 1536, 48},
+                  {"mamba-1.4b", 2048, 48},
+                  {"mamba-2.8b", 2560, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (strcmp(name, shapes[i].name) != 0) continue;
+        *width = shapes[i].width;
+        *layers = shapes[i].layers;
+        return true;
+    }
+    return false;
+}
+
+static int check_options(const kr_bench *b, krait_error *e) {
+    static const char *const parts[] = {"machine", "ops", "scan", "prefill", "decode", "train"};
+    bool known = !b->o.what;
+    for (size_t i = 0; !known && i < sizeof parts / sizeof *parts; i++)
+        known = strcmp(b->o.what, parts[i]) == 0;
+    if (!known)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "bench: there is no part \"%s\"; use machine, ops, scan, prefill, decode or "
+                       "train",
+                       b->o.what);
+    if (b->o.runs < 1 || b->o.runs > KR_BENCH_MOST_RUNS)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: %d runs; 1 to %d are possible", b->o.runs,
+                       KR_BENCH_MOST_RUNS);
+    if (b->o.batch >= 0 && b->o.tokens >= 0) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: batch and tokens cannot be negative");
+}
+
+static bool wants(const kr_bench *b, const char *part) {
+    return !b->o.what || strcmp(b->o.what, part) == 0;
+}
+
+int krait_bench(const krait_bench_options *options, krait_error *e) {
+    kr_bench b = {.o = KRAIT_BENCH_OPTIONS_INIT};
+    KR_TRY(kr_options_read(&b.o, sizeof b.o, options, "krait_bench_options", e));
+    KR_TRY(check_options(&b, e));
+    KR_TRY(kr_device_level(&b.level, e));
+    if (b.o.threads < 1) b.o.threads = kr_device_threads();
+    if (!b.o.model) b.o.model = "mamba-130m";
+    KR_TRY(kr_bench_machine(&b, wants(&b, "machine"), e));
+    if (wants(&b, "ops")) KR_TRY(kr_bench_ops(&b, e));
+    if (wants(&b, "scan") || wants(&b, "train")) KR_TRY(kr_bench_scan(&b, e));
+    if (wants(&b, "prefill") || wants(&b, "decode") || wants(&b, "train"))
+        KR_TRY(kr_bench_model(&b, b.o.what, e));
+    return 0;
+}

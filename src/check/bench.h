@@ -1,0 +1,44 @@
+/* bench.h - the benchmark's parts: timing, rows, and the ceilings that this machine was measured
+ * at. */
+#ifndef KR_BENCH_H
+#define KR_BENCH_H
+
+#include <krait/train.h>
+
+#include "ops/op.h"
+
+#define KR_BENCH_MOST_RUNS 101
+
+typedef struct kr_bench {
+    krait_bench_options o;
+    kr_level level;
+    double read_rate, gemm_rate; /* bytes and floating point operations a second */
+    double scan_seconds; /* forward and backward of one layer's scan, for the share of a step */
+} kr_bench;
+
+/* What is timed. `work` is called once to warm up and then o.runs times; a failure ends the
+ * benchmark. */
+typedef int kr_bench_work(void *user, krait_error *e);
+
+/* Seconds of each run, sorted; *median among them. */
+int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
+                  double seconds[KR_BENCH_MOST_RUNS], krait_error *e);
+/* Times `work` and reports amount / seconds in `unit`. scale: what one unit is (1e9). Returns the
+ * median seconds through *median when it is not NULL. */
+typedef struct kr_bench_report {
+    const char *name, *unit, *note;
+    double amount, scale, ceiling; /* ceiling in amount a second; 0: none */
+} kr_bench_report;
+int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
+                     double *median, krait_error *e);
+
+int kr_bench_machine(kr_bench *b, bool report, krait_error *e);
+int kr_bench_ops(kr_bench *b, krait_error *e);
+int kr_bench_scan(kr_bench *b, krait_error *e);
+/* what: "prefill", "decode", "train", or NULL: all three. */
+int kr_bench_model(kr_bench *b, const char *what, krait_error *e);
+
+/* The widths of a shape by name ("mamba-130m"); false: no such shape. */
+bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers);
+
+#endif

@@ -1,0 +1,59 @@
+/* bench_test.c - the benchmark reports rows that can be true, and refuses what it does not know. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include <krait/train.h>
+
+typedef struct seen {
+    int rows, wrong;
+} seen;
+
+static void on_row(void *user, const krait_bench_row *row) {
+    seen *s = user;
+    s->rows++;
+    if (!(row->median > 0 && row->minimum <= row->median && row->median <= row->maximum))
+        s->wrong++;
+    printf("%s: %.4g %s (%.4g to %.4g), ceiling %.4g\n", row->name, row->median, row->unit,
+           row->minimum, row->maximum, row->ceiling);
+}
+
+static void rows_are_sane(void **state) {
+    (void)state;
+    krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
+    krait_error e;
+    seen s = {0};
+    o.what = "scan";
+    o.batch = 1;
+    o.tokens = 16;
+    o.runs = 3;
+    o.on_row = on_row;
+    o.user = &s;
+    if (krait_bench(&o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(s.rows, 2);
+    assert_int_equal(s.wrong, 0);
+}
+
+static void unknown_things_are_refused(void **state) {
+    (void)state;
+    krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
+    krait_error e;
+    o.what = "everything";
+    assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+    o.what = "machine";
+    o.runs = 0;
+    assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_sane),
+        cmocka_unit_test(unknown_things_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
