@@ -81,7 +81,7 @@ const cli_command cli_command_convert = {
         "transformers loads it by from_pretrained. Every file appears whole or not at all.\n\n"
         "Norms, biases, A_log and D stay f32 whatever the type of the matrices.",
     .options = options,
-    .example = "krait convert demo /tmp/demo-bf16 --dtype bf16\nkrait info /tmp/demo-bf16",
+    .example = "krait convert demo my-demo --dtype bf16\nkrait info my-demo",
     .most_words = 2,
     .run = run,
 };

@@ -182,7 +182,7 @@ const cli_command cli_command_eval = {
                    "pos counts from 0 in its document and whose logprob is in nats.",
     .options = options,
     .example =
-        "krait eval --model demo --data README.md\n"
+        "krait eval --model demo --data /usr/share/common-licenses/GPL-3\n"
         "echo '72 101 108 108 111' | krait eval --model demo --token-ids - --per-token --json",
     .most_words = 0,
     .run = run,

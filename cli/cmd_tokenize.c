@@ -224,7 +224,8 @@ const cli_command cli_command_tokenize = {
     .options = options,
     .example = "krait tokenize --tokenizer bytes --text \"Hello\"\n"
                "echo '72 101 108 108 111 10' | krait tokenize --tokenizer bytes --decode\n"
-               "krait tokenize --train --vocabulary 512 --out /tmp/tokenizer.json README.md",
+               "krait tokenize --train --vocabulary 512 --out my-tokenizer.json \\\n  "
+               "/usr/share/common-licenses/GPL-3",
     .most_words = -1,
     .run = run,
 };

@@ -231,9 +231,9 @@ const cli_command cli_command_train = {
     .options = options,
     .appendix_title = "RECIPE KEYS               (key, default, meaning)",
     .appendix = krait_recipe_keys,
-    .example =
-        "krait train --data README.md --out /tmp/run --set steps=20 --set width=64 --set layers=2\n"
-        "krait generate --model /tmp/run --prompt \"The \" --tokens 40",
+    .example = "krait train --data /usr/share/common-licenses/GPL-3 --out my-run \\\n"
+               "  --set steps=30 --set warmup=5 --set width=64 --set layers=2\n"
+               "krait generate --model my-run --prompt \"The \" --tokens 40",
     .most_words = 0,
     .run = run,
 };

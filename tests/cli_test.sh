@@ -213,6 +213,21 @@ expect 0 selftest --model run --token-ids ids --json
 holds grep -q step_error out
 holds grep -q grad_norm out
 
+# ---- the example of every page works as it stands (with the small model, and a text that is here)
+PATH=$(dirname "$krait"):$PATH
+mkdir shop && cp -r run shop/demo
+for command in train generate eval tokenize convert info selftest help; do
+    "$krait" $command --help | sed '1,/^EXAMPLE/d' |
+        sed "s,/usr/share/common-licenses/GPL-3,$dir/text," >example
+    checks=$((checks + 1))
+    (cd shop && sh -e ../example >../out 2>../err </dev/null) || bad "the example of $command"
+done
+
+# ---- bench
+refused 2 'nearest is machine' bench machin
+expect 0 bench machine --runs 1 --json
+json name unit median minimum maximum
+
 # ---- the examples that are built beside the program
 bin=$(dirname "$krait")
 if [ -x "$bin/fork_state" ]; then
