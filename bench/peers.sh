@@ -29,14 +29,17 @@ row() {
 # numbers KEY: every "KEY": number of a stream of JSON
 numbers() { grep -oE "\"$1\": *[-0-9.e+]+" | sed 's/.*: *//'; }
 
-# krait_row WHAT NAME BENCH_ARGUMENTS...: the row of krait bench whose name begins with NAME
+# krait_row WHAT NAME BENCH_ARGUMENTS...: the row of krait bench whose name begins with NAME; of a
+# training step also its peak memory, in GiB
 krait_row() {
-  local what=$1 name=$2 line
+  local what=$1 name=$2 all line
   shift 2
-  line=$("$krait" bench "$@" --runs "$runs" --threads "$threads" --json |
-    grep "\"name\": *\"$name" | head -1)
-  row "$what" krait tok/s "$(echo "$line" | numbers minimum)" "$(echo "$line" | numbers median)" \
-    "$(echo "$line" | numbers maximum)"
+  all=$("$krait" bench "$@" --runs "$runs" --json)
+  line=$(grep "\"name\": *\"$name" <<<"$all")
+  row "$what" krait tok/s "$(numbers minimum <<<"$line")" "$(numbers median <<<"$line")" \
+    "$(numbers maximum <<<"$line")"
+  line=$(grep '"train: peak memory"' <<<"$all" | numbers median) || return 0
+  row "$what, peak memory" krait GiB "$(awk "BEGIN { print $line / 1024 }")"
 }
 
 gguf() { # gguf TYPE: the file's path, made once
@@ -85,9 +88,11 @@ inference() {
   else
     echo 'llama.cpp: skipped, KRAIT_PEER_LLAMA is not set' >&2
   fi
-  krait_row 'prefill 512, f32' prefill prefill
-  for type in f32 f16 bf16; do krait_row "decode 1, $type" decode decode --dtype $type; done
-  krait_row 'decode 32, f32' decode decode --batch 32
+  krait_row 'prefill 512, f32' prefill prefill --tokens 512
+  for type in f32 f16 bf16; do
+    krait_row "decode 1, $type" 'decode b1"' decode --batch 1 --dtype $type
+  done
+  krait_row 'decode 32, f32' 'decode b32"' decode --batch 32
 }
 
 train() {
@@ -98,7 +103,7 @@ train() {
     echo "PyTorch: skipped, $python has no torch and transformers" >&2
   fi
   for batch in 1 2 4; do
-    krait_row "train B$batch T512" train train --batch $batch
+    krait_row "train B$batch T512" 'train step' train --batch $batch
   done
 }
 
