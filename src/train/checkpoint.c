@@ -129,12 +129,16 @@ static int remove_step(const char *folder, const char *name, krait_error *e) {
     return remove_folder(to, e);
 }
 
-static int prune(const char *folder, int64_t keep, krait_error *e) {
+/* Keeps the newest `keep` up to `step`. What is beyond was passed over as damaged when the run went
+ * on from an earlier one: it must not push whole ones out. */
+static int prune(const char *folder, int64_t step, int64_t keep, krait_error *e) {
     names steps;
     KR_TRY(list_steps(folder, &steps, e));
     int rc = 0;
-    for (int64_t i = keep; rc == 0 && i < steps.count; i++)
-        rc = remove_step(folder, steps.items[i], e);
+    int64_t whole = 0;
+    for (int64_t i = 0; rc == 0 && i < steps.count; i++)
+        if (step_of(steps.items[i]) > step || whole++ >= keep)
+            rc = remove_step(folder, steps.items[i], e);
     free_names(&steps);
     return rc;
 }
@@ -275,7 +279,7 @@ int kr_checkpoint_save(const char *out, const kr_checkpoint *c, const krait_mode
     KR_TRY(remove_folder(temporary, e));
     int rc = write_files(temporary, c, model, recipe, state, e);
     if (rc == 0) rc = publish(folder, name, temporary, e);
-    if (rc == 0) return prune(folder, keep, e);
+    if (rc == 0) return prune(folder, c->step, keep, e);
     (void)remove_folder(temporary, NULL);
     return rc;
 }

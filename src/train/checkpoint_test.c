@@ -227,6 +227,25 @@ static void falls_back_when_damaged(void **state) {
     assert_non_null(strstr(told->message, "no checkpoint is whole"));
 }
 
+/* A damaged newest one does not push out the whole one that the run goes on from. */
+static void damaged_ones_do_not_count(void **state) {
+    (void)state;
+    job j = {.out = in_folder("few"), .sets = {FEATURES, "keep=2"}, .n_sets = 10};
+    must_succeed(&j);
+    assert_true(exists(j.out, "checkpoints/step-50") && exists(j.out, "checkpoints/step-60"));
+    flip_byte(j.out, "checkpoints/step-60/model.safetensors");
+    j.sets[9] = "keep=1";
+    j.resume = true;
+    j.stop_at = 53;
+    assert_int_equal(run(&j), -KRAIT_ERR_CANCELLED);
+    assert_true(exists(j.out, "checkpoints/step-53"));
+    assert_false(exists(j.out, "checkpoints/step-60"));
+    j.stop_at = 0;
+    must_succeed(&j);
+    assert_non_null(strstr(told->notes, "step-53"));
+    assert_same_run(in_folder("whole"), j.out);
+}
+
 static void full_disk_keeps_the_old(void **state) {
     (void)state;
     job j = {.out = in_folder("full"), .sets = {FEATURES}, .n_sets = 9, .full_disk_at = 12};
@@ -345,10 +364,10 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_is_as_planned),    cmocka_unit_test(resumed_equals_uninterrupted),
-        cmocka_unit_test(stopped_by_the_callback), cmocka_unit_test(refuses_another_run),
-        cmocka_unit_test(falls_back_when_damaged), cmocka_unit_test(full_disk_keeps_the_old),
-        cmocka_unit_test(killed_a_hundred_times),
+        cmocka_unit_test(memory_is_as_planned),      cmocka_unit_test(resumed_equals_uninterrupted),
+        cmocka_unit_test(stopped_by_the_callback),   cmocka_unit_test(refuses_another_run),
+        cmocka_unit_test(damaged_ones_do_not_count), cmocka_unit_test(falls_back_when_damaged),
+        cmocka_unit_test(full_disk_keeps_the_old),   cmocka_unit_test(killed_a_hundred_times),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
