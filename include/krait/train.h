@@ -91,7 +91,8 @@ KRAIT_API int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids
                                      const int64_t *counts, int64_t n, double *loss,
                                      krait_error *e);
 /* Clips the gradient, moves the weights by AdamW at this rate, and forgets the gradient. grad_norm
- * (may be NULL) gets the norm before clipping. On failure nothing was updated. */
+ * (may be NULL) gets the norm before clipping. A norm that is not finite: the weights stay, the
+ * gradient is forgotten all the same, and the next backward starts afresh. */
 KRAIT_API int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm,
                                    krait_error *e);
 /* The weights as they are now, as a model without tokenizer that can be saved or opened in a new

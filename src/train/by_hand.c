@@ -205,10 +205,10 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
 int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm, krait_error *e) {
     double norm = kr_optimiser_norm(&t->optimiser), clip = t->o.clip;
     if (grad_norm) *grad_norm = norm;
-    if (!isfinite(norm))
-        return kr_fail(e, KRAIT_ERR_NUMERIC, "the gradient's norm is %g: nothing was updated",
-                       norm);
-    kr_optimiser_step(&t->optimiser, &t->recipe, rate, clip > 0 && norm > clip ? clip / norm : 1);
+    if (isfinite(norm))
+        kr_optimiser_step(&t->optimiser, &t->recipe, rate,
+                          clip > 0 && norm > clip ? clip / norm : 1);
     kr_graph_zero_gradients(t->lm.g);
-    return 0;
+    if (isfinite(norm)) return 0;
+    return kr_fail(e, KRAIT_ERR_NUMERIC, "the gradient's norm is %g: nothing was updated", norm);
 }

@@ -10,6 +10,7 @@
 #include <krait/train.h>
 
 #include "base/mem.h"
+#include "models/model.h"
 
 enum { V = 264, N = 24 };
 
@@ -99,6 +100,27 @@ static void gradients_add_up(void **state) {
     krait_trainer_close(&t);
 }
 
+/* After a gradient that is not finite the next one starts afresh. */
+static void a_nan_is_forgotten(void **state) {
+    (void)state;
+    krait_trainer *t = open_trainer(1);
+    krait_error e;
+    double norm;
+    const kr_weights *w = &krait_trainer_model(t)->weights;
+    float *x = kr_weights_find(w, "backbone.layers.0.norm.weight")->data, was = *x;
+    *x = NAN;
+    assert_int_equal(krait_trainer_backward(t, documents, counts, 2, NULL, &e), KRAIT_ERR_NUMERIC);
+    printf("%s\n", e.message);
+    assert_int_equal(krait_trainer_update(t, 0.01, &norm, &e), KRAIT_ERR_NUMERIC);
+    printf("%s\n", e.message);
+    assert_true(isnan(norm));
+    *x = was;
+    assert_int_equal(krait_trainer_backward(t, documents, counts, 2, NULL, &e), 0);
+    assert_int_equal(krait_trainer_update(t, 0.01, &norm, &e), 0);
+    assert_true(isfinite(norm) && norm > 0);
+    krait_trainer_close(&t);
+}
+
 static void refusals(void **state) {
     (void)state;
     krait_trainer *t = open_trainer(1);
@@ -155,9 +177,8 @@ static void memory_fails(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_is_the_session_s),
-        cmocka_unit_test(gradients_add_up),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(loss_is_the_session_s), cmocka_unit_test(gradients_add_up),
+        cmocka_unit_test(a_nan_is_forgotten),    cmocka_unit_test(refusals),
         cmocka_unit_test(memory_fails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
