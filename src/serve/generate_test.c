@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 #include <cmocka.h>
 #include <unistd.h>
 
@@ -304,6 +305,38 @@ static void statistics_and_mistakes(void **state) {
     forget(&h);
 }
 
+/* ---- one model, several threads -------------------------------------------------------------- */
+
+enum { THREADS = 4 };
+
+static int generate_alone(void *user) {
+    krait_generate_options o = options(user, 60);
+    o.sampler.temperature = 1;
+    o.threads = 2;
+    return krait_generate(model, prompts, N, &o, NULL, NULL);
+}
+
+/* Each with a session, an encoder and samplers of its own, all with the same model: what one alone
+ * gives. */
+static void threads_share_a_model(void **state) {
+    (void)state;
+    static heard alone, shared[THREADS];
+    thrd_t threads[THREADS];
+    assert_int_equal(generate_alone(&alone), 0);
+    for (int k = 0; k < THREADS; k++)
+        assert_int_equal(thrd_create(&threads[k], generate_alone, &shared[k]), thrd_success);
+    for (int k = 0; k < THREADS; k++) {
+        int rc;
+        assert_int_equal(thrd_join(threads[k], &rc), thrd_success);
+        assert_int_equal(rc, 0);
+    }
+    for (int k = 0; k < THREADS; k++)
+        for (int i = 0; i < N; i++) same_text(&shared[k], i, &alone, i);
+    printf("%d threads, %d prompts each: the texts of one alone\n", THREADS, N);
+    for (int k = 0; k < THREADS; k++) forget(&shared[k]);
+    forget(&alone);
+}
+
 static void memory_fails(void **state) {
     (void)state;
     static heard h;
@@ -332,6 +365,7 @@ int main(void) {
         cmocka_unit_test(streams_whole_characters),
         cmocka_unit_test(ids_are_prompts_too),
         cmocka_unit_test(statistics_and_mistakes),
+        cmocka_unit_test(threads_share_a_model),
         cmocka_unit_test(memory_fails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
