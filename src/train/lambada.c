@@ -23,10 +23,16 @@ typedef struct questions {
 
 static bool is_blank(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
+/* Normalising can make a text longer: the ids may be more than its bytes. */
 static int64_t encode(questions *q, const char *text, size_t size, krait_error *e) {
-    if (kr_grow((void **)&q->ids, &q->capacity, size + 1, sizeof *q->ids))
-        return kr_fail_memory(e, "a question");
-    return krait_tokenizer_encode(q->tokenizer, text, size, q->ids, (int64_t)q->capacity, e);
+    for (size_t room = size + 1;;) {
+        if (kr_grow((void **)&q->ids, &q->capacity, room, sizeof *q->ids))
+            return kr_fail_memory(e, "a question");
+        int64_t n =
+            krait_tokenizer_encode(q->tokenizer, text, size, q->ids, (int64_t)q->capacity, e);
+        if (n <= (int64_t)q->capacity) return n;
+        room = (size_t)n;
+    }
 }
 
 /* How many tokens stand before the last word, and how many there are in all. */

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "train/trainer.h"
@@ -233,6 +234,73 @@ static void starts_from_a_model(void **state) {
     assert_true(first_eval == before);
 }
 
+/* Writes the test vocabulary, with a normaliser that can make text longer, as tokenizer.json. */
+static void write_tokenizer(const char *path) {
+    static const char absent[] = "\"normalizer\": null";
+    kr_map map;
+    krait_error e;
+    if (kr_map_open(&map, KR_SOURCE_DIR "/tests/data/tokenizer/tokenizer.json", &e) < 0)
+        fail_msg("%s", e.message);
+    char *text = calloc(map.size + 1, 1);
+    memcpy(text, map.data, map.size);
+    kr_map_close(&map);
+    char *at = strstr(text, absent);
+    FILE *f = fopen(path, "wb");
+    assert_true(at && f);
+    fprintf(f, "%.*s\"normalizer\": {\"type\": \"NFC\"}%s", (int)(at - text), text,
+            at + sizeof absent - 1);
+    assert_int_equal(fclose(f), 0);
+    free(text);
+}
+
+/* The tokenizer of a run goes into its checkpoints and into whatever begins with them; a prompt
+ * may have more ids than bytes (U+0958 is three bytes and, normalised, six). */
+static void the_tokenizer_travels(void **state) {
+    (void)state;
+#define KA "\xe0\xa5\x98"
+#define KA8 KA KA KA KA KA KA KA KA
+    static char tokenizer[160], first[160];
+    static const char prompt[] = "sample_prompt=" KA8 KA8 KA8 KA8;
+    const char *sets[] = {"steps=2",        "warmup=0",        "layers=1", "width=8", "window=8",
+                          "sample_every=1", "sample_tokens=1", prompt,     tokenizer};
+    krait_train_options o = options("bpe", sets, 9);
+    krait_error e = {0};
+    snprintf(tokenizer, sizeof tokenizer, "tokenizer=%s/own.json", folder);
+    write_tokenizer(tokenizer + 10);
+    samples = 0;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(samples, 2);
+    snprintf(first, sizeof first, "%s", o.out);
+    o = options("bpe-next", sets, 8);
+    o.init_model = first;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    o.init_model = NULL; /* the checkpoint knows */
+    o.resume = 1;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+}
+
+/* The data's ids must have rows in the initial model's embedding, whatever the recipe says. */
+static void ids_outside_the_initial_model(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=1", "warmup=0", "batch=1", "vocabulary=50000"};
+    char path[128], model[128];
+    const char *const ids[] = {path};
+    krait_error e = {0};
+    snprintf(path, sizeof path, "%s/ids.txt", folder);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    for (int i = 0; i < 100; i++) fprintf(f, "%d %d 3 4 5 6 7 8 9\n", 40000 + i, 264);
+    fclose(f);
+    snprintf(model, sizeof model, "%s/learns", folder);
+    krait_train_options o = options("outside", sets, 4);
+    o.data = ids;
+    o.data_is_ids = 1;
+    o.init_model = model;
+    assert_int_equal(krait_train(&o, &e), KRAIT_ERR_MISMATCH);
+    print_message("  %s\n", e.message);
+    assert_non_null(strstr(e.message, "264 ids, the recipe's vocabulary 50000"));
+}
+
 static void fails_with(const char *set, const char *poisoned, const char *part1,
                        const char *part2) {
     krait_train_options o = options("nan", &set, 1);
@@ -366,6 +434,8 @@ int main(void) {
         cmocka_unit_test(decay_spares_what_it_must),
         cmocka_unit_test(learns),
         cmocka_unit_test(starts_from_a_model),
+        cmocka_unit_test(the_tokenizer_travels),
+        cmocka_unit_test(ids_outside_the_initial_model),
         cmocka_unit_test(says_where_a_nan_began),
         cmocka_unit_test(skipped_steps_change_nothing),
         cmocka_unit_test(every_allocation_may_fail),

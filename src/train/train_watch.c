@@ -114,6 +114,10 @@ int kr_trainer_evaluate(kr_trainer *t, krait_error *e) {
         rc = score_window(t, &sum, e);
     if (rc < 0) return rc;
     krait_train_event event = {.kind = KRAIT_EVENT_EVAL};
+    if (!isfinite(sum.nll))
+        return kr_fail(e, KRAIT_ERR_NUMERIC,
+                       "step %lld: the held-out loss is %s: a lower learning rate may help",
+                       (long long)t->step, isnan(sum.nll) ? "not a number" : "infinite");
     if (sum.tokens) event.loss = sum.nll / (double)sum.tokens;
     if (sum.bytes) event.bits_per_byte = sum.nll / (double)sum.bytes / log(2.0);
     if (t->started > 0) t->started += kr_trainer_seconds() - before; /* not counted as training */
@@ -141,13 +145,18 @@ static int32_t read_and_draw(kr_trainer *t, const int32_t *ids, int64_t n, krait
     return krait_sampler_draw(sampler, kr_scorer_logits(s) + (part - 1) * s->vocabulary, e);
 }
 
-/* Fills ids with the prompt and what follows; returns how many there are. */
-static int64_t draw_ids(kr_trainer *t, int32_t *ids, int64_t room, krait_sampler *sampler,
-                        krait_error *e) {
-    const krait_tokenizer *tokenizer = krait_model_tokenizer(t->model);
+/* The ids of the prompt: as many as fit in `room`; returns how many there are. */
+static int64_t prompt_ids(const kr_trainer *t, int32_t *ids, int64_t room, krait_error *e) {
     const char *prompt = t->recipe.sample_prompt;
-    int32_t end = krait_tokenizer_end(tokenizer);
-    int64_t n = krait_tokenizer_encode(tokenizer, prompt, strlen(prompt), ids, room, e);
+    return krait_tokenizer_encode(krait_model_tokenizer(t->model), prompt, strlen(prompt), ids,
+                                  room, e);
+}
+
+/* Fills ids with the prompt of n ids and what follows; returns how many there are. */
+static int64_t draw_ids(kr_trainer *t, int32_t *ids, int64_t n, krait_sampler *sampler,
+                        krait_error *e) {
+    int32_t end = krait_tokenizer_end(krait_model_tokenizer(t->model));
+    n = prompt_ids(t, ids, n, e);
     if (n < 0) return n;
     if (n == 0) ids[n++] = end < 0 ? 0 : end;
     int64_t fresh = n;
@@ -199,12 +208,13 @@ int kr_trainer_sample(kr_trainer *t, krait_error *e) {
     krait_sampler *sampler;
     o.temperature = t->recipe.sample_temperature;
     o.seed = (uint64_t)(t->recipe.seed + t->step);
+    int64_t n = prompt_ids(t, NULL, 0, e);
+    if (n < 0) return (int)n;
     KR_TRY(krait_sampler_create(&sampler, t->model->config.vocabulary_used, &o, e));
     kr_lane_states_zero(&t->scorer.states);
     kr_scorer_refresh(&t->scorer);
-    int64_t room = (int64_t)strlen(t->recipe.sample_prompt) + 1 + t->recipe.sample_tokens;
-    int32_t *ids = kr_calloc((size_t)room, sizeof *ids);
-    int64_t n = ids ? draw_ids(t, ids, room, sampler, e) : kr_fail_memory(e, "a sample");
+    int32_t *ids = kr_calloc((size_t)(n + 1 + t->recipe.sample_tokens), sizeof *ids);
+    n = ids ? draw_ids(t, ids, n, sampler, e) : kr_fail_memory(e, "a sample");
     int64_t skip = n > 0 && !*t->recipe.sample_prompt; /* the token that stood in for a prompt */
     char *text = n < 0 ? NULL : readable(krait_model_tokenizer(t->model), ids + skip, n - skip);
     int rc = n < 0 ? (int)n : text ? tell_sample(t, text, e) : kr_fail_memory(e, "a sample");

@@ -74,12 +74,14 @@ static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights 
     krait_model *from;
     o.without_tokenizer = 1;
     KR_TRY(krait_model_open(&from, path, &o, e));
-    int64_t ids = krait_tokenizer_vocabulary(t->tokenizer);
+    int64_t ids = t->recipe.vocabulary; /* the data's ids are below it */
+    if (ids == 0) ids = krait_tokenizer_vocabulary(t->tokenizer);
     *c = from->config;
     int rc = kr_weights_copy_f32(w, &from->weights, e);
     if (rc == 0 && ids > c->vocabulary)
-        rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s has %lld ids, the tokenizer %lld", path,
-                     (long long)c->vocabulary, (long long)ids);
+        rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s has %lld ids, the %s %lld", path,
+                     (long long)c->vocabulary,
+                     t->recipe.vocabulary ? "recipe's vocabulary" : "tokenizer", (long long)ids);
     krait_model_close(&from);
     return rc;
 }
@@ -108,15 +110,26 @@ static int open_model(kr_trainer *t, krait_error *e) {
     return rc;
 }
 
-/* The tokenizer of the initial model, unless the recipe names one. */
+static bool holds(const char *folder, const char *name) {
+    char *path = kr_path_join(folder, name);
+    bool there = path && kr_is_file(path);
+    kr_free(path);
+    return there;
+}
+
+/* The tokenizer of the model that the run starts or goes on from, unless the recipe names one or
+ * that model has none (bytes, or ids alone). */
 static int open_tokenizer(kr_trainer *t, krait_error *e) {
+    const char *from = t->resume_from ? t->resume_from : t->o.init_model, *file;
     const char *path = t->recipe.tokenizer;
-    char beside[PATH_MAX];
-    if (t->o.init_model && !kr_recipe_given(&t->recipe, "tokenizer")) {
-        snprintf(beside, sizeof beside, "%s/tokenizer.json", t->o.init_model);
-        if (kr_is_file(beside)) path = beside;
+    char *folder = NULL;
+    if (from && !kr_recipe_given(&t->recipe, "tokenizer")) {
+        KR_TRY(kr_model_find(&folder, &file, from, e));
+        if (holds(folder, "tokenizer.json") || holds(folder, "vocab.json")) path = folder;
     }
-    return krait_tokenizer_open(&t->tokenizer, path, e);
+    int rc = krait_tokenizer_open(&t->tokenizer, path, e);
+    kr_free(folder);
+    return rc;
 }
 
 /* ---- data ---- */
@@ -187,6 +200,9 @@ static int check_options(kr_trainer *t, const krait_train_options *given, krait_
     KR_TRY(kr_options_read(&t->o, sizeof t->o, given, "krait_train_options", e));
     if (!t->o.out || t->o.n_data < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "training needs data and a folder for its results");
+    if (strlen(t->o.out) > 800) /* the logs' names are put behind it in 1,024 bytes */
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%.100s...: the path is longer than 800 bytes",
+                       t->o.out);
     t->threads = t->o.threads > 0 ? t->o.threads : kr_device_threads();
     KR_TRY(kr_device_level(&t->level, e));
     return kr_make_dirs(t->o.out, e);
