@@ -112,8 +112,8 @@ typedef struct krait_eval_options {
     int64_t context;
     int64_t max_tokens; /* stop after this many (0: all) */
     int threads;
-    /* Each predicted token: pos counts from 0 within the document. Return non-zero to stop. May be
-     * NULL. */
+    /* Each predicted token, document after document; pos counts from 0 within its own. Return
+     * non-zero to stop. May be NULL. */
     int (*on_token)(void *user, int64_t doc, int64_t pos, int32_t id, double logprob);
     /* Progress: bytes or tokens done of all (0: unknown). May be NULL. */
     int (*on_progress)(void *user, int64_t done, int64_t all);

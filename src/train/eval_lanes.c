@@ -41,6 +41,7 @@ static int64_t ready(const kr_eval_lane *lane) {
 
 /* Sees to it that the lane has rows, if there are any for it. */
 static int fill(kr_eval_run *run, kr_eval_lane *lane, krait_error *e) {
+    if (!lane->busy && lane->n_held > 0) return 0; /* an earlier document is still being read */
     while (ready(lane) == 0) {
         if (lane->busy && lane->ended) lane->busy = false; /* a document of one token */
         int rc = run->feed(run->user, lane, e);
@@ -95,22 +96,56 @@ static void count_position(krait_eval_result *r, int64_t position, double nll) {
     r->position_count[bucket]++;
 }
 
+/* ---- on_token hears the documents one after another: rows of later ones wait ---- */
+
+static int hold(kr_eval_lane *lane, int64_t position, int32_t id, float nll, krait_error *e) {
+    if (kr_grow((void **)&lane->held, &lane->held_capacity, (size_t)lane->n_held + 1,
+                sizeof *lane->held))
+        return kr_fail_memory(e, "the losses of a document");
+    if (lane->n_held == 0) lane->held_from = position;
+    lane->held[lane->n_held++] = (kr_eval_score){id, nll};
+    return 0;
+}
+
+static kr_eval_lane *oldest(const kr_eval_run *run) {
+    kr_eval_lane *found = NULL;
+    for (int i = 0; i < LANES; i++) {
+        kr_eval_lane *l = &run->lanes[i];
+        if ((l->busy || l->n_held > 0) && (!found || l->doc < found->doc)) found = l;
+    }
+    return found;
+}
+
+/* Tells what is held of the oldest document, and of the next ones as far as they are done; `all`:
+ * nothing more is coming. */
+static void tell(kr_eval_run *run, bool all) {
+    for (kr_eval_lane *l; !run->cancelled && (l = oldest(run));) {
+        for (int64_t i = 0; i < l->n_held && !run->cancelled; i++)
+            run->cancelled = run->o->on_token(run->o->user, l->doc, l->held_from + i, l->held[i].id,
+                                              -(double)l->held[i].nll) != 0;
+        l->n_held = 0;
+        run->full |= run->cancelled;
+        if (l->busy && !all) return;
+        l->busy = false;
+    }
+}
+
 /* The token at `position` was predicted in `row`. */
-static void count_token(kr_eval_run *run, kr_eval_lane *lane, int64_t row, int64_t position) {
+static int count_token(kr_eval_run *run, kr_eval_lane *lane, int64_t row, int64_t position,
+                       krait_error *e) {
     kr_scorer *s = &run->scorer;
     krait_eval_result *r = run->result;
     int32_t id = s->targets[row];
     double nll = (double)kr_scorer_nll(s)[row];
-    if (position < lane->scored_from || run->full) return;
+    if (position < lane->scored_from || run->full) return 0;
     r->tokens++;
     r->loss += nll;
     if (run->model->tokenizer) r->bytes += kr_tokenizer_id_bytes(run->model->tokenizer, id);
     count_position(r, position, nll);
     lane->logprob -= nll;
     if (run->task && lane->matched) lane->matched = is_likeliest(s, row, id);
-    if (run->o->on_token && run->o->on_token(run->o->user, lane->doc, position, id, -nll))
-        run->full = run->cancelled = true;
     if (run->o->max_tokens && r->tokens >= run->o->max_tokens) run->full = true;
+    return run->o->on_token ? hold(lane, position, id, (float)nll, e) : 0;
 }
 
 static void end_document(kr_eval_run *run, kr_eval_lane *lane) {
@@ -122,25 +157,29 @@ static void end_document(kr_eval_run *run, kr_eval_lane *lane) {
     run->result->task_perplexity -= lane->logprob;
 }
 
-static void count_run(kr_eval_run *run, int64_t sequences) {
+static int count_run(kr_eval_run *run, int64_t sequences, krait_error *e) {
     kr_scorer *s = &run->scorer;
     for (int64_t k = 0; k < sequences; k++) {
         const int64_t *seq = s->seqs + 3 * k;
         kr_eval_lane *lane = &run->lanes[seq[2]];
         for (int64_t i = 0; i < seq[1]; i++)
-            count_token(run, lane, seq[0] + i, lane->base + lane->at + i + 1);
+            KR_TRY(count_token(run, lane, seq[0] + i, lane->base + lane->at + i + 1, e));
         lane->at += seq[1];
         if (lane->ended && ready(lane) == 0) end_document(run, lane);
     }
+    if (run->o->on_token) tell(run, false);
+    return 0;
 }
 
 static int score_all(kr_eval_run *run, krait_error *e) {
     while (!run->full) {
         int64_t sequences, m = compose(run, &sequences, e);
-        if (m <= 0) return (int)m;
+        if (m < 0) return (int)m;
+        if (m == 0) break;
         KR_TRY(kr_scorer_run(&run->scorer, m, sequences, e));
-        count_run(run, sequences);
+        KR_TRY(count_run(run, sequences, e));
     }
+    if (run->o->on_token) tell(run, true);
     if (!run->cancelled) return 0;
     return kr_fail(e, KRAIT_ERR_CANCELLED, "stopped");
 }
@@ -166,7 +205,10 @@ int kr_eval_lanes_run(kr_eval_run *run, krait_error *e) {
     int rc = run->lanes ? kr_scorer_allocate(&run->scorer, e) : kr_fail_memory(e, "evaluation");
     if (rc == 0) rc = score_all(run, e);
     if (rc == 0) finish(run->result, run->task);
-    for (int i = 0; run->lanes && i < LANES; i++) kr_free(run->lanes[i].ids);
+    for (int i = 0; run->lanes && i < LANES; i++) {
+        kr_free(run->lanes[i].ids);
+        kr_free(run->lanes[i].held);
+    }
     kr_free(run->lanes);
     kr_scorer_free(&run->scorer);
     return rc;

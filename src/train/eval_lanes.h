@@ -11,6 +11,11 @@
 #include "models/model.h"
 #include "train/scorer.h"
 
+typedef struct kr_eval_score {
+    int32_t id;
+    float nll;
+} kr_eval_score;
+
 typedef struct kr_eval_lane {
     int32_t *ids; /* what is known of the document from token `base` on */
     int64_t count;
@@ -22,6 +27,9 @@ typedef struct kr_eval_lane {
     int64_t scored_from; /* position of the first token that counts for a task's question */
     double logprob;      /* of those tokens */
     bool matched;        /* each of them was the likeliest */
+    kr_eval_score *held; /* [n_held] of positions from held_from on, which on_token has not heard */
+    int64_t n_held, held_from;
+    size_t held_capacity;
 } kr_eval_lane;
 
 typedef struct kr_eval_run kr_eval_run;
