@@ -101,8 +101,11 @@ void cli_help_command(FILE *f, const cli_command *c);
 
 /* ---- models, text and ids -------------------------------------------------------------------- */
 
+/* What a command needs of the model's tokenizer: it must be there, may be, or is not read. */
+typedef enum cli_tokenizer { CLI_TOKENIZER, CLI_ANY_TOKENIZER, CLI_NO_TOKENIZER } cli_tokenizer;
+
 /* Opens --model in --dtype (where the command has it); NULL after a line on stderr. */
-krait_model *cli_open_model(const cli_args *a, bool with_tokenizer);
+krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer);
 
 typedef struct cli_buffer {
     char *bytes; /* terminated */

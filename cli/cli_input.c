@@ -40,11 +40,12 @@ static int model_dtype(const cli_args *a, krait_model_options *o) {
     return 0;
 }
 
-krait_model *cli_open_model(const cli_args *a, bool with_tokenizer) {
+krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer) {
     krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
     krait_model *model = NULL;
     krait_error e;
-    o.without_tokenizer = !with_tokenizer;
+    o.without_tokenizer = tokenizer == CLI_NO_TOKENIZER;
+    o.tokenizer_optional = tokenizer == CLI_ANY_TOKENIZER;
     model_dtype(a, &o);
     if (krait_model_open(&model, cli_text(a, "model"), &o, &e) < 0) cli_fail(a, "%s", e.message);
     return model;
@@ -122,10 +123,10 @@ int cli_add_file(cli_documents *d, const char *path, krait_error *e) {
 static int add_ids(cli_documents *d, char *line, const char *path, krait_error *e) {
     int64_t count = 0;
     int32_t *ids = cli_alloc((strlen(line) / 2 + 1) * sizeof *ids);
-    for (char *p = line, *end; *(p += strspn(p, " \t")); p = end) {
+    for (char *p = line, *end; *(p += strspn(p, " \t,")); p = end) {
         errno = 0;
         long long id = strtoll(p, &end, 10);
-        if (end == p || errno || id < 0 || id > INT32_MAX || !strchr(" \t", *end)) {
+        if (end == p || errno || id < 0 || id > INT32_MAX || !strchr(" \t,", *end)) {
             free(ids);
             return cli_error(e, KRAIT_ERR_FORMAT, "%s: line %lld: %.20s is no token id", path,
                              (long long)d->n + 1, p);

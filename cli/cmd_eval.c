@@ -116,7 +116,8 @@ static int evaluate(const cli_args *a, const krait_model *model) {
 static int run(const cli_args *a) {
     int rc = check(a);
     if (rc) return rc;
-    krait_model *model = cli_open_model(a, !cli_given(a, "token-ids"));
+    bool ids = cli_given(a, "token-ids");
+    krait_model *model = cli_open_model(a, ids ? CLI_NO_TOKENIZER : CLI_TOKENIZER);
     if (!model) return CLI_FAILED;
     rc = evaluate(a, model);
     krait_model_close(&model);

@@ -12,6 +12,7 @@ typedef struct printer {
     cli_buffer *waiting; /* texts that are done but not yet printed */
     json_t **objects;
     int64_t next;
+    bool ids_only; /* the model has no tokenizer */
 } printer;
 
 static void print_prompt(const printer *p, int64_t i) {
@@ -45,6 +46,15 @@ static void print_ready(printer *p) {
     }
 }
 
+/* As --token-ids reads them. */
+static void append_ids(cli_buffer *b, const int32_t *ids, int64_t count) {
+    char number[16];
+    cli_append(b, "", 0);
+    for (int64_t i = 0; i < count; i++)
+        cli_append(b, number,
+                   (size_t)snprintf(number, sizeof number, "%s%d", i ? " " : "", (int)ids[i]));
+}
+
 static int on_done(void *user, int64_t index, const int32_t *ids, int64_t count, const char *text,
                    size_t length) {
     printer *p = user;
@@ -52,6 +62,8 @@ static int on_done(void *user, int64_t index, const int32_t *ids, int64_t count,
         p->objects[index] =
             json_pack("{s:I, s:o, s:o}", "doc", (json_int_t)index, "ids", cli_json_ids(ids, count),
                       "text", cli_json_text(text, length));
+    } else if (p->ids_only) {
+        append_ids(&p->waiting[index], ids, count);
     } else {
         cli_append(&p->waiting[index], text, length);
     }
@@ -141,13 +153,13 @@ static int generate(const cli_args *a, const krait_model *model, const cli_docum
     krait_generate_options o = KRAIT_GENERATE_OPTIONS_INIT;
     krait_generate_stats stats = {0};
     krait_error e;
-    printer p = {.args = a, .prompts = d};
+    printer p = {.args = a, .prompts = d, .ids_only = !krait_model_tokenizer(model)};
     p.waiting = cli_alloc((size_t)d->n * sizeof *p.waiting);
     p.objects = cli_alloc((size_t)d->n * sizeof *p.objects);
     fill(a, d, &o);
     o.user = &p;
     o.on_done = on_done;
-    if (d->n == 1 && !cli_flag(a, "json") && krait_model_tokenizer(model)) {
+    if (d->n == 1 && !cli_flag(a, "json") && !p.ids_only) {
         print_prompt(&p, 0);
         o.on_text = on_text;
         o.on_done = on_single_done;
@@ -171,7 +183,9 @@ static int run(const cli_args *a) {
     krait_model *model = NULL;
     int rc = read_prompts(a, &d);
     if (rc == 0) rc = check(a, &d);
-    if (rc == 0 && !(model = cli_open_model(a, true))) rc = CLI_FAILED;
+    bool no_text = rc == 0 && (!d.texts[0] || (d.n == 1 && !d.texts[0][0]));
+    if (rc == 0 && !(model = cli_open_model(a, no_text ? CLI_ANY_TOKENIZER : CLI_TOKENIZER)))
+        rc = CLI_FAILED;
     if (rc == 0) rc = generate(a, model, &d);
     krait_model_close(&model);
     cli_documents_free(&d);
@@ -293,7 +307,7 @@ const cli_command cli_command_generate = {
         "refused.\n\n"
         "With --json: {\"doc\", \"ids\", \"text\"} a line for each prompt; doc counts from 0; text "
         "and "
-        "ids are the new ones alone.",
+        "ids are the new ones alone. A model without a tokenizer reads and prints ids.",
     .options = options,
     .example = "krait generate --model demo --prompt \"In the beginning\" --tokens 100\n"
                "printf 'The king\\nThe sea\\n' | krait generate --model demo --temperature 0 -",

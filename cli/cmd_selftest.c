@@ -115,7 +115,7 @@ static int run_model(const cli_args *a) {
     krait_error e;
     int rc = CLI_OK;
     if (cli_read_ids(&d, cli_text(a, "token-ids"), &e) < 0) rc = cli_fail(a, "%s", e.message);
-    if (rc == CLI_OK && !(model = cli_open_model(a, false))) rc = CLI_FAILED;
+    if (rc == CLI_OK && !(model = cli_open_model(a, CLI_NO_TOKENIZER))) rc = CLI_FAILED;
     if (rc == CLI_OK) rc = check_model(a, model, &d);
     krait_model_close(&model);
     cli_documents_free(&d);

@@ -183,6 +183,27 @@ json doc pos id logprob
 holds test "$(wc -l <out)" -eq 4
 refused 1 'missing' eval --model run --data missing
 
+# ---- a model without a tokenizer reads and gives ids
+printf "1,2, 3\n4 5 6 7\n" >ids
+odd=$source/tests/data/mamba_odd
+expect 0 generate --model "$odd" --token-ids ids --tokens 9 --temperature 0 --ignore-end --json
+json doc ids text
+sed "s/.*\"ids\":.\([0-9,]*\).*/\1/" out | tr , " " >want
+expect 0 generate --model "$odd" --token-ids ids --tokens 9 --temperature 0 --ignore-end
+grep "^[0-9]" out >got
+holds cmp got want
+echo "1 2 3" >ids
+set -- --temperature 0 --ignore-end
+expect 0 generate --model "$odd" --token-ids ids --tokens 4 --state-out ids-state "$@"
+cp out first
+expect 0 generate --model "$odd" --state-in ids-state --tokens 5 "$@"
+holds test "$(cat first out | paste -sd " " -)" = "$(head -n 1 want)"
+refused 1 "no tokenizer.json" generate --model "$odd" --prompt x
+expect 0 selftest --model "$source/tests/data/mamba_statespaces" --token-ids ids --json
+has "backbone.embedding.weight" # by its name in the file
+expect 0 info "$source/tests/data/mamba_statespaces" --tensors
+has "backbone.embedding.weight"
+
 # ---- tokenize
 expect 0 tokenize --tokenizer bytes --text Hello
 has '^72 101 108 108 111$'

@@ -50,9 +50,11 @@ typedef struct krait_model_options {
     int keep_dtype;
     krait_dtype dtype;     /* the type of the matrices in memory when keep_dtype is 0 */
     int without_tokenizer; /* 1: tokenizer.json is neither needed nor read */
+    /* 1: a folder without tokenizer.json opens too; such a model reads and gives ids alone */
+    int tokenizer_optional;
 } krait_model_options;
 #define KRAIT_MODEL_OPTIONS_INIT                                                                   \
-    { sizeof(krait_model_options), 1, KRAIT_F32, 0 }
+    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0 }
 
 /* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
  * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model

@@ -177,7 +177,7 @@ static int compare_forms(forms *f, krait_error *e) {
 
 /* ---- gradients ---- */
 
-static void report_gradients(whole *w, krait_model_check *check) {
+static void report_gradients(whole *w, const krait_model *model, krait_model_check *check) {
     check->tensors = kr_graph_param_count(w->lm.g);
     for (int i = 0; i < check->tensors; i++) {
         const kr_param_decl *decl;
@@ -188,7 +188,8 @@ static void report_gradients(whole *w, krait_model_check *check) {
             double g = (double)((const float *)t->data)[k];
             square += g * g;
         }
-        if (check->on_tensor) check->on_tensor(check->user, decl->name, sqrt(square));
+        if (check->on_tensor)
+            check->on_tensor(check->user, kr_model_file_name(model, decl->name), sqrt(square));
     }
 }
 
@@ -204,7 +205,7 @@ static int measure_gradients(whole *w, const documents *d, krait_model_check *ch
         for (int64_t k = 0; k < d->counts[doc]; k++) sum += (double)nll[k];
     }
     check->loss = sum / (double)d->predicted;
-    report_gradients(w, check);
+    report_gradients(w, d->model, check);
     return 0;
 }
 

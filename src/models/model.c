@@ -69,8 +69,9 @@ static int adopt_tokenizer(kr_config *c, const krait_tokenizer *t, krait_error *
     return 0;
 }
 
-static int open_tokenizer(krait_model *m, const char *folder, krait_error *e) {
+static int open_tokenizer(krait_model *m, const char *folder, bool optional, krait_error *e) {
     bool beside = has_companion(m, "tokenizer.json") || has_companion(m, "vocab.json");
+    if (!m->config.bytes && !beside && optional) return 0;
     if (!m->config.bytes && !beside)
         return kr_fail(
             e, KRAIT_ERR_IO,
@@ -103,7 +104,7 @@ static int hash_model(krait_model *m, krait_error *e) {
 }
 
 static int finish(krait_model *m, kr_dtype dtype, krait_error *e) {
-    KR_TRY(kr_model_unify(&m->weights, &m->config, e));
+    KR_TRY(kr_model_unify(m, e));
     KR_TRY(kr_model_fit(m, dtype, e));
     return hash_model(m, e);
 }
@@ -131,7 +132,7 @@ static int load(krait_model *m, const char *folder, const char *file, const krai
                 krait_error *e) {
     KR_TRY(read_config(m, folder, e));
     KR_TRY(take_companions(m, folder, e));
-    if (!o->without_tokenizer) KR_TRY(open_tokenizer(m, folder, e));
+    if (!o->without_tokenizer) KR_TRY(open_tokenizer(m, folder, o->tokenizer_optional != 0, e));
     KR_TRY(read_weights(m, folder, file, e));
     int rc = finish(m, o->keep_dtype ? KR_DTYPE_COUNT : (kr_dtype)o->dtype, e);
     if (rc < 0) kr_fail_prefix(e, "%s", folder);
@@ -234,7 +235,7 @@ int64_t krait_model_tensor_count(const krait_model *model) { return model->weigh
 int krait_model_tensor(const krait_model *model, int64_t index, krait_tensor_info *info) {
     if (index < 0 || index >= model->weights.count) return KRAIT_ERR_ARGUMENT;
     const kr_weight *w = &model->weights.items[index];
-    *info = (krait_tensor_info){.name = w->name,
+    *info = (krait_tensor_info){.name = kr_model_file_name(model, w->name),
                                 .dtype = kr_dtype_name(w->tensor.dtype),
                                 .rank = w->tensor.rank,
                                 .bytes = (int64_t)kr_tensor_bytes(&w->tensor)};

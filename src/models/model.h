@@ -18,6 +18,7 @@ typedef struct kr_companion {
 struct krait_model {
     kr_config config;
     kr_weights weights;         /* names of the Hugging Face layout whatever the file's; sorted */
+    bool singular;              /* the file has backbone.embedding.weight, as state-spaces does */
     bool *matrix;               /* [weights.count] may be f16 or bf16; the others are f32 */
     krait_tokenizer *tokenizer; /* NULL: opened without */
     kr_companion companions[KR_MAX_COMPANIONS]; /* written beside the weights on save */
@@ -38,7 +39,9 @@ int kr_model_from_weights(krait_model **out, const kr_config *c, kr_weights *w,
 int kr_model_find(char **folder, const char **file, const char *name, krait_error *e);
 /* Names and set of tensors as the Hugging Face layout has them, whatever the dialect. Settles what
  * config.json left open. */
-int kr_model_unify(kr_weights *w, kr_config *c, krait_error *e);
+int kr_model_unify(krait_model *m, krait_error *e);
+/* What the model's file calls the tensor that is `name` here. */
+const char *kr_model_file_name(const krait_model *m, const char *name);
 /* Converts matrices to `dtype` (KR_DTYPE_COUNT: leaves them), checks every tensor against the
  * configuration, brings the rest to f32; fills m->matrix and m->parameters. */
 int kr_model_fit(krait_model *m, kr_dtype dtype, krait_error *e);

@@ -11,6 +11,7 @@
 #include "models/model.h"
 
 #define EMBEDDING "backbone.embeddings.weight"
+#define EMBEDDING_OF_STATE_SPACES "backbone.embedding.weight"
 #define HEAD "lm_head.weight"
 
 /* ---- finding ---- */
@@ -92,8 +93,15 @@ static int drop_tied_head(kr_weights *w, krait_error *e) {
     return 0;
 }
 
-int kr_model_unify(kr_weights *w, kr_config *c, krait_error *e) {
-    KR_TRY(rename_item(w, "backbone.embedding.weight", EMBEDDING, e));
+const char *kr_model_file_name(const krait_model *m, const char *name) {
+    return m->singular && strcmp(name, EMBEDDING) == 0 ? EMBEDDING_OF_STATE_SPACES : name;
+}
+
+int kr_model_unify(krait_model *m, krait_error *e) {
+    kr_weights *w = &m->weights;
+    kr_config *c = &m->config;
+    m->singular = find_item(w, EMBEDDING_OF_STATE_SPACES) != NULL;
+    KR_TRY(rename_item(w, EMBEDDING_OF_STATE_SPACES, EMBEDDING, e));
     if (c->tied) KR_TRY(drop_tied_head(w, e));
     if (c->linear_bias_unsaid)
         c->linear_bias = kr_weights_find(w, "backbone.layers.0.mixer.in_proj.bias") != NULL;

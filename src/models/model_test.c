@@ -32,7 +32,9 @@ static krait_model *open_model(const char *path, const krait_model_options *o) {
     return m;
 }
 
-static const krait_model_options without = {sizeof without, 1, KRAIT_F32, 1};
+static const krait_model_options without = {.size = sizeof without,
+                                            .keep_dtype = 1,
+                                            .without_tokenizer = 1};
 
 static void fixture(char path[512], int i) { snprintf(path, 512, KR_TEST_DATA "/%s", fixtures[i]); }
 

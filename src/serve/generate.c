@@ -85,6 +85,7 @@ static int take_ids(batch *b, lane *l, int64_t first, krait_error *e) {
 static int take_text(batch *b, lane *l, int64_t first, krait_error *e) {
     const char *text = b->prompts[l->index];
     size_t length = strlen(text);
+    if (!b->tokenizer) return room_for_prompt(l, first, 0, e); /* an empty one: check() saw it */
     int64_t n = krait_tokenizer_encode(b->tokenizer, text, length, NULL, 0, e);
     if (n < 0) return (int)n;
     KR_TRY(room_for_prompt(l, first, n, e));
@@ -257,9 +258,10 @@ static int check(const batch *b, krait_error *e) {
                        "generate: a state file goes with one prompt, not %" PRId64, b->n);
     if (o->ids ? !o->counts : !b->prompts && b->n > 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "generate: there are no prompts");
-    if (!o->ids && !b->tokenizer)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "generate: the model has no tokenizer: give token ids");
+    for (int64_t i = 0; i < b->n && !o->ids && !b->tokenizer; i++)
+        if (b->prompts[i][0])
+            return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                           "generate: the model has no tokenizer: give token ids");
     return 0;
 }
 
