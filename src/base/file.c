@@ -136,7 +136,9 @@ int kr_make_dirs(const char *path, krait_error *e) {
         if (*p != '/' && *p != 0) continue;
         char old = *p;
         *p = 0;
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST)
+        if (mkdir(copy, 0777) == 0)
+            rc = sync_parent(copy, e);
+        else if (errno != EEXIST)
             rc = kr_fail(e, KRAIT_ERR_IO, "%s: cannot be created: %s", copy, strerror(errno));
         *p = old;
         if (old == 0) break;

@@ -76,7 +76,8 @@ static int open_logs(kr_trainer *t, int64_t log_length, krait_error *e) {
     char path[1024];
     snprintf(path, sizeof path, "%s/log.jsonl", t->o.out);
     KR_TRY(kr_run_log_open(&t->log, path, log_length, e));
-    return kr_event_file_open(&t->events, t->o.out, t->step + 1, e);
+    KR_TRY(kr_event_file_open(&t->events, t->o.out, t->step + 1, e));
+    return kr_sync_dir(t->o.out, e); /* a checkpoint counts on the log: its name must last too */
 }
 
 static bool due(const kr_trainer *t, int64_t every) {
