@@ -219,7 +219,7 @@ typedef struct krait_generate_options {
     int threads;
     int ignore_end; /* 1: goes on past the end token */
     /* One prompt only: continue from / leave a state file. NULL: off */
-    const char *state_in, *state_out;
+    const char *state_in, *state_out; /* the sampler is not in it: it begins anew from its seed */
     /* Called with text as it comes, for prompt `index`: always whole UTF-8, bytes that are none
      * having become U+FFFD. Return non-zero to stop everything. May be NULL. */
     int (*on_text)(void *user, int64_t index, const char *text, size_t length);

@@ -96,7 +96,8 @@ KRAIT_API int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids
 KRAIT_API int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm,
                                    krait_error *e);
 /* The weights as they are now, as a model without tokenizer that can be saved or opened in a new
- * session; the trainer owns it, and its hash is that of the beginning. */
+ * session; the trainer owns it, and its hash is that of the beginning. An update changes it in
+ * place: sessions opened before must not be used after. */
 KRAIT_API const krait_model *krait_trainer_model(const krait_trainer *t);
 
 /* ---- evaluation ----------------------------------------------------------------------------- */
