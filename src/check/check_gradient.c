@@ -1,8 +1,8 @@
 /* check_gradient.c - an op's gradients, taken through the graph in double, against differences of
  * its own forward kernel.
  *
- *   d/dh L(x + h v) at 0  =  (8 (L(h) - L(-h)) - (L(2h) - L(-2h))) / 12 h  +  O(h^4),   L = sum
- * over outputs of y . seed
+ *   d/dh L(x + h v) at 0  =  (8 (L(h) - L(-h)) - (L(2h) - L(-2h))) / 12 h  +  O(h^4)
+ *   L = sum over outputs of y . seed
  *
  * along one random direction over all of an input, which no wrong element escapes, and along some
  * single elements. */

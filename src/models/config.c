@@ -3,10 +3,10 @@
  *
  * Both dialects leave things out and let their class defaults speak; the tables below are those
  * defaults. Traps that they set:
- *   - FalconMamba's "expand" is wrong in its own released file: intermediate_size, where present,
- * always wins.
+ *   - FalconMamba's "expand" is wrong in its own released file: intermediate_size, where
+ *     present, always wins.
  *   - use_bias has changed its default between versions of transformers: where it is absent the
- * weights decide.
+ *     weights decide.
  *   - state-spaces writes the vocabulary without padding and never eps, N, K or expand.
  *   - end tokens may be null, one id or a list.
  * Whether the weights fit is left to the models. Source: configuration classes of transformers'

@@ -9,13 +9,13 @@
  *
  * Conventions of every kernel:
  *   - Inputs are read only. Outputs are overwritten, or added to where the bit of c->accumulate
- * says so (gradients that several ops contribute to). A kernel that cannot accumulate says so by
- * its op's `no_accumulate`.
+ *     says so (gradients that several ops contribute to). A kernel that cannot accumulate says so
+ *     by its op's `no_accumulate`.
  *   - An optional input or output is absent when its data is NULL.
  *   - Row strides (stride[0] of a matrix) are arbitrary; the last dimension is contiguous.
- *   - Results do not depend on the number of threads' timing: fixed partitions, fixed order of
- * sums, no atomics. Two runs with the same thread count give the same bytes; kernels should give
- * the same bytes for any thread count.
+ *   - Results depend neither on timing nor on the number of threads: fixed partitions, fixed order
+ *     of sums, no atomics. The checker runs every case with one thread and with several and
+ *     compares the bytes.
  *   - No allocation, no I/O, no failure: the shape rule has refused what the kernel cannot do. */
 #ifndef KR_OP_H
 #define KR_OP_H

@@ -5,9 +5,11 @@
  *
  *   1. forward once, keeping the states in front of every chunk of KR_SCAN_CHUNK rows;
  *   2. chunk by chunk from the last: forward again, keeping a_t and w_t = a_t h_{t-1} of one block
- * of channels, then back: h_t = w_t + delta x b,   g = L + kappa du c,   L <- a g db += g delta x,
- * dc += du h,  s1 = sum_n g b,  s2 = sum_n A g w,  dA += delta g w dx = delta s1 + D du,  ddelta =
- * x s1 + s2            (du = dy silu(z))
+ *      of channels, then back, with du = dy silu(z):
+ *
+ *        h_t = w_t + delta x b,   g = L + kappa du c,   L <- a g
+ *        db += g delta x,   dc += kappa du h,   s1 = sum_n g b,   s2 = sum_n A g w
+ *        dA += delta g w,   dx = delta s1 + D du,   ddelta = x s1 + s2
  *
  * What depends on a row and channel only (delta, gates) is computed before and after, row by row,
  * so that rows are read and written whole. Inside, Q numbers of N at a time stay in registers

@@ -6,9 +6,11 @@
  * gradients are summed in double and written at the end. All arithmetic is complex double; a real
  * member simply has no imaginary parts.
  *
- *   forward    h_t = a_t h_{t-1} + sum_r gain x_r b_r,   u_q = kappa Re(h . c_q) + D x_q,   y_q =
- * u_q silu(z_q) backward   L_t = dL/dh_t = kappa conj(c_t) du_t + conj(a_{t+1}) L_{t+1}
- * (spec/linear_recurrence.md section 4) */
+ *   forward    h_t = a_t h_{t-1} + sum_r gain x_r b_r
+ *              u_q = kappa Re(h . c_q) + D x_q,   y_q = u_q silu(z_q)
+ *   backward   L_t = dL/dh_t = kappa conj(c_t) du_t + conj(a_{t+1}) L_{t+1}
+ *
+ * Source: spec/linear_recurrence.md section 4. */
 #include "ops/op_ref.h"
 
 #include <complex.h>

@@ -5,8 +5,8 @@
  * [blocks,N,W]; a row brings one vector of x, dt and z a block, and N numbers of b and c that every
  * lane shares:
  *
- *   a = 2^(delta A log2 e),   h[n] = a h[n] + delta x b[n],   y = (kappa sum_n h[n] c[n] + D x)
- * silu(z) */
+ *   a = 2^(delta A log2 e),   h[n] = a h[n] + delta x b[n]
+ *   y = (kappa sum_n h[n] c[n] + D x) silu(z) */
 #include "scan/vec_scan.h"
 
 #include <omp.h>

@@ -2,11 +2,14 @@
  *
  * In the byte order of the machine that wrote it, without padding:
  *
- *    0  magic "KRAITSTA"          24  element type u32, tensors n u32     48  payload bytes u64
- *    8  version u32 = 1           32  position i64 (tokens read)          56  bytes of each tensor
- * u64 [n] 12  byte order u32 0x01020304 40  next token i32 (-1: none)           then the payload,
- * tensor by tensor, 16  model hash u64            44  0 u32                               then the
- * checksum u64 of all before it
+ *    0  magic "KRAITSTA"
+ *    8  version u32 = 1, byte order u32 = 0x01020304
+ *   16  model hash u64
+ *   24  element type u32, tensors n u32
+ *   32  position i64 (tokens read)
+ *   40  next token i32 (-1: none), 0 u32
+ *   48  payload bytes u64
+ *   56  bytes of each tensor u64 [n], the payload tensor by tensor, checksum u64 of all before it
  *
  * The checksum is FNV-1a over bytes: each step is a bijection of what came before, so no single
  * wrong byte can hide. */

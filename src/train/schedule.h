@@ -1,11 +1,14 @@
-/* schedule.h - the learning rate of each step.
+/* schedule.h - the learning rate of step s, s = 1 .. steps.
  *
- *   warm-up   peak * s / warmup                                                      s = 1 ..
- * warmup cosine    floor + (peak - floor) * (1 + cos(pi * p)) / 2,   p = (s - warmup) / (steps -
- * warmup) wsd       peak, then over the last `decay` steps floor + (peak - floor) * (1 - p) or (1 -
- * sqrt(p)), p = (s - (steps - decay)) / decay constant  peak The last step has the floor. Sources:
- * Loshchilov & Hutter 2016 (cosine); Hu et al. 2024 "MiniCPM" (warm-up, stable, decay); Haegele et
- * al. 2024 (1 - sqrt). */
+ *   warm-up    peak s / warmup                                     while s <= warmup
+ *   cosine     floor + (peak - floor) (1 + cos(pi p)) / 2
+ *              with p = (s - warmup) / (steps - warmup)
+ *   wsd        peak; over the last `decay` steps floor + (peak - floor) (1 - p), or (1 - sqrt(p)),
+ *              with p = (s - steps + decay) / decay
+ *   constant   peak
+ *
+ * The last step of cosine and wsd has the floor. Sources: Loshchilov & Hutter 2016 (cosine); Hu et
+ * al. 2024 "MiniCPM" (warm-up, stable, decay); Haegele et al. 2024 (1 - sqrt). */
 #ifndef KR_SCHEDULE_H
 #define KR_SCHEDULE_H
 

@@ -9,9 +9,10 @@
  * and the offset 0 (held-out data).
  *
  *   reset[b,t] = 1   a document, or a lane's stretch, begins at ids[b,t]: state and convolution
- * window begin anew targets[b,t]     the id after ids[b,t]; -1: nothing is to be predicted there
- * (padding after a stretch's end; the first token of another document where the tokenizer has no
- * end token)
+ *                    window begin anew
+ *   targets[b,t]     the id after ids[b,t]; -1: nothing is to be predicted there (padding after a
+ *                    stretch's end; the first token of another document where the tokenizer has
+ *                    no end token)
  *
  * The next window depends on (options, epoch, window) alone: that pair is the position that a
  * checkpoint stores. */

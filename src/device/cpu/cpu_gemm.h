@@ -6,8 +6,10 @@
 #include <stdint.h>
 
 /* C = op(A) op(B), or C += with `accumulate`; all f32, rows contiguous, `ld` elements from row to
- * row. op(A) [m,k]: A is [m,k], or [k,m] when a_transposed;   op(B) [k,n]: B is [k,n], or [n,k]
- * when b_transposed;   C [m,n] */
+ * row.
+ *   op(A) [m,k]: A is [m,k], or [k,m] when a_transposed
+ *   op(B) [k,n]: B is [k,n], or [n,k] when b_transposed
+ *   C [m,n] */
 typedef struct kr_gemm {
     bool a_transposed, b_transposed, accumulate;
     int64_t m, n, k;

@@ -1,8 +1,8 @@
 /* safetensors.c - the safetensors file: an 8-byte little-endian header length n, n bytes of JSON,
  * then the tensors.
  *
- *   {"__metadata__": {...}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin,
- * end]}, ...}
+ *   {"__metadata__": {...},
+ *    "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
  *
  * Offsets count from the end of the header; the tensors tile the rest of the file without gap or
  * overlap. Reading maps the file and points into it; only a tensor whose place is not aligned for

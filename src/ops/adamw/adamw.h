@@ -5,8 +5,10 @@
  *   v' = beta2 * v + (1 - beta2) * g'^2
  *   w' = w * (1 - rate * decay) - rate * (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
  *
- * in:  w [n], m [n], v [n], g [n]      out: w [n], m [n], v [n], which may be the memory of the
- * inputs `scale` carries the clipping of the gradient's norm. Not differentiable: it stands behind
+ * in:  w [n], m [n], v [n], g [n]
+ * out: w [n], m [n], v [n], which may be the memory of the inputs
+ *
+ * `scale` carries the clipping of the gradient's norm. Not differentiable: it stands behind
  * the backward pass. Source: Loshchilov & Hutter 2019, "Decoupled weight decay regularization". */
 #ifndef KR_ADAMW_H
 #define KR_ADAMW_H

@@ -1,17 +1,20 @@
 /* causal_conv.h - depthwise causal convolution along the tokens of each sequence, with an optional
  * SiLU.
  *
- *   p[t] = bias + sum over w < K of weight[w] * x[t - (K-1-w)],   y = silu(p) or p     (per
- * channel)
+ *   p[t] = bias + sum over w < K of weight[w] * x[t - (K-1-w)],   y = silu(p) or p
+ *
+ * for each channel.
  *
  * The last tap multiplies the current token. Taps before the start of the sequence read state_in
  * (oldest first: its row K-2 is the token before), zeros without one. Taps never cross a reset row:
  * what lies before it counts as zero. state_out holds the last K-1 inputs of each sequence in the
  * same sense (zeros before the last reset).
  *
- * in:  x [M,E], weight [E,1,K], bias [E] or absent, seqs I64 [S,3] (first row, count, slot), reset
- * U8 [M] or absent, state_in [slots,K-1,E] or absent out: y [M,E], state_out [slots,K-1,E] given or
- * absent; it may be the memory of state_in; rows of slots that seqs does not name stay as they are.
+ * in:  x [M,E], weight [E,1,K], bias [E] or absent, seqs I64 [S,3] (first row, count, slot),
+ *      reset U8 [M] or absent, state_in [slots,K-1,E] or absent
+ * out: y [M,E], state_out [slots,K-1,E] given or absent: it may be the memory of state_in; rows of
+ *      slots that seqs does not name stay as they are
+ *
  * Rows of y outside every sequence are not written. Source: spec/mamba.md sections 2 to 5. */
 #ifndef KR_CAUSAL_CONV_H
 #define KR_CAUSAL_CONV_H
@@ -23,11 +26,14 @@ typedef struct kr_causal_conv_attr {
 } kr_causal_conv_attr;
 
 extern const kr_op kr_op_causal_conv;
-/* in: dy [M,E] or absent (0), x, weight, bias, seqs, reset, state_in, dstate_out [slots,K-1,E] or
- * absent (0) out: dx [M,E], dweight [E,1,K], dbias [E], dstate_in [slots,K-1,E] (0 for slots that
- * seqs does not name) g[t] = dy[t] * silu'(p[t]);   dx[q] = sum over w of weight[w] * g[q +
- * (K-1-w)] + what dstate_out says of x[q]; dweight[w] = sum over t of g[t] * x[t - (K-1-w)]; dbias
- * = sum over t of g[t];   p is computed again from x */
+/* in:  dy [M,E] or absent (0), x, weight, bias, seqs, reset, state_in,
+ *      dstate_out [slots,K-1,E] or absent (0)
+ * out: dx [M,E], dweight [E,1,K], dbias [E],
+ *      dstate_in [slots,K-1,E] (0 for slots that seqs does not name)
+ *
+ *   g[t] = dy[t] * silu'(p[t]), with p computed again from x
+ *   dx[q] = sum over w of weight[w] * g[q + (K-1-w)] + what dstate_out says of x[q]
+ *   dweight[w] = sum over t of g[t] * x[t - (K-1-w)],   dbias = sum over t of g[t] */
 extern const kr_op kr_op_causal_conv_grad;
 
 #endif

@@ -2,8 +2,9 @@
  *
  *   y[m] = weight[ids[m]]
  *
- * in:  ids I32 [M] (an id outside [0,V) gives zeros: the tokenizer and the session refuse such
- * ids), weight [V,D] f32, f64, bf16 or f16 out: y [M,D] f32, or f64 when the weight is */
+ * in:  ids I32 [M] (an id outside [0,V) gives zeros: tokenizer and session refuse such ids),
+ *      weight [V,D] f32, f64, bf16 or f16
+ * out: y [M,D] f32, or f64 when the weight is */
 #ifndef KR_EMBEDDING_H
 #define KR_EMBEDDING_H
 

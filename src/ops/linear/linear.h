@@ -2,8 +2,11 @@
  *
  *   y = x W^T + bias        dx = dy W        dW = dy^T x,  dbias = sum over M of dy
  *
- * in:  x [M,K] (f32, or f64), weight [N,K] (f32, bf16 or f16; f64 with an f64 x), bias [N] or
- * absent out: y [M,N] Sums of f32 tensors are f32 whatever the weight's type: a half is widened,
+ * in:  x [M,K] (f32, or f64), weight [N,K] (f32, bf16 or f16; f64 with an f64 x),
+ *      bias [N] or absent
+ * out: y [M,N]
+ *
+ * Sums of f32 tensors are f32 whatever the weight's type: a half is widened,
  * never rounded to. */
 #ifndef KR_LINEAR_H
 #define KR_LINEAR_H
