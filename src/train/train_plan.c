@@ -117,20 +117,52 @@ static void tell_memory(text *s, const kr_trainer *t) {
     line(s, "  (activations without sharing: %.2f MiB)\n", (double)p.unshared / 1048576);
 }
 
+/* The keys of the recipe that are not what they would be without one, as a JSON object; NULL: no
+ * memory. */
+static json_t *own_values(const kr_recipe *r) {
+    kr_recipe plain;
+    kr_recipe_default(&plain);
+    json_t *own = kr_recipe_json(r), *defaults = kr_recipe_json(&plain), *value;
+    const char *key;
+    json_object_foreach(defaults, key, value) {
+        if (own && json_equal(json_object_get(own, key), value)) json_object_del(own, key);
+    }
+    if (!defaults && own) json_decref(own);
+    if (!defaults) own = NULL;
+    json_decref(defaults);
+    return own;
+}
+
+/* "key value, key value ..." in lines of about 80 columns. */
+static void tell_recipe(text *s, json_t *own) {
+    const char *key;
+    json_t *value;
+    size_t begin = s->used;
+    line(s, "recipe     ");
+    json_object_foreach(own, key, value) {
+        if (s->used - begin > 60) {
+            line(s, "\n           ");
+            begin = s->used;
+        }
+        char *shown = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+        line(s, " %s %s;", key, shown ? shown : "?");
+        free(shown);
+    }
+    line(s, " the rest by default\n");
+}
+
 int kr_trainer_tell_plan(kr_trainer *t, krait_error *e) {
-    json_t *json = kr_recipe_json(&t->recipe);
-    char *recipe = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
-    text s = {.room = 4096 + (recipe ? strlen(recipe) : 0)};
+    json_t *own = own_values(&t->recipe);
+    text s = {.room = 16384};
     s.at = kr_calloc(s.room, 1);
-    int rc = recipe && s.at ? 0 : kr_fail_memory(e, "the plan");
+    int rc = own && s.at ? 0 : kr_fail_memory(e, "the plan");
     if (rc == 0) {
         tell_run(&s, t);
-        line(&s, "recipe      %s\n", recipe);
+        tell_recipe(&s, own);
         tell_memory(&s, t);
         kr_trainer_tell(t, KRAIT_EVENT_PLAN, s.at);
     }
     kr_free(s.at);
-    free(recipe);
-    json_decref(json);
+    json_decref(own);
     return rc;
 }
