@@ -61,11 +61,13 @@ static kr_value *embed(kr_nn *nn, kr_value *ids) {
     return kr_apply1(nn->g, &kr_op_embedding, NULL, 0, (kr_value *[]){ids, w}, 2);
 }
 
+/* A head of its own begins as any linear map does; a tied one is the embedding. */
 static kr_value *head(kr_nn *nn, kr_value *x) {
     const kr_config *c = nn->config;
+    kr_init init = kr_init_fan_in(c->width, 1);
     kr_param_decl d = {.rank = 2,
                        .shape = {c->vocabulary, c->width},
-                       .init = {KR_INIT_NORMAL, 0, 0.02, 0},
+                       .init = {init.kind, init.a, init.b, init.c},
                        .no_decay = c->tied,
                        .matrix = true};
     snprintf(d.name, sizeof d.name, "%s",
