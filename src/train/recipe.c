@@ -280,9 +280,14 @@ bool kr_recipe_shapes_model(const kr_recipe *r) {
 
 static int finish_schedule(kr_recipe *r, krait_error *e) {
     bool wsd = strcmp(r->schedule, "wsd") == 0;
+    kr_recipe usual;
+    kr_recipe_default(&usual); /* a run's recipe.json gives every key: the usual value is no wish */
     if (wsd && r->decay == 0) r->decay = r->steps / 5 > 0 ? r->steps / 5 : 1;
-    if (!wsd && (r->decay || kr_recipe_given(r, "decay_shape")))
+    if (!wsd && (r->decay || strcmp(r->decay_shape, usual.decay_shape) != 0))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: decay and decay_shape need schedule = wsd");
+    if (strcmp(r->schedule, "constant") == 0 && r->min_learning_rate != usual.min_learning_rate)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "recipe: min_learning_rate has no effect with schedule = constant");
     if (r->warmup + (wsd ? r->decay : 0) > r->steps)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "recipe: warmup (%lld) and decay (%lld) are longer than all %lld steps",
@@ -295,12 +300,13 @@ static int finish_schedule(kr_recipe *r, krait_error *e) {
 }
 
 int kr_recipe_finish(kr_recipe *r, krait_error *e) {
-    if (r->tokens && kr_recipe_given(r, "steps"))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: give steps or tokens, not both");
     if (r->window > INT64_MAX / r->batch / r->accumulate || r->batch * r->window > INT32_MAX)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: batch * window is beyond 2^31 tokens");
     int64_t a_step = r->batch * r->window * r->accumulate;
-    if (r->tokens) r->steps = (r->tokens + a_step - 1) / a_step;
+    int64_t steps = r->tokens ? (r->tokens + a_step - 1) / a_step : r->steps;
+    if (kr_recipe_given(r, "steps") && r->steps != steps)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: give steps or tokens, not both");
+    r->steps = steps;
     if (r->dt_min > r->dt_max)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: dt_min (%g) is above dt_max (%g)", r->dt_min,
                        r->dt_max);

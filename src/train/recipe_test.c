@@ -60,6 +60,8 @@ static void refuses_what_is_wrong(void **state) {
     refuses("{\"steps\": 5, \"tokens\": 5}", "not both");
     refuses("{\"steps\": 5, \"warmup\": 6}", "longer than all 5 steps");
     refuses("{\"decay\": 6}", "need schedule = wsd");
+    refuses("{\"decay_shape\": \"sqrt\"}", "need schedule = wsd");
+    refuses("{\"schedule\": \"constant\", \"min_learning_rate\": 1e-4}", "has no effect");
     refuses("{\"min_learning_rate\": 1, \"learning_rate\": 0.5}", "above learning_rate");
     refuses("{\"batch\": 1000000, \"window\": 10000000}", "beyond 2^31");
 }
@@ -89,6 +91,28 @@ static void dump_reads_back(void **state) {
     json_decref(json);
     assert_non_null(strstr(krait_recipe_keys(), "checkpoint_every"));
     assert_non_null(strstr(krait_recipe_keys(), "keep"));
+}
+
+/* What a run writes beside its checkpoints is a recipe for the same run. */
+static void a_run_s_recipe_is_a_recipe(void **state) {
+    (void)state;
+    static const char *const given[] = {"{}", "{\"tokens\": 5000000}", "{\"schedule\": \"wsd\"}",
+                                        "{\"schedule\": \"constant\", \"steps\": 300}"};
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
+        kr_recipe a, b;
+        krait_error e = {0};
+        int from = 0;
+        assert_int_equal(parse(&a, given[i], &e), 0);
+        assert_int_equal(kr_recipe_finish(&a, &e), 0);
+        json_t *json = kr_recipe_json(&a);
+        char *text = json_dumps(json, JSON_REAL_PRECISION(17));
+        assert_non_null(text);
+        assert_int_equal(parse(&b, text, &e), 0);
+        if (kr_recipe_finish(&b, &e) < 0) fail_msg("%s: %s", given[i], e.message);
+        assert_null(kr_recipe_difference(&a, &b, false, &from));
+        free(text);
+        json_decref(json);
+    }
 }
 
 static void every_recipe_in_the_tree_is_valid(void **state) {
@@ -155,8 +179,11 @@ static void schedules(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_and_overrides), cmocka_unit_test(refuses_what_is_wrong),
-        cmocka_unit_test(dump_reads_back),     cmocka_unit_test(every_recipe_in_the_tree_is_valid),
+        cmocka_unit_test(reads_and_overrides),
+        cmocka_unit_test(refuses_what_is_wrong),
+        cmocka_unit_test(dump_reads_back),
+        cmocka_unit_test(a_run_s_recipe_is_a_recipe),
+        cmocka_unit_test(every_recipe_in_the_tree_is_valid),
         cmocka_unit_test(schedules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
