@@ -13,23 +13,9 @@ static void choose_dtype(const cli_args *a, krait_save_options *o) {
                                           : KRAIT_BF16;
 }
 
-/* A model without a tokenizer (made for token ids) is converted too; that it has none is told. */
-static int open_model(const cli_args *a, krait_model **model, krait_error *e) {
-    krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
-    krait_error first;
-    if (krait_model_open(model, a->words[0], NULL, &first) == 0) return 0;
-    o.without_tokenizer = 1;
-    bool absent = first.code == KRAIT_ERR_IO && strstr(first.message, "tokenizer.json");
-    if (absent && krait_model_open(model, a->words[0], &o, e) == 0) {
-        fprintf(stderr, "%s has no tokenizer: %s gets none\n", a->words[0], a->words[1]);
-        return 0;
-    }
-    *e = first;
-    return first.code;
-}
-
 static int run(const cli_args *a) {
     krait_save_options save = KRAIT_SAVE_OPTIONS_INIT;
+    krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
     krait_model_info info;
     krait_model *model;
     krait_error e;
@@ -40,13 +26,16 @@ static int run(const cli_args *a) {
                          "example");
     choose_dtype(a, &save);
     save.shard_bytes = cli_int(a, "shard-mb") * 1000000;
-    if (open_model(a, &model, &e) < 0) return cli_fail(a, "%s", e.message);
+    o.tokenizer_optional = 1; /* a model made for token ids is converted too */
+    if (krait_model_open(&model, a->words[0], &o, &e) < 0) return cli_fail(a, "%s", e.message);
     int rc = krait_model_save(model, a->words[1], &save, &e);
     krait_model_describe(model, &info);
     if (rc == 0)
         fprintf(stderr, "%s: %lld tensors, %s parameters, from %s\n", a->words[1],
                 (long long)krait_model_tensor_count(model),
                 cli_human_count((double)info.parameters, bytes), a->words[0]);
+    if (rc == 0 && !krait_model_tokenizer(model))
+        fprintf(stderr, "%s has no tokenizer: %s gets none\n", a->words[0], a->words[1]);
     krait_model_close(&model);
     return rc < 0 ? cli_fail(a, "%s", e.message) : CLI_OK;
 }

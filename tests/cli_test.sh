@@ -199,6 +199,12 @@ cp out first
 expect 0 generate --model "$odd" --state-in ids-state --tokens 5 "$@"
 holds test "$(cat first out | paste -sd " " -)" = "$(head -n 1 want)"
 refused 1 "no tokenizer.json" generate --model "$odd" --prompt x
+refused 1 "not a folder" convert "$odd" ids
+mkfifo pipe && { cat pipe >piped & } # what is no regular file is written, not replaced
+expect 0 generate --model "$odd" --token-ids ids --tokens 4 --state-out pipe "$@"
+wait
+holds test -p pipe
+holds cmp piped ids-state
 expect 0 selftest --model "$source/tests/data/mamba_statespaces" --token-ids ids --json
 has "backbone.embedding.weight" # by its name in the file
 expect 0 info "$source/tests/data/mamba_statespaces" --tensors

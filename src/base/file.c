@@ -63,8 +63,13 @@ int kr_out_open(kr_out *out, const char *path, krait_error *e) {
         kr_out_abort(out);
         return kr_fail_memory(e, path);
     }
+    bool special = access(path, F_OK) == 0 && !kr_is_file(path);
     snprintf(out->temporary, room, "%s.tmp-%ld", path, (long)getpid());
-    out->stream = fopen(out->temporary, "wb");
+    if (special) {
+        kr_free(out->temporary);
+        out->temporary = NULL;
+    }
+    out->stream = fopen(special ? path : out->temporary, "wb");
     if (out->stream) return 0;
     int rc = kr_fail(e, KRAIT_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
     kr_out_abort(out);
@@ -88,20 +93,22 @@ static int sync_parent(const char *path, krait_error *e) {
 }
 
 int kr_out_commit(kr_out *out, krait_error *e) {
-    int failed = fflush(out->stream) != 0 || fsync(fileno(out->stream)) != 0;
+    int failed = fflush(out->stream) != 0 || (out->temporary && fsync(fileno(out->stream)) != 0);
     int reason = errno;
     if (fclose(out->stream) != 0 && !failed) {
         failed = 1;
         reason = errno;
     }
     out->stream = NULL;
-    if (!failed && rename(out->temporary, out->path) != 0) {
+    if (!failed && out->temporary && rename(out->temporary, out->path) != 0) {
         failed = 1;
         reason = errno;
     }
-    int rc = failed
-                 ? kr_fail(e, KRAIT_ERR_IO, "%s: writing failed: %s", out->path, strerror(reason))
-                 : sync_parent(out->path, e);
+    int rc = 0;
+    if (failed)
+        rc = kr_fail(e, KRAIT_ERR_IO, "%s: writing failed: %s", out->path, strerror(reason));
+    else if (out->temporary)
+        rc = sync_parent(out->path, e);
     if (!failed) {
         kr_free(out->temporary);
         out->temporary = NULL;

@@ -23,7 +23,8 @@ void kr_map_forget(const kr_map *map, const void *at, size_t size);
 
 /* An output file under a temporary name in the same folder. kr_out_commit flushes, syncs and
  * renames it to `path` and syncs the folder; until then the old file stays whole. kr_out_abort
- * removes the temporary file; both are safe to call twice. Temporary names end in ".tmp-<pid>". */
+ * removes the temporary file; both are safe to call twice. Temporary names end in ".tmp-<pid>".
+ * What exists and is no regular file (a pipe, a device) is written directly, and never replaced. */
 typedef struct kr_out {
     FILE *stream;
     char *path;
