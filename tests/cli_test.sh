@@ -210,6 +210,14 @@ has "backbone.embedding.weight" # by its name in the file
 expect 0 info "$source/tests/data/mamba_statespaces" --tensors
 has "backbone.embedding.weight"
 
+# ---- little memory: an answer or a refusal, never a crash
+for megabytes in 56 59 62 65 68 71 80; do
+    checks=$((checks + 1))
+    (ulimit -v $((megabytes * 1000)) && export OMP_NUM_THREADS=1 &&
+        exec "$krait" eval --model "$odd" --token-ids ids --json) >out 2>err
+    [ $? -lt 128 ] || bad "a crash with $megabytes MB of address space"
+done
+
 # ---- tokenize
 expect 0 tokenize --tokenizer bytes --text Hello
 has '^72 101 108 108 111$'

@@ -155,11 +155,22 @@ static unsigned char *block(size_t size, krait_error *e) {
     return p;
 }
 
+/* The library of matrix products makes its code at its first call, in memory of its own, and
+ * crashes where it gets none: so there must be some left. */
+static int check_spare(krait_error *e) {
+    enum { SPARE = 16 << 20 };
+    void *spare = kr_malloc(SPARE);
+    if (!spare) return kr_fail_memory(e, "matrix products");
+    kr_free(spare);
+    return 0;
+}
+
 int kr_graph_allocate(kr_graph *g, krait_error *e) {
     if (!g->planned) return kr_fail(e, KRAIT_ERR_ARGUMENT, "the graph has not been planned");
     if (!(g->arena = block(g->sizes.activations, e))) return KRAIT_ERR_MEMORY;
     if (!(g->gradients = block(g->sizes.gradients, e))) return KRAIT_ERR_MEMORY;
     if (!(g->scratch = block(g->sizes.scratch, e))) return KRAIT_ERR_MEMORY;
+    KR_TRY(check_spare(e));
     for (int64_t i = 0; i < g->n_values; i++) {
         kr_value *v = g->values[i];
         const kr_value *owner = v->alias ? v->alias : v;
