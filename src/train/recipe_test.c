@@ -120,10 +120,15 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
     static const struct {
         const char *name;
         int64_t layers, width, steps, ids;
-    } all[] = {{"mamba-130m", 24, 768, 572205, 50277},  {"mamba-370m", 48, 1024, 572205, 50277},
-               {"mamba-790m", 48, 1536, 572205, 50277}, {"mamba-1.4b", 48, 2048, 286103, 50277},
-               {"mamba-2.8b", 64, 2560, 286103, 50277}, {"tiny", 2, 32, 40, 257},
-               {"tinyshakespeare", 4, 192, 0, 257},     {"demo", 4, 128, 0, 257}};
+    } all[] = {{"mamba-130m", 24, 768, 572205, 50277},
+               {"mamba-370m", 48, 1024, 572205, 50277},
+               {"mamba-790m", 48, 1536, 572205, 50277},
+               {"mamba-1.4b", 48, 2048, 286103, 50277},
+               {"mamba-2.8b", 64, 2560, 286103, 50277},
+               {"tiny", 2, 32, 40, 257},
+               {"tinyshakespeare", 4, 192, 0, 257},
+               {"demo-model", 6, 192, 1300, 2048},
+               {"demo", 4, 128, 0, 257}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         char path[1024];
         kr_recipe r;
