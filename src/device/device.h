@@ -1,13 +1,19 @@
-/* device.h - where kernels run: the CPU's levels and threads. (CUDA joins here as one more device.)
+/* device.h - where kernels run: the CPU's levels and threads, and the GPU as one more level.
  *
- * A level is one compilation of the same kernel sources. The best one that the machine has is
- * chosen once; KRAIT_ISA=ref|v1|v3|v4 (neon on ARM) forces one, and naming one that the machine
- * lacks is an error, not a fallback. */
+ * A level of the CPU is one compilation of the same kernel sources. The best one that the machine
+ * has is chosen once; KRAIT_ISA=ref|v1|v3|v4 (neon on ARM) forces one, and naming one that the
+ * machine lacks is an error, not a fallback.
+ *
+ * The GPU is used only where a caller asks for it by name. Its kernels read and write its own
+ * memory: everything a graph needs is allocated and copied by the functions below, which on the CPU
+ * are the plain ones. All work of the process on the GPU is one queue, in order: a put, a kernel,
+ * a get after each other need no waiting in between, and only a get waits for what is before it. */
 #ifndef KR_DEVICE_H
 #define KR_DEVICE_H
 
 #include <krait/error.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum kr_level {
     KR_LEVEL_REF64, /* the reference on f64 tensors: gradients against finite differences */
@@ -15,7 +21,9 @@ typedef enum kr_level {
     KR_LEVEL_V1,    /* x86-64 baseline, or NEON on ARM: 128-bit vectors */
     KR_LEVEL_V3,    /* AVX2, FMA, F16C: 256 bits */
     KR_LEVEL_V4,    /* AVX-512 F BW DQ VL: 512 bits */
-    KR_LEVEL_COUNT
+    KR_LEVEL_COUNT, /* of the CPU's levels */
+    KR_LEVEL_CUDA = KR_LEVEL_COUNT, /* an NVIDIA GPU */
+    KR_LEVELS
 } kr_level;
 
 const char *kr_level_name(kr_level level); /* "ref", "v3", ... */
@@ -26,5 +34,41 @@ int kr_device_level(kr_level *level, krait_error *e);
 
 /* Worker threads used when an option says 0: OMP_NUM_THREADS, or the usable cores */
 int kr_device_threads(void);
+
+/* "cpu" or NULL: the level above. "cuda" or "cuda:N": the GPU, opened at the first call; a process
+ * uses one. Says what is missing when there is none: the build, the driver, the card, cuBLASLt. */
+int kr_device_open(const char *name, kr_level *level, krait_error *e);
+
+/* ---- memory of a level ---------------------------------------------------------------------- */
+
+/* At least KR_ALIGN-aligned (256 on the GPU), contents undefined; NULL when there is not enough */
+void *kr_device_alloc(kr_level level, size_t bytes);
+void kr_device_free(kr_level level, void *p);
+/* Host to device; the host's bytes may be reused at once. */
+int kr_device_put(kr_level level, void *to, const void *host, size_t bytes, krait_error *e);
+/* Device to host, after everything queued before it; waits. */
+int kr_device_get(kr_level level, void *host, const void *from, size_t bytes, krait_error *e);
+int kr_device_copy(kr_level level, void *to, const void *from, size_t bytes, krait_error *e);
+int kr_device_fill(kr_level level, void *to, int byte, size_t bytes, krait_error *e);
+/* Waits until all queued work has ended. An error of that work is reported by the first of get,
+ * wait or check that sees it. */
+int kr_device_wait(kr_level level, krait_error *e);
+/* The launch just made: 0, or an error that begins with `what` (the op's name). Does not wait. */
+int kr_device_check(kr_level level, const char *what, krait_error *e);
+/* Bytes that can still be allocated, and in all; 0 where it is not known (the CPU). */
+void kr_device_memory(kr_level level, size_t *free_bytes, size_t *total);
+/* "NVIDIA H100 80GB HBM3"; "" for the CPU. */
+const char *kr_device_name(kr_level level);
+
+/* ---- recorded work -------------------------------------------------------------------------- */
+
+/* Between begin and end, kernels and copies within the device are recorded, not run (a CUDA graph):
+ * a whole step is then launched at once. Only for levels where kr_device_records is true. */
+typedef struct kr_recording kr_recording;
+bool kr_device_records(kr_level level);
+int kr_device_record_begin(kr_level level, krait_error *e);
+int kr_device_record_end(kr_level level, kr_recording **out, krait_error *e);
+int kr_device_replay(const kr_recording *r, krait_error *e);
+void kr_recording_free(kr_recording *r); /* NULL does nothing */
 
 #endif

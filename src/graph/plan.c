@@ -127,7 +127,7 @@ static void count_outside(kr_graph *g) {
         kr_node *n = g->nodes[k];
         kr_node_shapes(n);
         n->call.threads = g->o.threads;
-        size_t need = n->op->scratch ? n->op->scratch(&n->call) : 0;
+        size_t need = kr_op_scratch(n->op, g->o.level, &n->call);
         if (need > g->sizes.scratch) g->sizes.scratch = need;
     }
     g->sizes.n_nodes = g->n_nodes;

@@ -26,6 +26,10 @@
 #include "device/device.h"
 #include "tensor/tensor.h"
 
+#ifdef __cplusplus /* the GPU's kernels are C++ with C names */
+extern "C" {
+#endif
+
 #define KR_MAX_IN 20
 #define KR_MAX_OUT 16
 
@@ -112,6 +116,8 @@ typedef struct kr_op {
     void (*grad)(kr_tape *t, const kr_node *n);
     /* Bytes of scratch for a call of this shape with this many threads; NULL: none. */
     size_t (*scratch)(const kr_call *c);
+    /* The same for the GPU's kernel, whose needs are its own; NULL: none. */
+    size_t (*scratch_cuda)(const kr_call *c);
     /* Floating point operations and bytes that must move, for the benchmark's GFLOP/s and GB/s;
      * NULL: unknown. */
     void (*cost)(const kr_call *c, double *flops, double *bytes);
@@ -122,29 +128,47 @@ typedef struct kr_op {
     uint32_t no_accumulate; /* bit i: out[i] cannot be added to */
     /* bit i: out[i] may share the memory of in[i] when in[i] is not needed afterwards */
     uint32_t inplace;
-    /* NULL: the next lower level that exists is used, down to REF */
-    kr_kernel *kernel[KR_LEVEL_COUNT];
+    /* bit i: in[i] is bf16, not f32, in a graph whose activations are halves (GPU only). The shape
+     * rule derives the outputs' types from the inputs'. The checker runs the GPU's kernels both
+     * ways. 0: no such form. */
+    uint32_t half_in;
+    /* NULL on the CPU: the next lower level that exists is used, down to REF */
+    kr_kernel *kernel[KR_LEVELS];
 } kr_op;
 
-/* In <op>.c: KR_DECLARE_KERNEL(kr_rmsnorm) declares the kernel at every level of this build. */
-#if defined(__x86_64__)
-#define KR_DECLARE_KERNEL(f) kr_kernel f##_ref64, f##_ref, f##_v1, f##_v3, f##_v4
-#define KR_KERNELS(f)                                                                              \
-    {                                                                                              \
-        [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref, [KR_LEVEL_V1] = f##_v1,            \
-        [KR_LEVEL_V3] = f##_v3, [KR_LEVEL_V4] = f##_v4                                             \
-    }
+/* In <op>.c: KR_DECLARE_KERNEL(kr_rmsnorm) declares the kernel at every level of this build.
+ * KR_KERNELS lists those of the CPU; KR_KERNELS_GPU those and the one in <op>.cu. */
+#if defined(KR_CUDA)
+#define KR_CUDA_SLOT(f) , [KR_LEVEL_CUDA] = f##_cuda
 #else
-#define KR_DECLARE_KERNEL(f) kr_kernel f##_ref64, f##_ref, f##_v1
-#define KR_KERNELS(f)                                                                              \
-    { [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref, [KR_LEVEL_V1] = f##_v1 }
+#define KR_CUDA_SLOT(f)
 #endif
-#define KR_DECLARE_REF_KERNEL(f) kr_kernel f##_ref64, f##_ref
+#if defined(__x86_64__)
+#define KR_DECLARE_KERNEL(f) kr_kernel f##_ref64, f##_ref, f##_v1, f##_v3, f##_v4, f##_cuda
+#define KR_CPU_SLOTS(f)                                                                            \
+    [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref, [KR_LEVEL_V1] = f##_v1,                \
+    [KR_LEVEL_V3] = f##_v3, [KR_LEVEL_V4] = f##_v4
+#else
+#define KR_DECLARE_KERNEL(f) kr_kernel f##_ref64, f##_ref, f##_v1, f##_cuda
+#define KR_CPU_SLOTS(f)                                                                            \
+    [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref, [KR_LEVEL_V1] = f##_v1
+#endif
+#define KR_DECLARE_REF_KERNEL(f) kr_kernel f##_ref64, f##_ref, f##_cuda
+#define KR_REF_SLOTS(f) [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref
+#define KR_KERNELS(f)                                                                              \
+    { KR_CPU_SLOTS(f) }
+#define KR_KERNELS_GPU(f)                                                                          \
+    { KR_CPU_SLOTS(f) KR_CUDA_SLOT(f) }
 #define KR_REF_KERNELS(f)                                                                          \
-    { [KR_LEVEL_REF64] = f##_ref64, [KR_LEVEL_REF] = f##_ref }
+    { KR_REF_SLOTS(f) }
+#define KR_REF_KERNELS_GPU(f)                                                                      \
+    { KR_REF_SLOTS(f) KR_CUDA_SLOT(f) }
 
-/* The kernel used at a level. Never NULL for KR_LEVEL_REF and above. */
+/* The kernel used at a level. On the CPU never NULL for KR_LEVEL_REF and above; on the GPU NULL
+ * where the op has none: there is no hidden copy to the CPU. */
 kr_kernel *kr_op_kernel(const kr_op *op, kr_level level);
+/* Bytes of scratch of a call at a level. */
+size_t kr_op_scratch(const kr_op *op, kr_level level, const kr_call *c);
 
 /* Every op of this build, NULL-ended, in the order of ops.def. */
 extern const kr_op *const kr_ops[];
@@ -155,5 +179,9 @@ const kr_op *kr_op_find(const char *name);
 int kr_need_rank(const char *op, const char *arg, const kr_tensor *t, int rank, krait_error *e);
 int kr_need_dim(const char *op, const char *arg, const kr_tensor *t, int dim, int64_t size,
                 krait_error *e);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

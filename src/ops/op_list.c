@@ -21,9 +21,14 @@ const kr_op *kr_op_find(const char *name) {
 }
 
 kr_kernel *kr_op_kernel(const kr_op *op, kr_level level) {
-    if (level == KR_LEVEL_REF64) return op->kernel[level];
+    if (level == KR_LEVEL_REF64 || level == KR_LEVEL_CUDA) return op->kernel[level];
     while (level > KR_LEVEL_REF && !op->kernel[level]) level--;
     return op->kernel[level];
+}
+
+size_t kr_op_scratch(const kr_op *op, kr_level level, const kr_call *c) {
+    size_t (*rule)(const kr_call *) = level == KR_LEVEL_CUDA ? op->scratch_cuda : op->scratch;
+    return rule ? rule(c) : 0;
 }
 
 int kr_need_rank(const char *op, const char *arg, const kr_tensor *t, int rank, krait_error *e) {

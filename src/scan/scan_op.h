@@ -18,6 +18,10 @@
 
 #include "ops/op.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     KR_SCAN_X,
     KR_SCAN_DT,
@@ -97,5 +101,9 @@ typedef struct kr_scan_ref_layout {
     int64_t total;
 } kr_scan_ref_layout;
 void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -13,6 +13,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __cplusplus /* the GPU's kernels are C++ with C names */
+extern "C" {
+#endif
+
 typedef enum kr_dtype {
     KR_F32,
     KR_F64,
@@ -70,5 +74,9 @@ uint16_t kr_f32_to_f16(float x); /* round to nearest even; overflow gives infini
 
 /* Converts n contiguous elements between any two of f32 f64 bf16 f16. */
 void kr_convert(void *to, kr_dtype to_type, const void *from, kr_dtype from_type, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

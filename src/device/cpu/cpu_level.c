@@ -10,9 +10,9 @@
 
 #include "base/err.h"
 
-static const char *const names[KR_LEVEL_COUNT] = {
+static const char *const names[KR_LEVELS] = {
     [KR_LEVEL_REF64] = "ref64", [KR_LEVEL_REF] = "ref", [KR_LEVEL_V1] = "v1",
-    [KR_LEVEL_V3] = "v3",       [KR_LEVEL_V4] = "v4",
+    [KR_LEVEL_V3] = "v3",       [KR_LEVEL_V4] = "v4",   [KR_LEVEL_CUDA] = "cuda",
 };
 
 const char *kr_level_name(kr_level level) {
@@ -42,6 +42,7 @@ static bool has_v4(void) {
 
 bool kr_level_supported(kr_level level) {
     if (level <= KR_LEVEL_V1) return true;
+    if (level == KR_LEVEL_CUDA) return kr_device_name(level)[0] != 0;
 #if defined(__x86_64__)
     if (level == KR_LEVEL_V3) return has_v3();
     if (level == KR_LEVEL_V4) return has_v4();

@@ -62,7 +62,7 @@ const kr_op kr_op_neg_exp = {
     .cases = forward_cases,
     .n_in = 1,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_neg_exp),
+    .kernel = KR_KERNELS_GPU(kr_neg_exp),
 };
 
 const kr_op kr_op_neg_exp_grad = {
@@ -72,5 +72,5 @@ const kr_op kr_op_neg_exp_grad = {
     .cases = backward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_neg_exp_grad),
+    .kernel = KR_KERNELS_GPU(kr_neg_exp_grad),
 };

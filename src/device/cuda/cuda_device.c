@@ -1,0 +1,157 @@
+/* cuda_device.c - the GPU of this process: opening, memory, copies, errors, recorded work. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "device/cuda/cuda.h"
+#include "device/cuda/cuda_device.h"
+
+static struct {
+    bool open;
+    int ordinal, processors;
+    cudaStream_t stream;
+    char name[128];
+    char fault[200]; /* "": none */
+} gpu;
+
+struct kr_recording {
+    cudaGraphExec_t exec;
+};
+
+static int failed(krait_error *e, const char *what, cudaError_t rc) {
+    krait_err code = rc == cudaErrorMemoryAllocation ? KRAIT_ERR_MEMORY : KRAIT_ERR_UNSUPPORTED;
+    return kr_fail(e, code, "%s: the GPU says: %s", what, cudaGetErrorString(rc));
+}
+
+static int tried(krait_error *e, const char *what, cudaError_t rc) {
+    return rc == cudaSuccess ? 0 : failed(e, what, rc);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static int find_card(int ordinal, krait_error *e) {
+    int count = 0;
+    cudaError_t rc = cudaGetDeviceCount(&count);
+    if (rc != cudaSuccess || count == 0) {
+        cudaGetLastError();
+        return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                       "no NVIDIA GPU can be used here (%s): use --device cpu",
+                       rc == cudaSuccess ? "none found" : cudaGetErrorString(rc));
+    }
+    if (ordinal >= 0 && ordinal < count) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "cuda:%d: there are %d GPUs, cuda:0 to cuda:%d", ordinal,
+                   count, count - 1);
+}
+
+static int check_card(int ordinal, krait_error *e) {
+    struct cudaDeviceProp p;
+    KR_TRY(tried(e, "cuda", cudaGetDeviceProperties(&p, ordinal)));
+    if (p.major < 8)
+        return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                       "cuda:%d: %s has compute capability %d.%d; 8.0 or later is needed", ordinal,
+                       p.name, p.major, p.minor);
+    snprintf(gpu.name, sizeof gpu.name, "%.120s", p.name);
+    gpu.processors = p.multiProcessorCount;
+    return 0;
+}
+
+int kr_cuda_open(int ordinal, krait_error *e) {
+    if (gpu.open && gpu.ordinal == ordinal) return tried(e, "cuda", cudaSetDevice(ordinal));
+    if (gpu.open)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "cuda:%d: this process already uses cuda:%d", ordinal,
+                       gpu.ordinal);
+    KR_TRY(find_card(ordinal, e));
+    KR_TRY(check_card(ordinal, e));
+    KR_TRY(tried(e, "cuda", cudaSetDevice(ordinal)));
+    KR_TRY(tried(e, "cuda", cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking)));
+    KR_TRY(kr_cuda_blas_open(e));
+    gpu.ordinal = ordinal;
+    gpu.open = true;
+    return 0;
+}
+
+bool kr_cuda_is_open(void) { return gpu.open; }
+cudaStream_t kr_cuda_stream(void) { return gpu.stream; }
+int kr_cuda_processors(void) { return gpu.processors; }
+const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+void *kr_cuda_alloc(size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess) return p;
+    cudaGetLastError(); /* it was not sticky, and is not the next launch's */
+    return NULL;
+}
+
+void kr_cuda_free(void *p) {
+    if (p) cudaFree(p);
+}
+
+int kr_cuda_copy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                 krait_error *e) {
+    if (!bytes) return 0;
+    return tried(e, "copying", cudaMemcpyAsync(to, from, bytes, kind, gpu.stream));
+}
+
+int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e) {
+    return bytes ? tried(e, "filling", cudaMemsetAsync(to, byte, bytes, gpu.stream)) : 0;
+}
+
+int kr_cuda_wait(krait_error *e) {
+    KR_TRY(kr_cuda_check("a kernel", e));
+    return tried(e, "a kernel", cudaStreamSynchronize(gpu.stream));
+}
+
+void kr_cuda_memory(size_t *free_bytes, size_t *total) {
+    if (cudaMemGetInfo(free_bytes, total) == cudaSuccess) return;
+    cudaGetLastError();
+    *free_bytes = *total = 0;
+}
+
+void kr_cuda_fault(const char *what) {
+    if (!gpu.fault[0]) snprintf(gpu.fault, sizeof gpu.fault, "%s", what);
+}
+
+int kr_cuda_check(const char *what, krait_error *e) {
+    cudaError_t rc = cudaGetLastError();
+    if (rc != cudaSuccess) return failed(e, what, rc);
+    if (!gpu.fault[0]) return 0;
+    int code = kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: %s", what, gpu.fault);
+    gpu.fault[0] = 0;
+    return code;
+}
+
+/* ---- recorded work --------------------------------------------------------------------------- */
+
+int kr_cuda_record_begin(krait_error *e) {
+    return tried(e, "recording",
+                 cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal));
+}
+
+int kr_cuda_record_end(kr_recording **out, krait_error *e) {
+    cudaGraph_t graph = NULL;
+    *out = NULL;
+    KR_TRY(tried(e, "recording", cudaStreamEndCapture(gpu.stream, &graph)));
+    kr_recording *r = kr_calloc(1, sizeof *r);
+    int rc = r ? tried(e, "recording", cudaGraphInstantiate(&r->exec, graph, 0))
+               : kr_fail_memory(e, "a recording");
+    cudaGraphDestroy(graph);
+    if (rc < 0)
+        kr_free(r);
+    else
+        *out = r;
+    return rc;
+}
+
+int kr_cuda_replay(const kr_recording *r, krait_error *e) {
+    return tried(e, "a recorded step", cudaGraphLaunch(r->exec, gpu.stream));
+}
+
+void kr_cuda_recording_free(kr_recording *r) {
+    if (!r) return;
+    cudaGraphExecDestroy(r->exec);
+    kr_free(r);
+}

@@ -1,0 +1,24 @@
+/* cuda_device.h - what device.c needs of the GPU; the contracts are in device.h. */
+#ifndef KR_CUDA_DEVICE_H
+#define KR_CUDA_DEVICE_H
+
+#include <cuda_runtime_api.h>
+
+#include "device/cuda/cuda.h"
+#include "device/device.h"
+
+const char *kr_cuda_name(void); /* "" before it is open */
+void *kr_cuda_alloc(size_t bytes);
+void kr_cuda_free(void *p);
+int kr_cuda_copy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                 krait_error *e);
+int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e);
+int kr_cuda_wait(krait_error *e);
+int kr_cuda_check(const char *what, krait_error *e);
+void kr_cuda_memory(size_t *free_bytes, size_t *total);
+int kr_cuda_record_begin(krait_error *e);
+int kr_cuda_record_end(kr_recording **out, krait_error *e);
+int kr_cuda_replay(const kr_recording *r, krait_error *e);
+void kr_cuda_recording_free(kr_recording *r);
+
+#endif

@@ -1,0 +1,52 @@
+/* kernel.cuh - what every *.cu begins with: numbers of both activation types as floats, vectors of
+ * them, reductions over a warp, and sizes of launches.
+ *
+ * A kernel is a template over the type it loads and stores (float or bf16) and computes in float.
+ * Its C function, kr_<op>_cuda(const kr_call *), picks the instance and launches it on
+ * kr_cuda_stream(). Rules: offsets are int64_t; no atomics on floats, sums in a fixed order, so
+ * that two runs give the same bytes; row strides are arbitrary, so vector accesses need a check of
+ * alignment. */
+#ifndef KR_KERNEL_CUH
+#define KR_KERNEL_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#include "device/cuda/cuda.h"
+#include "ops/op.h"
+
+typedef __nv_bfloat16 bf16;
+
+__device__ __forceinline__ float kr_load(const float *p) { return *p; }
+__device__ __forceinline__ float kr_load(const bf16 *p) { return __bfloat162float(*p); }
+__device__ __forceinline__ float kr_load(const __half *p) { return __half2float(*p); }
+__device__ __forceinline__ void kr_store(float *p, float x) { *p = x; }
+__device__ __forceinline__ void kr_store(bf16 *p, float x) { *p = __float2bfloat16_rn(x); }
+/* *p = x, or *p + x */
+template <typename T>
+__device__ __forceinline__ void kr_put(T *p, float x, bool accumulate) {
+    kr_store(p, accumulate ? kr_load(p) + x : x);
+}
+
+/* The sum over the 32 lanes, in every lane; the same order always. */
+__device__ __forceinline__ float kr_warp_sum(float x) {
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+__device__ __forceinline__ float kr_warp_max(float x) {
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));
+    return x;
+}
+
+/* Blocks of `size` that cover n. */
+static inline unsigned kr_blocks(int64_t n, int64_t size) {
+    return (unsigned)((n + size - 1) / size);
+}
+
+#define KR_ACC(c, i) (((c)->accumulate >> (i)) & 1u)
+
+#endif
