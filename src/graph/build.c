@@ -45,6 +45,8 @@ void kr_graph_free(kr_graph *g) {
     }
     for (int64_t i = 0; i < g->n_values; i++) {
         kr_free(g->values[i]->decl);
+        kr_free(g->values[i]->shown);
+        kr_free(g->values[i]->fetched);
         kr_free(g->values[i]);
     }
     for (int64_t i = 0; i < g->n_scopes; i++) kr_free(g->scopes[i]);
@@ -52,9 +54,11 @@ void kr_graph_free(kr_graph *g) {
     kr_free(g->values);
     kr_free(g->params);
     kr_free(g->scopes);
-    kr_free(g->arena);
-    kr_free(g->gradients);
-    kr_free(g->scratch);
+    kr_graph_drop_records(g);
+    kr_device_free(g->o.level, g->arena);
+    kr_device_free(g->o.level, g->gradients);
+    kr_device_free(g->o.level, g->scratch);
+    kr_device_free(g->o.level, g->inputs);
     kr_free(g);
 }
 
@@ -66,6 +70,9 @@ bool kr_graph_ok(const kr_graph *g, krait_error *e) {
 }
 
 kr_dtype kr_graph_real(const kr_graph *g) { return g->o.f64 ? KR_F64 : KR_F32; }
+
+bool kr_graph_half(const kr_graph *g) { return g->o.half; }
+kr_level kr_graph_level(const kr_graph *g) { return g->o.level; }
 
 void kr_graph_scope(kr_graph *g, const char *scope) {
     char *copy = kr_strdup(scope);
@@ -117,7 +124,8 @@ kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d) {
     if (g->failed) return NULL;
     kr_value *v = find_param(g, d);
     if (v) return v;
-    kr_tensor t = kr_tensor_make(NULL, kr_graph_real(g), d->rank, d->shape);
+    bool half = g->o.half && !g->o.cast && !g->o.training && d->matrix;
+    kr_tensor t = kr_tensor_make(NULL, half ? KR_BF16 : kr_graph_real(g), d->rank, d->shape);
     v = kr_value_new(g, KR_VALUE_PARAM, d->name, &t);
     if (!v) return NULL;
     v->needs_grad = g->o.training;
@@ -144,7 +152,9 @@ kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype type, kr_dim0 d
                          const int64_t *shape) {
     kr_tensor t = kr_tensor_make(NULL, type, rank, shape);
     t.dim0 = dim0;
-    return kr_value_new(g, KR_VALUE_INPUT, name, &t);
+    kr_value *v = kr_value_new(g, KR_VALUE_INPUT, name, &t);
+    if (v) v->from_host = g->o.level == KR_LEVEL_CUDA;
+    return v;
 }
 
 kr_value *kr_graph_state(kr_graph *g, const char *name, bool is_output, int rank,

@@ -31,6 +31,9 @@ typedef struct kr_graph_options {
     bool recompute;
     int threads;    /* 0: kr_device_threads() */
     kr_level level; /* ignored when f64 */
+    /* GPU only: activations are bf16, sums, states and the residual stream f32. Matrices are bound
+     * in bf16; or, when `cast` or training, in f32, and are cast by the graph */
+    bool half, cast;
 } kr_graph_options;
 
 kr_graph *kr_graph_create(const kr_graph_options *o, krait_error *e);
@@ -39,6 +42,8 @@ bool kr_graph_trains(const kr_graph *g);
 /* False, with the reason in *e, once building has failed. */
 bool kr_graph_ok(const kr_graph *g, krait_error *e);
 kr_dtype kr_graph_real(const kr_graph *g); /* KR_F32, or KR_F64 */
+bool kr_graph_half(const kr_graph *g);
+kr_level kr_graph_level(const kr_graph *g);
 
 /* ---- values --------------------------------------------------------------------------------- */
 
@@ -68,7 +73,7 @@ typedef struct kr_param_decl {
 
 /* Declares a parameter; the same name again gives the same value (tied weights), the shapes must
  * agree. Its dtype is kr_graph_real until kr_graph_bind gives it a tensor of another (before
- * kr_graph_plan). */
+ * kr_graph_plan); a matrix's is bf16 in a half graph that does not cast. */
 kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d);
 kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype t, kr_dim0 dim0, int rank,
                          const int64_t *shape);
@@ -119,6 +124,7 @@ typedef struct kr_plan_sizes {
     size_t gradients;
     size_t activations; /* the arena: the largest sum of values alive at once, as laid out */
     size_t scratch;     /* the largest scratch of one op */
+    size_t inputs;      /* on the GPU: the places that inputs are copied to; else 0 */
     size_t unshared;    /* what the activations would take without sharing (to print beside it) */
     int64_t n_nodes, n_values;
 } kr_plan_sizes;
@@ -127,14 +133,38 @@ int kr_graph_plan(kr_graph *g, krait_error *e);
 void kr_graph_sizes(const kr_graph *g, kr_plan_sizes *sizes);
 int kr_graph_allocate(kr_graph *g, krait_error *e);
 
+/* Where the gradients lie in their one block: first those of decayed parameters, then those of the
+ * other parameters, then of what else was wanted; what pads them stays zero. Offsets in bytes,
+ * known once planned. */
+typedef struct kr_gradient_layout {
+    size_t decayed;    /* the first part ends here */
+    size_t parameters; /* the second part ends here */
+} kr_gradient_layout;
+void kr_graph_gradient_layout(const kr_graph *g, kr_gradient_layout *layout);
+size_t kr_graph_gradient_offset(const kr_value *gradient);
+void *kr_graph_gradient_block(const kr_graph *g); /* once allocated */
+
 /* Gives a value its memory. Dtype, rank and the fixed dimensions must agree; the first dimension of
  * inputs marked TOKENS or ROWS may be anything up to the planned one, and of seqs and states
- * anything. */
+ * anything.
+ * In a graph on the GPU, parameters and states lie on the GPU; an input (kr_graph_input) lies on
+ * the host: each run copies its rows to a place of the graph's own, so what is bound may change
+ * from run to run at no cost. */
 int kr_graph_bind(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e);
+/* The same for an input that lies in the memory of the graph's level already, where a kernel of
+ * another graph left it. */
+int kr_graph_bind_device(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e);
 
 /* Runs all nodes in order: m token rows and r picked rows, at most what was planned. Nothing is
- * allocated. */
+ * allocated.
+ * On the GPU it queues the work and returns. The first run of some bindings, m and r launches node
+ * by node, the second one records that, and from the third on the recording is launched at once;
+ * the latest few recordings are kept. */
 int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e);
+
+/* The contents of a value after a run, this run's rows: where they are on the CPU; from the GPU
+ * copied to a place that the graph keeps for this value from its first fetch on. NULL: failed. */
+const void *kr_graph_fetch(kr_graph *g, kr_value *v, krait_error *e);
 
 /* Parameters were written to since the last run (a training graph shares them): what depends on
  * them alone runs anew. */
@@ -147,7 +177,7 @@ kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl
 typedef void kr_run_hook(void *user, const kr_node *n, const kr_op *op, const kr_tensor *outs,
                          int n_out, const char *scope);
 /* Calls hook after each node, with the scope ("layers.3.mixer") it was recorded under. NULL
- * switches it off. */
+ * switches it off. On the GPU the tensors lie there, and nothing is recorded meanwhile. */
 void kr_graph_hook(kr_graph *g, kr_run_hook *hook, void *user);
 /* The scope of the ops recorded from now on; copied. */
 void kr_graph_scope(kr_graph *g, const char *scope);

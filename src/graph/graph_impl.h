@@ -31,6 +31,14 @@ struct kr_value {
     bool constant;       /* depends on parameters alone, in a graph that does not train them */
     kr_param_decl *decl; /* parameters */
 
+    /* On the GPU: inputs that the host binds, with the place their rows are copied to and what was
+     * copied last; what was fetched. */
+    bool from_host; /* made by kr_graph_input */
+    const void *host;
+    void *place, *shown;
+    size_t copied;
+    void *fetched;
+
     /* grad.c: the gradient gathered so far. */
     kr_value *grad;
     bool grad_shared;  /* also another value's gradient: must not be written in place */
@@ -46,6 +54,7 @@ struct kr_value {
     int64_t planned0; /* the first dimension as planned: bindings may be shorter */
     kr_value *alias;  /* shares this value's memory (in-place op); never a chain */
     size_t offset;
+    bool placed; /* a gradient that has its offset */
 };
 
 struct kr_node {
@@ -61,6 +70,14 @@ struct kr_node {
     kr_kernel *kernel;
     kr_call call; /* complete after allocate; first dimensions follow the run */
 };
+
+/* A run that may come again: the bindings, m and r as one number, and the work once recorded. */
+typedef struct kr_run_record {
+    uint64_t key;
+    kr_recording *work; /* NULL: ran once */
+    int64_t used;       /* the run that used it last; 0: this place is free */
+} kr_run_record;
+enum { KR_RUN_RECORDS = 16 };
 
 struct kr_graph {
     kr_graph_options o;
@@ -80,11 +97,17 @@ struct kr_graph {
     size_t scopes_capacity;
 
     kr_plan_sizes sizes;
-    unsigned char *arena, *gradients, *scratch;
+    kr_gradient_layout layout;
+    unsigned char *arena, *gradients, *scratch, *inputs;
     bool planned, allocated;
     bool stale; /* a binding changed: calls must be refreshed before the next run */
     bool constants_done;
     int64_t last_m, last_r;
+    /* run_device.c */
+    uint64_t key;       /* of the bindings, last_m and last_r */
+    uint64_t calls_key; /* of what the nodes' calls hold; 0: nothing yet */
+    kr_run_record records[KR_RUN_RECORDS];
+    int64_t runs;
     kr_run_hook *hook;
     void *hook_user;
 };
@@ -109,6 +132,15 @@ int kr_graph_fail(kr_graph *g, krait_err code, const char *format, ...)
 void kr_graph_record(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
                      kr_value *const *ins, int n_in, kr_value **outs, int n_out,
                      uint32_t accumulate, bool create);
+
+/* run.c */
+/* Writes the pointers and sizes of this run into every node's call. */
+int kr_graph_refresh(kr_graph *g, int64_t m, int64_t r, krait_error *e);
+/* run_device.c */
+/* Bindings, m and r as one number, never 0. */
+uint64_t kr_graph_key(const kr_graph *g, int64_t m, int64_t r);
+int kr_graph_run_device(kr_graph *g, krait_error *e); /* of last_m, last_r, key */
+void kr_graph_drop_records(kr_graph *g);
 
 /* Fills n->call with the shapes of its values; data says only present or absent. */
 void kr_node_shapes(kr_node *n);

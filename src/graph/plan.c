@@ -11,8 +11,13 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-static size_t rounded(size_t bytes) { return (bytes + KR_ALIGN - 1) / KR_ALIGN * KR_ALIGN; }
-static size_t value_bytes(const kr_value *v) { return rounded(kr_tensor_bytes(&v->t)); }
+/* Values begin where the widest accesses of the GPU want them. */
+enum { ALIGN = 256 };
+_Static_assert(ALIGN % KR_ALIGN == 0, "values are aligned for the CPU too");
+
+static size_t value_bytes(const kr_value *v) {
+    return (kr_tensor_bytes(&v->t) + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 static void touch(kr_value *v, int64_t at) {
     if (!v) return;
@@ -114,14 +119,33 @@ static int place_all(kr_graph *g, krait_error *e) {
     return 0;
 }
 
+static void place_gradient(kr_graph *g, kr_value *v) {
+    if (!v || v->kind != KR_VALUE_GRADIENT || v->placed) return;
+    v->placed = true;
+    v->offset = g->sizes.gradients;
+    g->sizes.gradients += value_bytes(v);
+}
+
+/* Decayed parameters first, then the others, each in order of declaration: an optimiser may take
+ * either part as one vector. */
+static void place_gradients(kr_graph *g) {
+    for (int plain = 0; plain < 2; plain++) {
+        for (int64_t i = 0; i < g->n_params; i++)
+            if (g->params[i]->decl->no_decay == plain) place_gradient(g, g->params[i]->grad);
+        if (plain == 0) g->layout.decayed = g->sizes.gradients;
+    }
+    g->layout.parameters = g->sizes.gradients;
+    for (int64_t i = 0; i < g->n_values; i++) place_gradient(g, g->values[i]);
+}
+
 static void count_outside(kr_graph *g) {
     for (int64_t i = 0; i < g->n_values; i++) {
         kr_value *v = g->values[i];
         if (v->parent) continue;
         if (v->kind == KR_VALUE_PARAM) g->sizes.parameters += kr_tensor_bytes(&v->t);
-        if (v->kind != KR_VALUE_GRADIENT) continue;
-        v->offset = g->sizes.gradients;
-        g->sizes.gradients += value_bytes(v);
+        if (!v->from_host) continue;
+        v->offset = g->sizes.inputs;
+        g->sizes.inputs += value_bytes(v);
     }
     for (int64_t k = 0; k < g->n_nodes; k++) {
         kr_node *n = g->nodes[k];
@@ -137,9 +161,11 @@ static void count_outside(kr_graph *g) {
 int kr_graph_plan(kr_graph *g, krait_error *e) {
     if (g->failed) return kr_fail(e, g->error.code, "%s", g->error.message);
     memset(&g->sizes, 0, sizeof g->sizes);
+    for (int64_t i = 0; i < g->n_values; i++) g->values[i]->placed = false;
     find_lifetimes(g);
     share_in_place(g);
     KR_TRY(place_all(g, e));
+    place_gradients(g);
     count_outside(g);
     g->planned = true;
     return 0;
@@ -147,8 +173,14 @@ int kr_graph_plan(kr_graph *g, krait_error *e) {
 
 void kr_graph_sizes(const kr_graph *g, kr_plan_sizes *sizes) { *sizes = g->sizes; }
 
-static unsigned char *block(size_t size, krait_error *e) {
-    unsigned char *p = kr_aligned(size);
+void kr_graph_gradient_layout(const kr_graph *g, kr_gradient_layout *layout) {
+    *layout = g->layout;
+}
+size_t kr_graph_gradient_offset(const kr_value *gradient) { return gradient->offset; }
+void *kr_graph_gradient_block(const kr_graph *g) { return g->gradients; }
+
+static unsigned char *block(const kr_graph *g, size_t size, krait_error *e) {
+    unsigned char *p = kr_device_alloc(g->o.level, size);
     if (!p)
         kr_fail(e, KRAIT_ERR_MEMORY, "not enough memory for the plan: %.1f MB more are needed",
                 (double)size / 1e6);
@@ -165,22 +197,32 @@ static int check_spare(krait_error *e) {
     return 0;
 }
 
+/* Where each value of the plan lies; what the host binds has a copy of what was sent last. */
+static int place_value(kr_graph *g, kr_value *v, krait_error *e) {
+    const kr_value *owner = v->alias ? v->alias : v;
+    if (v->kind == KR_VALUE_GRADIENT) v->t.data = g->gradients + v->offset;
+    if (v->kind == KR_VALUE_ACTIVATION && !v->parent && v->birth >= 0)
+        v->t.data = g->arena + owner->offset;
+    if (!v->from_host) return 0;
+    v->place = g->inputs + v->offset;
+    v->shown = kr_malloc(value_bytes(v));
+    if (v->host) v->t.data = v->place; /* bound before */
+    return v->shown ? 0 : kr_fail_memory(e, v->name);
+}
+
 int kr_graph_allocate(kr_graph *g, krait_error *e) {
     if (!g->planned) return kr_fail(e, KRAIT_ERR_ARGUMENT, "the graph has not been planned");
-    if (!(g->arena = block(g->sizes.activations, e))) return KRAIT_ERR_MEMORY;
-    if (!(g->gradients = block(g->sizes.gradients, e))) return KRAIT_ERR_MEMORY;
-    if (!(g->scratch = block(g->sizes.scratch, e))) return KRAIT_ERR_MEMORY;
+    if (!(g->arena = block(g, g->sizes.activations, e))) return KRAIT_ERR_MEMORY;
+    if (!(g->gradients = block(g, g->sizes.gradients, e))) return KRAIT_ERR_MEMORY;
+    if (!(g->scratch = block(g, g->sizes.scratch, e))) return KRAIT_ERR_MEMORY;
+    if (g->sizes.inputs && !(g->inputs = block(g, g->sizes.inputs, e))) return KRAIT_ERR_MEMORY;
     KR_TRY(check_spare(e));
-    for (int64_t i = 0; i < g->n_values; i++) {
-        kr_value *v = g->values[i];
-        const kr_value *owner = v->alias ? v->alias : v;
-        if (v->kind == KR_VALUE_GRADIENT) v->t.data = g->gradients + v->offset;
-        if (v->kind == KR_VALUE_ACTIVATION && !v->parent && v->birth >= 0)
-            v->t.data = g->arena + owner->offset;
-    }
-    memset(g->gradients, 0, g->sizes.gradients);
+    for (int64_t i = 0; i < g->n_values; i++) KR_TRY(place_value(g, g->values[i], e));
+    kr_graph_zero_gradients(g);
     g->allocated = g->stale = true;
     return 0;
 }
 
-void kr_graph_zero_gradients(kr_graph *g) { memset(g->gradients, 0, g->sizes.gradients); }
+void kr_graph_zero_gradients(kr_graph *g) {
+    (void)kr_device_fill(g->o.level, g->gradients, 0, g->sizes.gradients, NULL);
+}

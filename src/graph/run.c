@@ -1,32 +1,49 @@
-/* run.c - binding memory from outside, and running the nodes in order. Allocates nothing. */
+/* run.c - binding memory from outside, and running the nodes in order. Allocates nothing. Runs on
+ * the GPU go on in run_device.c. */
 #include "graph/graph_impl.h"
 
 #include "base/err.h"
 
-static bool may_have_dtype(const kr_value *v, kr_dtype t) {
+static bool may_have_dtype(const kr_graph *g, const kr_value *v, kr_dtype t) {
     if (t == v->t.dtype) return true;
+    if (g->o.level == KR_LEVEL_CUDA) return false;
     bool low = t == KR_BF16 || t == KR_F16 || t == KR_F32;
     return v->kind == KR_VALUE_PARAM && v->decl->matrix && low && !v->needs_grad &&
            v->t.dtype != KR_F64;
 }
 
-int kr_graph_bind(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e) {
-    bool fits = t->rank == v->t.rank && may_have_dtype(v, t->dtype);
+static int check_binding(const kr_graph *g, const kr_value *v, const kr_tensor *t, krait_error *e) {
+    bool fits = t->rank == v->t.rank && may_have_dtype(g, v, t->dtype);
     bool outside = v->kind == KR_VALUE_INPUT || v->kind == KR_VALUE_STATE;
     for (int i = outside ? 1 : 0; fits && i < t->rank; i++) fits = t->shape[i] == v->t.shape[i];
     if (outside && fits) fits = t->shape[0] <= v->planned0;
-    if (!fits) {
-        char is[96], expected[96];
-        return kr_fail(e, KRAIT_ERR_SHAPE, "%s is %s, must be %s", v->name,
-                       kr_tensor_describe(t, is), kr_tensor_describe(&v->t, expected));
-    }
+    if (fits) return 0;
+    char is[96], expected[96];
+    return kr_fail(e, KRAIT_ERR_SHAPE, "%s is %s, must be %s", v->name, kr_tensor_describe(t, is),
+                   kr_tensor_describe(&v->t, expected));
+}
+
+int kr_graph_bind_device(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e) {
+    KR_TRY(check_binding(g, v, t, e));
     kr_tensor bound = *t;
     bound.dim0 = v->t.dim0;
     if (bound.dim0 != KR_DIM0_FIXED) bound.shape[0] = v->planned0;
+    v->host = NULL;
     if (memcmp(&bound, &v->t, sizeof bound) == 0) return 0;
     v->t = bound;
     g->stale = true;
     if (v->kind == KR_VALUE_PARAM) g->constants_done = false;
+    return 0;
+}
+
+int kr_graph_bind(kr_graph *g, kr_value *v, const kr_tensor *t, krait_error *e) {
+    if (!v->from_host) return kr_graph_bind_device(g, v, t, e);
+    if (!kr_tensor_contiguous(t))
+        return kr_fail(e, KRAIT_ERR_SHAPE, "%s: its rows must follow each other", v->name);
+    kr_tensor placed = *t;
+    placed.data = v->place;
+    KR_TRY(kr_graph_bind_device(g, v, &placed, e));
+    v->host = t->data;
     return 0;
 }
 
@@ -58,8 +75,7 @@ static int refresh_argument(const kr_node *n, const kr_value *v, kr_tensor *t, i
                    n->op->name);
 }
 
-/* Writes the pointers and sizes of this run into every node's call. Only when something changed. */
-static int refresh(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
+int kr_graph_refresh(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
     for (int64_t k = 0; k < g->n_nodes; k++) {
         kr_node *n = g->nodes[k];
         for (int i = 0; i < n->n_in; i++)
@@ -69,9 +85,6 @@ static int refresh(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
         n->call.scratch = g->scratch;
         n->call.threads = g->o.threads;
     }
-    g->stale = false;
-    g->last_m = m;
-    g->last_r = r;
     return 0;
 }
 
@@ -92,13 +105,27 @@ static int check_counts(const kr_graph *g, int64_t m, int64_t r, krait_error *e)
     return 0;
 }
 
-int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
-    if (m != g->last_m || r != g->last_r) KR_TRY(check_counts(g, m, r, e));
-    if (g->stale || m != g->last_m || r != g->last_r) KR_TRY(refresh(g, m, r, e));
+/* All nodes in order; what depends on parameters alone only when those changed. */
+static int run_host(kr_graph *g) {
     for (int64_t k = 0; k < g->n_nodes; k++)
         if (!g->nodes[k]->constant || !g->constants_done) run_node(g, g->nodes[k]);
     g->constants_done = true;
     return 0;
+}
+
+int kr_graph_run(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
+    bool device = g->o.level == KR_LEVEL_CUDA, other = m != g->last_m || r != g->last_r;
+    if (other) KR_TRY(check_counts(g, m, r, e));
+    if (other || g->stale) {
+        if (device)
+            g->key = kr_graph_key(g, m, r);
+        else
+            KR_TRY(kr_graph_refresh(g, m, r, e));
+    }
+    g->stale = false;
+    g->last_m = m;
+    g->last_r = r;
+    return device ? kr_graph_run_device(g, e) : run_host(g);
 }
 
 void kr_graph_params_changed(kr_graph *g) { g->constants_done = false; }
