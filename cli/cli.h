@@ -45,6 +45,11 @@ typedef struct cli_option {
         .kind = CLI_INT, .name = "threads", .arg = "N", .value = "0", .least = 0, .most = 4096,    \
         .help = "Threads; 0: OMP_NUM_THREADS, or all cores."                                       \
     }
+#define CLI_OPT_DEVICE                                                                             \
+    {                                                                                              \
+        .kind = CLI_TEXT, .name = "device", .arg = "NAME", .value = "cpu",                         \
+        .help = "cpu, cuda or cuda:N: where to compute."                                           \
+    }
 #define CLI_OPT_DTYPE                                                                              \
     {                                                                                              \
         .kind = CLI_TEXT, .name = "dtype", .arg = "TYPE", .value = "keep",                         \

@@ -69,6 +69,7 @@ static int check_kernels(const cli_args *a) {
     o.corrupt = cli_text(a, "corrupt");
     o.large = cli_flag(a, "large");
     o.threads = (int)cli_int(a, "threads");
+    o.device = cli_text(a, "device");
     o.on_row = on_row;
     o.user = &t;
     cli_progress_start(&t.bar, "selftest");
@@ -123,7 +124,7 @@ static int run_model(const cli_args *a) {
 }
 
 static int run(const cli_args *a) {
-    static const char *const kernels[] = {"only", "corrupt", "large", "threads"};
+    static const char *const kernels[] = {"only", "corrupt", "large", "threads", "device"};
     bool model = cli_given(a, "model");
     if (!model && cli_given(a, "token-ids"))
         return cli_usage(a, "--token-ids has no effect without --model");
@@ -145,6 +146,7 @@ static const cli_option options[] = {
     {.kind = CLI_FLAG,
      .name = "large",
      .help = "Also the rows with offsets past 2^31; they take gigabytes of address space."},
+    CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_MODEL,
     {.kind = CLI_TEXT,
@@ -158,13 +160,15 @@ static const cli_option options[] = {
 const cli_command cli_command_selftest = {
     .name = "selftest",
     .summary = "Check every kernel, or a model, on this machine",
-    .synopsis =
-        "[--only TEXT] [--large] [--corrupt OP] [--json]\n--model M --token-ids FILE [--json]",
+    .synopsis = "[--device cuda] [--only TEXT] [--large] [--corrupt OP] [--json]\n--model M "
+                "--token-ids FILE [--json]",
     .description =
         "Runs every kernel at every level that this machine has, on odd shapes and misaligned "
         "memory with "
         "guarded edges, against the scalar reference, and the reference's gradients against finite "
-        "differences. Fails when one row does.\n\n"
+        "differences. With --device cuda: the GPU's kernels, in f32 and with bf16 activations. "
+        "Fails "
+        "when one row does.\n\n"
         "With --model: how far the model's forms differ on the documents (token by token, in "
         "chunks, "
         "whole), and the norm of the gradient of the mean next-token loss for every tensor.\n\n"

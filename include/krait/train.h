@@ -173,12 +173,13 @@ typedef struct krait_check_options {
     int threads;
     void (*on_row)(void *user, const krait_check_row *row);
     void *user;
+    const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cpu */
 } krait_check_options;
 #define KRAIT_CHECK_OPTIONS_INIT                                                                   \
-    { sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL }
+    { sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL, NULL }
 
-/* Runs every kernel row of every level this machine has. 0: all passed; KRAIT_ERR_NUMERIC: some
- * failed (all rows were run). */
+/* Runs every kernel row of every level this machine has, or those of the GPU. 0: all passed;
+ * KRAIT_ERR_NUMERIC: some failed (all rows were run, unless a kernel left the GPU unusable). */
 KRAIT_API int krait_selftest(const krait_check_options *options, krait_error *e);
 
 /* How far step by step, whole and chunked forms of this model differ on the given documents, and
@@ -214,9 +215,10 @@ typedef struct krait_bench_options {
     int threads;
     void (*on_row)(void *user, const krait_bench_row *row);
     void *user;
+    const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cpu */
 } krait_bench_options;
 #define KRAIT_BENCH_OPTIONS_INIT                                                                   \
-    { sizeof(krait_bench_options), NULL, NULL, NULL, 0, 0, 5, 0, NULL, NULL }
+    { sizeof(krait_bench_options), NULL, NULL, NULL, 0, 0, 5, 0, NULL, NULL, NULL }
 
 KRAIT_API int krait_bench(const krait_bench_options *options, krait_error *e);
 

@@ -84,7 +84,7 @@ int krait_bench(const krait_bench_options *options, krait_error *e) {
     kr_bench b = {.o = KRAIT_BENCH_OPTIONS_INIT};
     KR_TRY(kr_options_read(&b.o, sizeof b.o, options, "krait_bench_options", e));
     KR_TRY(check_options(&b, e));
-    KR_TRY(kr_device_level(&b.level, e));
+    KR_TRY(kr_device_open(b.o.device, &b.level, e));
     if (b.o.threads < 1) b.o.threads = kr_device_threads();
     if (!b.o.model) b.o.model = "mamba-130m";
     KR_TRY(kr_bench_machine(&b, wants(&b, "machine"), e));

@@ -35,7 +35,7 @@ static int run_timed(void *user, krait_error *e) {
 static int open_timed(timed *t, const kr_bench *b, const kr_op *op, const kr_case *k,
                       krait_error *e) {
     *t = (timed){.kernel = kr_op_kernel(op, b->level), .calls = 1};
-    KR_TRY(kr_check_data_make(&t->data, op, k, KR_F32, e));
+    KR_TRY(kr_check_data_make(&t->data, op, k, KR_CHECK_PLAIN, e));
     t->call = t->data.call;
     t->call.threads = b->o.threads;
     for (int i = 0; i < k->n_out; i++) {

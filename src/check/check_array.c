@@ -6,7 +6,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-enum { GUARD = 128, MARK = 0xff };
+enum { GUARD = 256, MARK = 0xff }; /* as wide as the GPU aligns its memory */
 
 /* Any tensor is rows of contiguous elements: a vector is one row, and of more than two dimensions
  * the first counts the rows. */
@@ -67,7 +67,8 @@ void kr_check_array_free(kr_check_array *a) {
         munmap(a->block, a->bytes);
     else
         kr_free(a->block);
-    a->block = NULL;
+    kr_device_free(KR_LEVEL_CUDA, a->device);
+    a->block = a->device = NULL;
     a->mapped = false;
 }
 
@@ -94,4 +95,40 @@ bool kr_check_array_guarded(const kr_check_array *a) {
     for (int64_t i = 0; good && i < row_count(&a->t); i++)
         good = marked(row_start(a, i) + row_bytes(&a->t), behind(&a->t, i));
     return good;
+}
+
+/* ---- the copy on the GPU --------------------------------------------------------------------- */
+
+static int move(kr_check_array *a, bool there, size_t at, size_t bytes, krait_error *e) {
+    if (there) return kr_device_put(KR_LEVEL_CUDA, a->device + at, a->block + at, bytes, e);
+    return kr_device_get(KR_LEVEL_CUDA, a->block + at, a->device + at, bytes, e);
+}
+
+/* Of sparse memory only the guards and the rows. */
+static int move_all(kr_check_array *a, bool there, krait_error *e) {
+    if (!a->mapped) return move(a, there, 0, a->bytes, e);
+    KR_TRY(move(a, there, 0, (size_t)((unsigned char *)a->t.data - a->block), e));
+    for (int64_t i = 0; i < row_count(&a->t); i++)
+        KR_TRY(move(a, there, (size_t)(row_start(a, i) - a->block),
+                    row_bytes(&a->t) + behind(&a->t, i), e));
+    return 0;
+}
+
+int kr_check_array_send(kr_check_array *a, krait_error *e) {
+    size_t left, all;
+    a->device = kr_device_alloc(KR_LEVEL_CUDA, a->bytes);
+    kr_device_memory(KR_LEVEL_CUDA, &left, &all);
+    if (!a->device)
+        return kr_fail(e, KRAIT_ERR_MEMORY, "an array of %zu MiB, %zu MiB of the GPU are free",
+                       a->bytes >> 20, left >> 20);
+    if (a->mapped) KR_TRY(kr_device_fill(KR_LEVEL_CUDA, a->device, MARK, a->bytes, e));
+    return move_all(a, true, e);
+}
+
+int kr_check_array_fetch(kr_check_array *a, krait_error *e) { return move_all(a, false, e); }
+
+kr_tensor kr_check_array_there(const kr_check_array *a) {
+    kr_tensor t = a->t;
+    t.data = a->device + ((unsigned char *)t.data - a->block);
+    return t;
 }

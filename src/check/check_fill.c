@@ -11,12 +11,14 @@ static bool is_float(kr_dtype t) {
     return t == KR_F32 || t == KR_F64 || t == KR_BF16 || t == KR_F16;
 }
 
-static void fill_floats(void *to, const kr_tensor *t, kr_fill kind, double a, double b, kr_rng *r) {
+static void fill_floats(void *to, const kr_tensor *t, kr_fill kind, double a, double b, bool half,
+                        kr_rng *r) {
     size_t size = kr_dtype_size(t->dtype);
     for (int64_t i = 0; i < kr_tensor_count(t); i++) {
         double v =
             kind == KR_FILL_NORMAL ? a * kr_rng_normal(r) + b : a + (b - a) * kr_rng_uniform(r);
         float rounded = (float)v; /* every real type of a case holds a float's values */
+        if (half) rounded = kr_bf16_to_f32(kr_f32_to_bf16(rounded));
         kr_convert((char *)to + (size_t)i * size, t->dtype, &rounded, KR_F32, 1);
     }
 }
@@ -57,28 +59,32 @@ static void fill_integers(void *to, const kr_tensor *t, kr_fill kind, double a, 
     }
 }
 
-/* Input i of the case, packed, in the case's own types. */
-static void fill_input(void *to, const kr_case *k, int i, kr_rng *r) {
-    const kr_tensor *t = &k->in[i];
+/* Input i of the case, packed, in the type of t. */
+static void fill_input(void *to, const kr_tensor *t, const kr_case *k, int i, bool half,
+                       kr_rng *r) {
     double a = k->fill[i].a, b = k->fill[i].b;
     if (k->fill[i].kind == KR_FILL_SEQS)
         fill_sequences(to, t->shape[0], k->tokens, r);
     else if (is_float(t->dtype))
-        fill_floats(to, t, k->fill[i].kind, a, b, r);
+        fill_floats(to, t, k->fill[i].kind, a, b, half, r);
     else
         fill_integers(to, t, k->fill[i].kind, a, b, r);
 }
 
-static int make_input(kr_check_data *d, int i, kr_dtype real, krait_error *e) {
+static bool halves(kr_check_form form) { return form == KR_CHECK_HALF || form == KR_CHECK_ROUNDED; }
+
+static int make_input(kr_check_data *d, int i, kr_check_form form, krait_error *e) {
     kr_tensor *t = &d->call.in[i];
     *t = d->k.in[i];
+    bool half = halves(form) && (d->op->half_in & ~d->k.half.wide) >> i & 1 && t->dtype == KR_F32;
+    if (half && form == KR_CHECK_HALF) t->dtype = KR_BF16;
     if (d->k.fill[i].kind == KR_FILL_ABSENT) return 0;
     kr_rng r = kr_rng_make(kr_hash_string(d->k.name), (uint64_t)i);
     int64_t n = kr_tensor_count(t);
     d->in[i] = kr_aligned((size_t)n * sizeof(double));
     if (!d->in[i]) return kr_fail_memory(e, "the inputs of a checked kernel");
-    fill_input(d->in[i], &d->k, i, &r);
-    if (real == KR_F64 && is_float(t->dtype)) {
+    fill_input(d->in[i], t, &d->k, i, half, &r);
+    if (form == KR_CHECK_DOUBLE && is_float(t->dtype)) {
         void *wide = kr_aligned((size_t)n * sizeof(double));
         if (!wide) return kr_fail_memory(e, "the inputs of a checked kernel");
         kr_convert(wide, KR_F64, d->in[i], t->dtype, n);
@@ -97,13 +103,14 @@ static void spread(kr_tensor *t) {
 }
 
 /* Output shapes: by the op's rule, or the case's own where the rule derives none. */
-static int make_outputs(kr_check_data *d, kr_dtype real, krait_error *e) {
+static int make_outputs(kr_check_data *d, kr_check_form form, krait_error *e) {
     kr_tensor derived[KR_MAX_OUT];
     memset(derived, 0, sizeof derived);
     for (int i = 0; i < d->k.n_out; i++) {
         d->call.out[i] = d->k.out[i];
-        if (real == KR_F64 && d->k.out[i].rank > 0 && is_float(d->k.out[i].dtype))
+        if (form == KR_CHECK_DOUBLE && d->k.out[i].rank > 0 && is_float(d->k.out[i].dtype))
             d->call.out[i].dtype = KR_F64;
+        if (form == KR_CHECK_HALF && d->k.half.out >> i & 1) d->call.out[i].dtype = KR_BF16;
         d->call.out[i].data = d->k.out_absent[i] ? NULL : d; /* only whether it is NULL counts */
     }
     KR_TRY(d->op->shape(&d->call, derived, e));
@@ -117,20 +124,21 @@ static int make_outputs(kr_check_data *d, kr_dtype real, krait_error *e) {
         kr_rng r = kr_rng_make(kr_hash_string(d->k.name), 1000 + (uint64_t)i);
         d->before[i] = kr_calloc((size_t)kr_tensor_count(t) + 1, sizeof(double));
         if (!d->before[i]) return kr_fail_memory(e, "the outputs of a checked kernel");
-        if (is_float(t->dtype)) fill_floats(d->before[i], t, KR_FILL_NORMAL, 1, 0, &r);
+        if (is_float(t->dtype))
+            fill_floats(d->before[i], t, KR_FILL_NORMAL, 1, 0, halves(form), &r);
     }
     return 0;
 }
 
-int kr_check_data_make(kr_check_data *d, const kr_op *op, const kr_case *k, kr_dtype real,
+int kr_check_data_make(kr_check_data *d, const kr_op *op, const kr_case *k, kr_check_form form,
                        krait_error *e) {
     *d = (kr_check_data){.op = op, .k = *k};
     d->call.n_in = k->n_in;
     d->call.n_out = k->n_out;
-    d->call.attr = k->attr;
+    d->call.attr = form == KR_CHECK_HALF && k->half.attr ? k->half.attr : k->attr;
     d->call.threads = 1;
-    for (int i = 0; i < k->n_in; i++) KR_TRY(make_input(d, i, real, e));
-    int rc = make_outputs(d, real, e);
+    for (int i = 0; i < k->n_in; i++) KR_TRY(make_input(d, i, form, e));
+    int rc = make_outputs(d, form, e);
     if (rc < 0 && rc != KRAIT_ERR_MEMORY)
         return kr_fail_prefix(e, "case \"%s\" of op %s", k->name, op->name);
     return rc;

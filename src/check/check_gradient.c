@@ -282,7 +282,7 @@ static int check_outputs(kr_check_state *s, probe *p, krait_error *e) {
 static int check_case(kr_check_state *s, const kr_op *op, const kr_case *k, krait_error *e) {
     kr_check_data d;
     probe p = {0};
-    int rc = kr_check_data_make(&d, op, k, KR_F64, e);
+    int rc = kr_check_data_make(&d, op, k, KR_CHECK_DOUBLE, e);
     if (rc == 0) rc = open_probe(&p, &d, e);
     if (rc == 0 && p.widest <= MOST_INPUT) rc = check_outputs(s, &p, e);
     close_probe(&p);
