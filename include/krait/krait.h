@@ -52,9 +52,13 @@ typedef struct krait_model_options {
     int without_tokenizer; /* 1: tokenizer.json is neither needed nor read */
     /* 1: a folder without tokenizer.json opens too; such a model reads and gives ids alone */
     int tokenizer_optional;
+    /* NULL or "cpu"; "cuda" or "cuda:N": an NVIDIA GPU gets a copy of the weights, which all
+     * sessions of the model share and compute on. It computes in bf16 (sums, states and the
+     * residual stream in f32) when all matrices are bf16 in memory, else in f32. */
+    const char *device;
 } krait_model_options;
 #define KRAIT_MODEL_OPTIONS_INIT                                                                   \
-    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0 }
+    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0, NULL }
 
 /* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
  * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model

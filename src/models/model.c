@@ -135,6 +135,7 @@ static int load(krait_model *m, const char *folder, const char *file, const krai
     if (!o->without_tokenizer) KR_TRY(open_tokenizer(m, folder, o->tokenizer_optional != 0, e));
     KR_TRY(read_weights(m, folder, file, e));
     int rc = finish(m, o->keep_dtype ? KR_DTYPE_COUNT : (kr_dtype)o->dtype, e);
+    if (rc == 0) rc = kr_model_place(m, o->device, e);
     if (rc < 0) kr_fail_prefix(e, "%s", folder);
     return rc;
 }
@@ -192,6 +193,7 @@ void krait_model_close(krait_model **model) {
     if (!m) return;
     krait_tokenizer_close(&m->tokenizer);
     for (int i = 0; i < m->n_companions; i++) kr_map_close(&m->companions[i].map);
+    kr_model_unplace(m);
     kr_weights_free(&m->weights);
     kr_free(m->matrix);
     kr_free(m);

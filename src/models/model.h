@@ -4,6 +4,7 @@
 
 #include <krait/krait.h>
 
+#include "device/device.h"
 #include "formats/weights.h"
 #include "models/config.h"
 
@@ -25,7 +26,16 @@ struct krait_model {
     int n_companions;
     uint64_t hash; /* of what decides the outputs: sizes, and all weights as they are in memory */
     int64_t parameters, weight_bytes;
+    /* Opened for a GPU: the same names, with tensors in one block there. half: the matrices are
+     * bf16 and so are activations; else all is f32 */
+    kr_weights placed;
+    void *block; /* NULL: on the CPU */
+    bool half;
 };
+
+/* Where the sessions of a model compute, and its weights there. */
+int kr_model_level(const krait_model *m, kr_level *level, krait_error *e);
+const kr_weights *kr_model_weights(const krait_model *m);
 
 /* Makes a model around weights that the caller filled (training, random benchmarks): takes over *w
  * and the tokenizer (may be NULL); both stay the caller's when it fails. */
@@ -45,6 +55,9 @@ const char *kr_model_file_name(const krait_model *m, const char *name);
 /* Converts matrices to `dtype` (KR_DTYPE_COUNT: leaves them), checks every tensor against the
  * configuration, brings the rest to f32; fills m->matrix and m->parameters. */
 int kr_model_fit(krait_model *m, kr_dtype dtype, krait_error *e);
+/* Opens the device of that name (NULL: the CPU) and copies the weights to it (model_place.c). */
+int kr_model_place(krait_model *m, const char *device, krait_error *e);
+void kr_model_unplace(krait_model *m);
 /* A set of weights like m's with the matrices as `dtype`; what needs no conversion is shared with
  * m. */
 int kr_model_converted(const krait_model *m, kr_dtype dtype, kr_weights *out, krait_error *e);
