@@ -21,10 +21,11 @@ int kr_cuda_processors(void);      /* multiprocessors of the card */
 /* A kernel's launch function cannot fail; what went wrong is kept for kr_device_check. */
 void kr_cuda_fault(const char *what);
 
-/* C [m,n] = op(A) [m,k] op(B) [k,n] (+ C with `accumulate`), rows contiguous, ld elements from row
- * to row, sums in f32. a and b are both f32 (computed in f32) or both bf16; c is f32 or bf16.
+/* C [m,n] = op(A) [m,k] op(B) [k,n] (+ C with `accumulate`) (+ bias), rows contiguous, ld elements
+ * from row to row, sums in f32. a and b are both f32 (computed in f32) or both bf16; c is f32 or
+ * bf16, but not bf16 for f32 factors.
  *   A is [m,k], or [k,m] when a_transposed;  B is [k,n], or [n,k] when b_transposed
- *   bias f32 or bf16 as c is, [n], or NULL. */
+ *   bias [n] of c's type, or NULL. */
 typedef struct kr_cuda_gemm {
     bool a_transposed, b_transposed, accumulate;
     int64_t m, n, k, lda, ldb, ldc;
@@ -33,9 +34,11 @@ typedef struct kr_cuda_gemm {
     kr_dtype in, out;
     const void *bias;
 } kr_cuda_gemm;
-/* Queued; the plan for a shape is sought at its first use and kept. Deterministic: one plan a
- * shape, chosen by rule, never by timing. */
+/* Queued: by cuBLASLt, or by a kernel of our own for what that refuses (cuda_gemm.cu). */
 void kr_cuda_gemm_run(const kr_cuda_gemm *g);
+/* By cuBLASLt; false when it refuses, and nothing is queued. The plan for a shape is sought at its
+ * first use and kept. Deterministic: one plan a shape, chosen by rule, never by timing. */
+bool kr_cuda_blas_run(const kr_cuda_gemm *g);
 int kr_cuda_blas_open(krait_error *e); /* by kr_cuda_open */
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
 /* cuda_blas.c - matrix products on the GPU by cuBLASLt, which is loaded at run time: a program
- * built with CUDA starts on machines that have neither. */
+ * built with CUDA starts on machines that have neither. What it refuses is cuda_gemm.cu's. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <pthread.h>
@@ -32,6 +32,7 @@ typedef struct plan {
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
+    bool possible; /* the library has an algorithm */
 } plan;
 
 static struct {
@@ -121,6 +122,8 @@ static bool choose(plan *p, const kr_cuda_gemm *g) {
     cublasLtMatmulPreference_t want;
     cublasLtMatmulHeuristicResult_t best;
     size_t room = WORKSPACE;
+    /* Sums of parts in f32 and in a fixed order, or none. */
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     uint32_t a = alignment(g->b, g->ldb, g->in), b = alignment(g->a, g->lda, g->in);
     uint32_t c = alignment(g->c, g->ldc, g->out);
     int found = 0;
@@ -128,6 +131,7 @@ static bool choose(plan *p, const kr_cuda_gemm *g) {
 #define SET(name, value)                                                                           \
     blas.MatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_##name, &(value), sizeof(value))
     SET(MAX_WORKSPACE_BYTES, room);
+    SET(REDUCTION_SCHEME_MASK, reductions);
     SET(MIN_ALIGNMENT_A_BYTES, a);
     SET(MIN_ALIGNMENT_B_BYTES, b);
     SET(MIN_ALIGNMENT_C_BYTES, c);
@@ -173,21 +177,18 @@ static plan *plan_of(const kr_cuda_gemm *g) {
         blas.n_plans = 0;
     }
     plan *p = &blas.plans[blas.n_plans];
-    if (!describe(p, g) || !choose(p, g)) {
-        release(p);
-        return NULL;
-    }
+    p->possible = describe(p, g) && choose(p, g);
+    if (!p->possible) release(p);
     p->key = key;
     blas.n_plans++;
     return p;
 }
 
-void kr_cuda_gemm_run(const kr_cuda_gemm *g) {
+bool kr_cuda_blas_run(const kr_cuda_gemm *g) {
     float one = 1, add = g->accumulate ? 1 : 0;
-    if (g->m == 0 || g->n == 0) return;
     pthread_mutex_lock(&blas.lock);
     plan *p = plan_of(g);
-    bool good = p != NULL;
+    bool good = p && p->possible;
     if (good && g->bias)
         good = blas.MatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias,
                                            sizeof g->bias) == 0;
@@ -195,5 +196,5 @@ void kr_cuda_gemm_run(const kr_cuda_gemm *g) {
         good = blas.Matmul(blas.handle, p->op, &one, g->b, p->b, g->a, p->a, &add, g->c, p->c, g->c,
                            p->c, &p->algo, blas.workspace, WORKSPACE, kr_cuda_stream()) == 0;
     pthread_mutex_unlock(&blas.lock);
-    if (!good) kr_cuda_fault("cuBLASLt refuses a matrix product of this shape");
+    return good;
 }

@@ -3,7 +3,11 @@
 
 #include "base/err.h"
 
-static bool is_real(const kr_tensor *t) { return t->dtype == KR_F32 || t->dtype == KR_F64; }
+static bool is_half(const kr_tensor *t) { return t->dtype == KR_BF16 || t->dtype == KR_F16; }
+
+static bool is_rows(const kr_tensor *t) {
+    return t->dtype == KR_F32 || t->dtype == KR_F64 || t->dtype == KR_BF16;
+}
 
 static int need_type(const char *op, const char *arg, const kr_tensor *t, bool good,
                      krait_error *e) {
@@ -11,16 +15,26 @@ static int need_type(const char *op, const char *arg, const kr_tensor *t, bool g
     return kr_fail(e, KRAIT_ERR_SHAPE, "%s: %s cannot be %s", op, arg, kr_dtype_name(t->dtype));
 }
 
-/* rows [M, W] of f32 or f64 beside a weight [N, K] of that type, or of a half beside f32. */
+/* rows [M, W] of f32 or f64 beside a weight [N, K] of that type, or of a half beside f32; beside
+ * rows of bf16 the weight is f32 or a half. */
 static int check_operands(const char *op, const char *arg, const kr_tensor *rows,
                           const kr_tensor *weight, int side, krait_error *e) {
     KR_TRY(kr_need_rank(op, "weight", weight, 2, e));
     KR_TRY(kr_need_rank(op, arg, rows, 2, e));
     KR_TRY(kr_need_dim(op, arg, rows, 1, weight->shape[side], e));
-    KR_TRY(need_type(op, arg, rows, is_real(rows), e));
-    bool half = weight->dtype == KR_F16 || weight->dtype == KR_BF16;
-    return need_type(op, "weight", weight,
-                     weight->dtype == rows->dtype || (half && rows->dtype == KR_F32), e);
+    KR_TRY(need_type(op, arg, rows, is_rows(rows), e));
+    bool wide = weight->dtype == KR_F32 && rows->dtype == KR_BF16;
+    bool good = weight->dtype == rows->dtype || wide || (is_half(weight) && rows->dtype != KR_F64);
+    return need_type(op, "weight", weight, good, e);
+}
+
+/* The weight's copy in bf16, where there is one (in double, for differences, it is f64). */
+static int check_copy(const char *op, const kr_call *c, int i, krait_error *e) {
+    if (i >= c->n_in || !c->in[i].data) return 0;
+    KR_TRY(kr_need_rank(op, "w16", &c->in[i], 2, e));
+    for (int d = 0; d < 2; d++) KR_TRY(kr_need_dim(op, "w16", &c->in[i], d, c->in[1].shape[d], e));
+    bool good = c->in[i].dtype == KR_BF16 || c->in[0].dtype == KR_F64;
+    return need_type(op, "w16", &c->in[i], good, e);
 }
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
@@ -29,9 +43,13 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     if (bias->data) {
         KR_TRY(kr_need_rank("linear", "bias", bias, 1, e));
         KR_TRY(kr_need_dim("linear", "bias", bias, 0, weight->shape[0], e));
-        KR_TRY(need_type("linear", "bias", bias, bias->dtype == x->dtype, e));
+        kr_dtype type = x->dtype == KR_F64 ? KR_F64 : KR_F32;
+        KR_TRY(need_type("linear", "bias", bias, bias->dtype == type, e));
     }
-    out[0] = kr_tensor_make(NULL, x->dtype, 2, (int64_t[]){x->shape[0], weight->shape[0]});
+    KR_TRY(check_copy("linear", c, 3, e));
+    const kr_linear_attr *attr = c->attr;
+    kr_dtype type = attr && attr->f32_out && x->dtype == KR_BF16 ? KR_F32 : x->dtype;
+    out[0] = kr_tensor_make(NULL, type, 2, (int64_t[]){x->shape[0], weight->shape[0]});
     out[0].dim0 = x->dim0;
     return 0;
 }
@@ -39,6 +57,7 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 static int dx_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *dy = &c->in[0], *weight = &c->in[1];
     KR_TRY(check_operands("linear_dx", "dy", dy, weight, 0, e));
+    KR_TRY(check_copy("linear_dx", c, 2, e));
     out[0] = kr_tensor_make(NULL, dy->dtype, 2, (int64_t[]){dy->shape[0], weight->shape[1]});
     out[0].dim0 = dy->dim0;
     return 0;
@@ -49,10 +68,11 @@ static int dw_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_rank("linear_dw", "dy", dy, 2, e));
     KR_TRY(kr_need_rank("linear_dw", "x", x, 2, e));
     KR_TRY(kr_need_dim("linear_dw", "x", x, 0, dy->shape[0], e));
-    KR_TRY(need_type("linear_dw", "dy", dy, is_real(dy), e));
+    KR_TRY(need_type("linear_dw", "dy", dy, is_rows(dy), e));
     KR_TRY(need_type("linear_dw", "x", x, x->dtype == dy->dtype, e));
-    out[0] = kr_tensor_make(NULL, dy->dtype, 2, (int64_t[]){dy->shape[1], x->shape[1]});
-    out[1] = kr_tensor_make(NULL, dy->dtype, 1, &dy->shape[1]);
+    kr_dtype type = dy->dtype == KR_F64 ? KR_F64 : KR_F32;
+    out[0] = kr_tensor_make(NULL, type, 2, (int64_t[]){dy->shape[1], x->shape[1]});
+    out[1] = kr_tensor_make(NULL, type, 1, &dy->shape[1]);
     return 0;
 }
 
@@ -63,8 +83,8 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     uint32_t accumulate = 0;
     kr_rule_din(t, n, 0, dx, 0, &accumulate);
     if (dx[0])
-        kr_rule_emit(t, &kr_op_linear_dx, NULL, 0, (kr_value *[]){dy, kr_rule_in(n, 1)}, 2, dx, 1,
-                     accumulate);
+        kr_rule_emit(t, &kr_op_linear_dx, NULL, 0,
+                     (kr_value *[]){dy, kr_rule_in(n, 1), kr_rule_in(n, 3)}, 3, dx, 1, accumulate);
     accumulate = 0;
     kr_rule_din(t, n, 1, dw, 0, &accumulate);
     kr_rule_din(t, n, 2, dw, 1, &accumulate);
@@ -74,7 +94,41 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     }
 }
 
-static size_t any_scratch(const kr_call *c) { return kr_linear_many_scratch(&c->in[1]); }
+static size_t forward_scratch(const kr_call *c) {
+    return kr_linear_many_scratch(kr_linear_weight(c, 3));
+}
+
+static size_t dx_scratch(const kr_call *c) {
+    return kr_linear_many_scratch(kr_linear_weight(c, 2));
+}
+
+int64_t kr_linear_cuda_rows(const kr_tensor *weight, kr_dtype type) {
+    enum { BLOCK_ELEMENTS = 1 << 25 };
+    int64_t N = weight->shape[0], K = weight->shape[1] > 0 ? weight->shape[1] : 1;
+    if (weight->dtype == type) return 0;
+    int64_t rows = BLOCK_ELEMENTS / K > 64 ? BLOCK_ELEMENTS / K / 64 * 64 : 64;
+    return rows < N ? rows : N;
+}
+
+static size_t weight_scratch_cuda(const kr_call *c, const kr_tensor *weight) {
+    kr_dtype type = c->in[0].dtype;
+    return (size_t)(kr_linear_cuda_rows(weight, type) * weight->shape[1]) * kr_dtype_size(type);
+}
+
+static size_t forward_scratch_cuda(const kr_call *c) {
+    if (c->in[0].shape[0] <= KR_LINEAR_FEW_CUDA) return 0;
+    size_t bias = c->in[2].data ? kr_linear_cuda_bias_bytes(c->in[1].shape[0]) : 0;
+    return bias + weight_scratch_cuda(c, kr_linear_weight(c, 3));
+}
+
+static size_t dx_scratch_cuda(const kr_call *c) {
+    return weight_scratch_cuda(c, kr_linear_weight(c, 2));
+}
+
+static size_t dw_scratch_cuda(const kr_call *c) {
+    const kr_tensor *dy = &c->in[0];
+    return (size_t)(kr_linear_cuda_parts(dy->shape[0]) * dy->shape[1]) * sizeof(float);
+}
 
 static void cost(const kr_call *c, int64_t width, double *flops, double *bytes) {
     *flops = 2 * (double)kr_tensor_count(&c->in[0]) * (double)width;
@@ -159,6 +213,10 @@ static bool dx_cases(int index, kr_case *k) {
     if (!next_case(index, k, &s)) return false;
     k->in[0] = matrix(k, KR_F32, s->M, s->N);
     k->in[1] = matrix(k, s->weight, s->N, s->K);
+    if (s->weight != KR_F32 || k->large) return true;
+    k->n_in = 3; /* the copy is what is read: it need not be the weight's here */
+    k->in[2] = matrix(k, KR_BF16, s->N, s->K);
+    if (index % 2) k->fill[2].kind = KR_FILL_ABSENT;
     return true;
 }
 
@@ -181,31 +239,37 @@ const kr_op kr_op_linear = {
     .name = "linear",
     .shape = forward_shape,
     .grad = forward_grad,
-    .scratch = any_scratch,
+    .scratch = forward_scratch,
+    .scratch_cuda = forward_scratch_cuda,
     .cost = forward_cost,
     .cases = forward_cases,
-    .n_in = 3,
+    .n_in = 4,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_linear),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_linear),
 };
 
 const kr_op kr_op_linear_dx = {
     .name = "linear_dx",
     .shape = dx_shape,
-    .scratch = any_scratch,
+    .scratch = dx_scratch,
+    .scratch_cuda = dx_scratch_cuda,
     .cost = gradient_cost,
     .cases = dx_cases,
-    .n_in = 2,
+    .n_in = 3,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_linear_dx),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_linear_dx),
 };
 
 const kr_op kr_op_linear_dw = {
     .name = "linear_dw",
     .shape = dw_shape,
+    .scratch_cuda = dw_scratch_cuda,
     .cost = gradient_cost,
     .cases = dw_cases,
     .n_in = 2,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_linear_dw),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_linear_dw),
 };

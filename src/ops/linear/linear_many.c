@@ -29,8 +29,9 @@ static int64_t leading(const kr_tensor *t) {
 }
 
 /* Rows [first, first + count) of a half weight as f32 in `to`, contiguous. */
-static void widen_rows(const kr_call *c, kr_widen *widen, float *to, int64_t first, int64_t count) {
-    const kr_tensor *w = &c->in[1];
+static void widen_rows(const kr_call *c, const kr_tensor *w, kr_widen *widen, int64_t first,
+                       int64_t count) {
+    float *to = c->scratch;
     int64_t K = w->shape[1];
 #pragma omp parallel for schedule(static) num_threads(c->threads)
     for (int64_t i = 0; i < count; i++)
@@ -49,7 +50,7 @@ static void add_bias(const kr_call *c) {
 }
 
 void kr_linear_many(const kr_call *c, kr_widen *widen) {
-    const kr_tensor *x = &c->in[0], *w = &c->in[1], *y = &c->out[0];
+    const kr_tensor *x = &c->in[0], *w = kr_linear_weight(c, 3), *y = &c->out[0];
     int64_t N = w->shape[0], K = w->shape[1];
     kr_gemm g = {.b_transposed = true,
                  .accumulate = c->accumulate & 1,
@@ -66,7 +67,7 @@ void kr_linear_many(const kr_call *c, kr_widen *widen) {
     int64_t rows = is_half(w) ? block_rows(w) : N;
     for (int64_t first = 0; is_half(w) && first < N; first += rows) {
         int64_t count = N - first < rows ? N - first : rows;
-        widen_rows(c, widen, c->scratch, first, count);
+        widen_rows(c, w, widen, first, count);
         g.n = count;
         g.b = c->scratch;
         g.ldb = K > 1 ? K : 1;
@@ -77,7 +78,7 @@ void kr_linear_many(const kr_call *c, kr_widen *widen) {
 }
 
 void kr_linear_dx_many(const kr_call *c, kr_widen *widen) {
-    const kr_tensor *dy = &c->in[0], *w = &c->in[1], *dx = &c->out[0];
+    const kr_tensor *dy = &c->in[0], *w = kr_linear_weight(c, 2), *dx = &c->out[0];
     int64_t N = w->shape[0], K = w->shape[1];
     kr_gemm g = {.accumulate = c->accumulate & 1,
                  .m = dy->shape[0],
@@ -93,7 +94,7 @@ void kr_linear_dx_many(const kr_call *c, kr_widen *widen) {
     int64_t rows = is_half(w) ? block_rows(w) : N;
     for (int64_t first = 0; is_half(w) && first < N; first += rows) {
         g.k = N - first < rows ? N - first : rows;
-        widen_rows(c, widen, c->scratch, first, g.k);
+        widen_rows(c, w, widen, first, g.k);
         g.a = (const float *)dy->data + first;
         g.b = c->scratch;
         g.ldb = K > 1 ? K : 1;

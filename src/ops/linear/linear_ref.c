@@ -14,7 +14,7 @@ static double weight_at(const kr_tensor *w, int64_t n, int64_t k) {
 }
 
 void KR_FN(kr_linear)(const kr_call *c) {
-    const kr_tensor *x = &c->in[0], *w = &c->in[1], *y = &c->out[0];
+    const kr_tensor *x = &c->in[0], *w = kr_linear_weight(c, 3), *y = &c->out[0];
     const real *bias = c->in[2].data;
     for (int64_t m = 0; m < x->shape[0]; m++) {
         const real *xm = (const real *)x->data + m * x->stride[0];
@@ -28,7 +28,7 @@ void KR_FN(kr_linear)(const kr_call *c) {
 }
 
 void KR_FN(kr_linear_dx)(const kr_call *c) {
-    const kr_tensor *dy = &c->in[0], *w = &c->in[1], *dx = &c->out[0];
+    const kr_tensor *dy = &c->in[0], *w = kr_linear_weight(c, 2), *dx = &c->out[0];
     for (int64_t m = 0; m < dy->shape[0]; m++) {
         const real *dym = (const real *)dy->data + m * dy->stride[0];
         real *dxm = (real *)dx->data + m * dx->stride[0];

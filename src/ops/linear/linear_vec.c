@@ -58,7 +58,7 @@ typedef struct group {
  * next. All but m and the group's n and step are constants where this is inlined. */
 KR_VINLINE void block(const kr_call *c, group g, int64_t m, int columns, kr_dtype type,
                       bool fetch) {
-    const kr_tensor *x = &c->in[0], *w = &c->in[1];
+    const kr_tensor *x = &c->in[0], *w = kr_linear_weight(c, 3);
     const float *xs[COLUMNS];
     const char *ws[ROWS];
     int64_t K = x->shape[1], k = 0, next = w->stride[0] * element_size(type);
@@ -116,7 +116,7 @@ KR_VINLINE void few_rows(const kr_call *c, kr_dtype type) {
 }
 
 void KR_FN(kr_linear)(const kr_call *c) {
-    kr_dtype type = c->in[1].dtype;
+    kr_dtype type = kr_linear_weight(c, 3)->dtype;
     if (!few(c))
         kr_linear_many(c, widen);
     else if (type == KR_BF16)

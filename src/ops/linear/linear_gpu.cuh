@@ -1,0 +1,26 @@
+/* linear_gpu.cuh - what the GPU's files of matrix products share. */
+#ifndef KR_LINEAR_GPU_CUH
+#define KR_LINEAR_GPU_CUH
+
+#include "device/cuda/kernel.cuh"
+#include "ops/linear/linear.h"
+
+/* y (+)= x W^T + bias for at most KR_LINEAR_FEW_CUDA rows of x (linear_few.cu). */
+void kr_linear_few_cuda(const kr_call *c);
+
+/* Rows [first, first + count) of a matrix of f32, bf16 or f16 to contiguous rows of f32 or bf16. */
+void kr_linear_convert_cuda(void *to, kr_dtype type, const kr_tensor *from, int64_t first,
+                            int64_t count);
+
+/* Elements from row to row. A single row may come with any stride; the library wants at least the
+ * width. */
+static inline int64_t kr_leading(const kr_tensor *t) {
+    return t->stride[0] > t->shape[1] ? t->stride[0] : t->shape[1] > 1 ? t->shape[1] : 1;
+}
+
+/* The element in column i of the first row. */
+static inline char *kr_column(const kr_tensor *t, int64_t i) {
+    return (char *)t->data + (size_t)i * kr_dtype_size(t->dtype);
+}
+
+#endif
