@@ -11,6 +11,7 @@ static void print_json(const krait_bench_row *r) {
                           cli_json_real(r->maximum));
     if (r->ceiling > 0) json_object_set_new(o, "ceiling", cli_json_real(r->ceiling));
     if (r->note) json_object_set_new(o, "note", json_string(r->note));
+    if (r->ms > 0) json_object_set_new(o, "ms", cli_json_real(r->ms));
     cli_json(o);
 }
 
@@ -21,6 +22,7 @@ static void on_row(void *user, const krait_bench_row *r) {
     }
     printf("%-30s %10.2f %-12s (%.2f to %.2f)", r->name, r->median, r->unit, r->minimum,
            r->maximum);
+    if (r->ms > 0) printf("  %8.4f ms", r->ms);
     if (r->ceiling > 0) printf("  %3.0f%% of %.2f", 100 * r->median / r->ceiling, r->ceiling);
     printf("%s%s\n", r->note && *r->note ? "  " : "", r->note ? r->note : "");
     fflush(stdout);
@@ -48,6 +50,7 @@ static int run(const cli_args *a) {
     o.batch = cli_int(a, "batch");
     o.tokens = cli_int(a, "tokens");
     o.runs = (int)cli_int(a, "runs");
+    o.device = cli_text(a, "device");
     o.threads = (int)cli_int(a, "threads");
     o.on_row = on_row;
     o.user = (void *)(uintptr_t)a;
@@ -88,6 +91,7 @@ static const cli_option options[] = {
      .least = 1,
      .most = 1000,
      .help = "The median, smallest and largest of this many runs are printed."},
+    CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_JSON,
     {.kind = CLI_END}};
@@ -102,8 +106,8 @@ const cli_command cli_command_bench = {
                    "measured first. Without an "
                    "argument, everything.\n\n"
                    "With --json: {\"name\", \"unit\", \"median\", \"minimum\", \"maximum\", "
-                   "\"ceiling\", \"note\"} a "
-                   "line.",
+                   "\"ceiling\", \"note\", "
+                   "\"ms\"} a line.",
     .options = options,
     .example = "krait bench machine\nkrait bench decode --dtype bf16 --runs 3",
     .most_words = 1,

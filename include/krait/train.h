@@ -202,6 +202,7 @@ typedef struct krait_bench_row {
     double median, minimum, maximum; /* of the runs */
     double ceiling;                  /* what the machine allows, same unit; 0: none */
     const char *note;
+    double ms; /* of one call of a kernel; 0: not measured */
 } krait_bench_row;
 
 typedef struct krait_bench_options {

@@ -35,10 +35,22 @@ int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work 
                            .minimum = amount / seconds[b->o.runs - 1],
                            .maximum = amount / seconds[0],
                            .ceiling = r->ceiling / r->scale,
-                           .note = r->note ? r->note : ""};
+                           .note = r->note ? r->note : "",
+                           .ms = r->calls > 0 ? 1e3 * middle / r->calls : 0};
     if (median) *median = middle;
     if (b->o.on_row) b->o.on_row(b->o.user, &row);
     return 0;
+}
+
+void kr_bench_rate(const kr_bench *b, const char *name, const char *unit, double amount,
+                   const double *seconds, const char *note) {
+    krait_bench_row row = {.name = name,
+                           .unit = unit,
+                           .median = amount / seconds[b->o.runs / 2],
+                           .minimum = amount / seconds[b->o.runs - 1],
+                           .maximum = amount / seconds[0],
+                           .note = note};
+    if (b->o.on_row) b->o.on_row(b->o.user, &row);
 }
 
 bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
@@ -87,9 +99,11 @@ int krait_bench(const krait_bench_options *options, krait_error *e) {
     KR_TRY(kr_device_open(b.o.device, &b.level, e));
     if (b.o.threads < 1) b.o.threads = kr_device_threads();
     if (!b.o.model) b.o.model = "mamba-130m";
-    KR_TRY(kr_bench_machine(&b, wants(&b, "machine"), e));
-    if (wants(&b, "ops")) KR_TRY(kr_bench_ops(&b, e));
-    if (wants(&b, "scan") || wants(&b, "train")) KR_TRY(kr_bench_scan(&b, e));
+    bool gpu = b.level == KR_LEVEL_CUDA;
+    KR_TRY((gpu ? kr_bench_gpu_machine : kr_bench_machine)(&b, wants(&b, "machine"), e));
+    if (wants(&b, "ops")) KR_TRY((gpu ? kr_bench_gpu_ops : kr_bench_ops)(&b, e));
+    if (wants(&b, "scan") || (!gpu && wants(&b, "train")))
+        KR_TRY((gpu ? kr_bench_gpu_scan : kr_bench_scan)(&b, e));
     if (wants(&b, "prefill") || wants(&b, "decode") || wants(&b, "train"))
         KR_TRY(kr_bench_model(&b, b.o.what, e));
     return 0;

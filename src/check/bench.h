@@ -3,6 +3,7 @@
 #ifndef KR_BENCH_H
 #define KR_BENCH_H
 
+#include <krait/scan.h>
 #include <krait/train.h>
 
 #include "ops/op.h"
@@ -12,7 +13,9 @@
 typedef struct kr_bench {
     krait_bench_options o;
     kr_level level;
-    double read_rate, gemm_rate; /* bytes and floating point operations a second */
+    /* bytes (on the GPU of a copy, read and written) and operations a second */
+    double read_rate, gemm_rate;
+    double half_rate;    /* of bf16 matrix products on the GPU; gemm_rate is of f32 */
     double scan_seconds; /* forward and backward of one layer's scan, for the share of a step */
 } kr_bench;
 
@@ -28,13 +31,27 @@ int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
 typedef struct kr_bench_report {
     const char *name, *unit, *note;
     double amount, scale, ceiling; /* ceiling in amount a second; 0: none */
+    double calls;                  /* of a run, for the time of one; 0: no time is reported */
 } kr_bench_report;
 int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
                      double *median, krait_error *e);
 
+/* Reports a rate of the machine: amount over each of the sorted seconds. */
+void kr_bench_rate(const kr_bench *b, const char *name, const char *unit, double amount,
+                   const double *seconds, const char *note);
+
 int kr_bench_machine(kr_bench *b, bool report, krait_error *e);
 int kr_bench_ops(kr_bench *b, krait_error *e);
 int kr_bench_scan(kr_bench *b, krait_error *e);
+/* The same on the GPU (bench_gpu.c). */
+int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e);
+int kr_bench_gpu_ops(kr_bench *b, krait_error *e);
+int kr_bench_gpu_scan(kr_bench *b, krait_error *e);
+/* The Mamba-1 member with everything fused, E channels and 16 states each, over B sequences of T
+ * tokens; backward: what the gradient takes besides (bench_ops.c). */
+void kr_bench_scan_desc(krait_scan_desc *d, int64_t E);
+void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int64_t B, int64_t T);
+void kr_bench_scan_backward(kr_case *k);
 /* what: "prefill", "decode", "train", or NULL: all three. */
 int kr_bench_model(kr_bench *b, const char *what, krait_error *e);
 

@@ -75,14 +75,7 @@ static int measure_reading(kr_bench *b, memory *m, bool report, krait_error *e) 
         double rate = BYTES / seconds[b->o.runs / 2];
         if (rate > b->read_rate) b->read_rate = rate;
         snprintf(name, sizeof name, "read, %d streams a thread", m->streams);
-        krait_bench_row row = {name,
-                               "GB/s",
-                               rate * 1e-9,
-                               BYTES / seconds[b->o.runs - 1] * 1e-9,
-                               BYTES / seconds[0] * 1e-9,
-                               0,
-                               ""};
-        if (report && b->o.on_row) b->o.on_row(b->o.user, &row);
+        if (report) kr_bench_rate(b, name, "GB/s", 1e-9 * BYTES, seconds, "");
     }
     return 0;
 }
@@ -121,14 +114,7 @@ static int measure_gemm(kr_bench *b, bool report, krait_error *e) {
     kr_free(data);
     if (rc < 0) return rc;
     b->gemm_rate = work / seconds[b->o.runs / 2];
-    krait_bench_row row = {"sgemm, 2048 x 2048 x 2048",
-                           "GFLOP/s",
-                           b->gemm_rate * 1e-9,
-                           work / seconds[b->o.runs - 1] * 1e-9,
-                           work / seconds[0] * 1e-9,
-                           0,
-                           ""};
-    if (report && b->o.on_row) b->o.on_row(b->o.user, &row);
+    if (report) kr_bench_rate(b, "sgemm, 2048 x 2048 x 2048", "GFLOP/s", 1e-9 * work, seconds, "");
     return 0;
 }
 

@@ -169,15 +169,18 @@ static void report_share(const kr_bench *b, const subject *s, double step) {
     double share = 100 * b->scan_seconds * (double)s->info.layers / step;
     getrusage(RUSAGE_SELF, &usage);
     double megabytes = (double)usage.ru_maxrss / 1024;
-    krait_bench_row scan = {"train: share of the scan",
-                            "%",
-                            share,
-                            share,
-                            share,
-                            0,
-                            "a layer's scan timed alone, times the layers"};
-    krait_bench_row memory = {"train: peak memory",   "MB", megabytes, megabytes, megabytes, 0,
-                              "of this whole process"};
+    krait_bench_row scan = {.name = "train: share of the scan",
+                            .unit = "%",
+                            .median = share,
+                            .minimum = share,
+                            .maximum = share,
+                            .note = "a layer's scan timed alone, times the layers"};
+    krait_bench_row memory = {.name = "train: peak memory",
+                              .unit = "MB",
+                              .median = megabytes,
+                              .minimum = megabytes,
+                              .maximum = megabytes,
+                              .note = "of this whole process"};
     if (b->o.on_row) b->o.on_row(b->o.user, &scan);
     if (b->o.on_row) b->o.on_row(b->o.user, &memory);
 }

@@ -3,72 +3,12 @@
 #include <stdio.h>
 
 #include "base/err.h"
-#include "base/mem.h"
-#include "check/bench.h"
-#include "check/check.h"
+#include "check/bench_call.h"
+#include "ops/case.h"
 #include "ops/linear/linear.h"
 #include "scan/scan_op.h"
 
-enum { WEIGHT_BYTES = 1 << 28, STATE = 16 };
-
-/* A kernel with its arguments. Weights lie in a pool and each call takes the next, as the layers of
- * a model do, so that they come from memory and not from the cache. */
-typedef struct timed {
-    kr_check_data data;
-    kr_call call;
-    kr_kernel *kernel;
-    void *out[KR_MAX_OUT], *scratch, *pool;
-    size_t weight; /* bytes of one in the pool; 0: no pool */
-    int calls;     /* of one timed run */
-} timed;
-
-static int run_timed(void *user, krait_error *e) {
-    timed *t = user;
-    (void)e;
-    for (int i = 0; i < t->calls; i++) {
-        if (t->weight) t->call.in[1].data = (char *)t->pool + (size_t)i * t->weight;
-        t->kernel(&t->call);
-    }
-    return 0;
-}
-
-static int open_timed(timed *t, const kr_bench *b, const kr_op *op, const kr_case *k,
-                      krait_error *e) {
-    *t = (timed){.kernel = kr_op_kernel(op, b->level), .calls = 1};
-    KR_TRY(kr_check_data_make(&t->data, op, k, KR_CHECK_PLAIN, e));
-    t->call = t->data.call;
-    t->call.threads = b->o.threads;
-    for (int i = 0; i < k->n_out; i++) {
-        if (!t->data.present[i]) continue;
-        t->out[i] = kr_aligned(kr_tensor_bytes(&t->call.out[i]));
-        if (!t->out[i]) return kr_fail_memory(e, "the benchmark of a kernel");
-        memset(t->out[i], 0, kr_tensor_bytes(&t->call.out[i]));
-        t->call.out[i].data = t->out[i];
-    }
-    t->scratch = kr_aligned(op->scratch ? op->scratch(&t->call) : 0);
-    if (!t->scratch) return kr_fail_memory(e, "the benchmark of a kernel");
-    t->call.scratch = t->scratch;
-    return 0;
-}
-
-static int open_pool(timed *t, krait_error *e) {
-    t->weight = (kr_tensor_bytes(&t->call.in[1]) + KR_ALIGN - 1) / KR_ALIGN * KR_ALIGN;
-    t->calls = (int)(WEIGHT_BYTES / t->weight);
-    if (t->calls < 1) t->calls = 1;
-    t->pool = kr_aligned(t->weight * (size_t)t->calls);
-    if (!t->pool) return kr_fail_memory(e, "the benchmark of a kernel");
-    for (int i = 0; i < t->calls; i++)
-        memcpy((char *)t->pool + (size_t)i * t->weight, t->data.in[1],
-               kr_tensor_bytes(&t->call.in[1]));
-    return 0;
-}
-
-static void close_timed(timed *t) {
-    for (int i = 0; i < KR_MAX_OUT; i++) kr_free(t->out[i]);
-    kr_free(t->scratch);
-    kr_free(t->pool);
-    kr_check_data_free(&t->data);
-}
+enum { STATE = 16 };
 
 /* ---- matrix products ---- */
 
@@ -85,13 +25,12 @@ static int bench_product(const kr_bench *b, const kr_op *op, int64_t M, int64_t 
     k.in[1] = dw ? matrix(KR_F32, M, K) : matrix(type, N, K);
     k.fill[0].kind = k.fill[1].kind = KR_FILL_UNIFORM;
     k.fill[0].b = k.fill[1].b = 1;
-    timed t;
+    kr_bench_call t;
     char name[80];
     double flops, bytes;
-    int rc = open_timed(&t, b, op, &k, e);
-    if (rc == 0 && !dw) rc = open_pool(&t, e);
+    int rc = kr_bench_call_open(&t, b, op, &k, !dw, e);
     if (rc == 0) {
-        op->cost(&t.call, &flops, &bytes);
+        kr_bench_call_cost(&t, &flops, &bytes);
         snprintf(name, sizeof name, "%s %s M=%lld %lld->%lld", op->name, kr_dtype_name(type),
                  (long long)M, (long long)K, (long long)N);
         kr_bench_report r = {.name = name,
@@ -99,9 +38,9 @@ static int bench_product(const kr_bench *b, const kr_op *op, int64_t M, int64_t 
                              .amount = (few ? bytes : flops) * t.calls,
                              .scale = 1e9,
                              .ceiling = few ? b->read_rate : b->gemm_rate};
-        rc = kr_bench_measure(b, &r, run_timed, &t, NULL, e);
+        rc = kr_bench_measure(b, &r, kr_bench_call_run, &t, NULL, e);
     }
-    close_timed(&t);
+    kr_bench_call_close(&t);
     return rc;
 }
 
@@ -127,42 +66,64 @@ int kr_bench_ops(kr_bench *b, krait_error *e) {
 
 /* ---- the recurrence ---- */
 
-static void scan_input(kr_case *k, int i, int64_t rows, int64_t columns, double low, double high) {
-    k->in[i] = matrix(KR_F32, rows, columns);
-    k->fill[i].kind = KR_FILL_UNIFORM;
-    k->fill[i].a = low;
-    k->fill[i].b = high;
+static void scan_input(kr_case *k, int i, kr_dtype type, int64_t rows, int64_t columns, double low,
+                       double high) {
+    kr_case_in(k, i, type, 2, (int64_t[]){rows, columns}, KR_FILL_UNIFORM, low, high);
 }
 
-/* The Mamba-1 member over B sequences of T tokens, with everything fused. */
-static void scan_case(kr_case *k, const krait_scan_desc *d, int64_t B, int64_t T, int64_t E) {
-    *k = (kr_case){.name = "bench", .n_in = KR_SCAN_INS, .n_out = 1, .tokens = B * T};
+void kr_bench_scan_desc(krait_scan_desc *d, int64_t E) {
+    *d = (krait_scan_desc){.heads = 1,
+                           .width = E,
+                           .state = STATE,
+                           .groups = 1,
+                           .inputs = 1,
+                           .reads = 1,
+                           .kappa = 1,
+                           .decay = KRAIT_DECAY_MATRIX,
+                           .form = KRAIT_FORM_DT,
+                           .gain = KRAIT_GAIN_DT,
+                           .a_constant = true,
+                           .dt_softplus = true,
+                           .skip_per_channel = true};
+}
+
+void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int64_t B, int64_t T) {
+    int64_t E = d->width;
+    *k = (kr_case){.name = "bench", .n_out = 1, .tokens = B * T};
     for (int i = 0; i < KR_SCAN_GRAD_INS; i++) k->fill[i].kind = KR_FILL_ABSENT;
-    scan_input(k, KR_SCAN_X, B * T, E, -1, 1);
-    scan_input(k, KR_SCAN_DT, B * T, E, -2, 2);
-    scan_input(k, KR_SCAN_A, 1, E * STATE, -STATE, -1);
-    scan_input(k, KR_SCAN_B, B * T, STATE, -1, 1);
-    scan_input(k, KR_SCAN_C, B * T, STATE, -1, 1);
-    scan_input(k, KR_SCAN_D, 1, E, 0, 1);
-    scan_input(k, KR_SCAN_Z, B * T, E, -1, 1);
-    scan_input(k, KR_SCAN_BIAS, 1, E, -5, -2);
-    k->in[KR_SCAN_SEQS] = matrix(KR_I64, B, 3);
-    k->fill[KR_SCAN_SEQS].kind = KR_FILL_SEQS;
+    scan_input(k, KR_SCAN_X, type, B * T, E, -1, 1);
+    scan_input(k, KR_SCAN_DT, type, B * T, E, -2, 2);
+    scan_input(k, KR_SCAN_A, KR_F32, 1, E * STATE, -STATE, -1);
+    scan_input(k, KR_SCAN_B, type, B * T, STATE, -1, 1);
+    scan_input(k, KR_SCAN_C, type, B * T, STATE, -1, 1);
+    scan_input(k, KR_SCAN_D, KR_F32, 1, E, 0, 1);
+    scan_input(k, KR_SCAN_Z, type, B * T, E, -1, 1);
+    scan_input(k, KR_SCAN_BIAS, KR_F32, 1, E, -5, -2);
+    kr_case_in(k, KR_SCAN_SEQS, KR_I64, 2, (int64_t[]){B, 3}, KR_FILL_SEQS, 0, 0);
+    k->n_in = KR_SCAN_INS;
     k->attr = d;
     k->attr_size = sizeof *d;
 }
 
+void kr_bench_scan_backward(kr_case *k) {
+    const kr_tensor *x = &k->in[KR_SCAN_X];
+    scan_input(k, KR_SCAN_DY, x->dtype, x->shape[0], x->shape[1], -1, 1);
+    k->n_in = KR_SCAN_GRAD_INS;
+    k->n_out = KR_SCAN_GRAD_OUTS;
+    for (int i = KR_SCAN_DSTATE_IN; i < KR_SCAN_GRAD_OUTS; i++) k->out_absent[i] = true;
+}
+
 static int bench_scan_op(const kr_bench *b, const kr_op *op, const kr_case *k, const char *name,
                          double updates, double *median, krait_error *e) {
-    timed t;
+    kr_bench_call t;
     kr_bench_report r = {.name = name,
                          .unit = "M updates/s",
                          .amount = updates,
                          .scale = 1e6,
                          .note = "states times tokens"};
-    int rc = open_timed(&t, b, op, k, e);
-    if (rc == 0) rc = kr_bench_measure(b, &r, run_timed, &t, median, e);
-    close_timed(&t);
+    int rc = kr_bench_call_open(&t, b, op, k, false, e);
+    if (rc == 0) rc = kr_bench_measure(b, &r, kr_bench_call_run, &t, median, e);
+    kr_bench_call_close(&t);
     return rc;
 }
 
@@ -170,27 +131,13 @@ int kr_bench_scan(kr_bench *b, krait_error *e) {
     int64_t D = 768, layers = 0;
     kr_bench_shape(b->o.model, &D, &layers);
     int64_t B = b->o.batch ? b->o.batch : 4, T = b->o.tokens ? b->o.tokens : 512, E = 2 * D;
-    krait_scan_desc d = {.heads = 1,
-                         .width = E,
-                         .state = STATE,
-                         .groups = 1,
-                         .inputs = 1,
-                         .reads = 1,
-                         .kappa = 1,
-                         .decay = KRAIT_DECAY_MATRIX,
-                         .form = KRAIT_FORM_DT,
-                         .gain = KRAIT_GAIN_DT,
-                         .a_constant = true,
-                         .dt_softplus = true,
-                         .skip_per_channel = true};
+    krait_scan_desc d;
     double updates = (double)(B * T) * (double)(E * STATE), forward, backward;
     kr_case k;
-    scan_case(&k, &d, B, T, E);
+    kr_bench_scan_desc(&d, E);
+    kr_bench_scan_case(&k, &d, KR_F32, B, T);
     KR_TRY(bench_scan_op(b, &kr_op_scan, &k, "scan forward", updates, &forward, e));
-    k.n_in = KR_SCAN_GRAD_INS;
-    k.n_out = KR_SCAN_GRAD_OUTS;
-    scan_input(&k, KR_SCAN_DY, B * T, E, -1, 1);
-    for (int i = KR_SCAN_DSTATE_IN; i < KR_SCAN_GRAD_OUTS; i++) k.out_absent[i] = true;
+    kr_bench_scan_backward(&k);
     KR_TRY(bench_scan_op(b, &kr_op_scan_grad, &k, "scan backward", updates, &backward, e));
     b->scan_seconds = forward + backward;
     return 0;

@@ -1,0 +1,196 @@
+/* bench_gpu.c - what the GPU itself can do, and its kernels at the sizes of a model, with bf16
+ * activations as a training step has them.
+ *
+ * Kernels are judged by the longer of two floors: every byte once at the rate of a copy, and their
+ * operations at the rate of a matrix product (of f32 ones where they are no product of bf16). */
+#include <stdio.h>
+
+#include "base/err.h"
+#include "check/bench_call.h"
+#include "ops/case.h"
+#include "ops/causal_conv/causal_conv.h"
+#include "ops/linear/linear.h"
+#include "scan/scan_op.h"
+
+enum { COPY_BYTES = 1 << 30, HALF_SIDE = 8192, SIDE = 4096, STATE = 16, KERNEL = 4 };
+
+/* ---- the card ---- */
+
+typedef struct copying {
+    void *from, *to;
+} copying;
+
+static int copy_all(void *user, krait_error *e) {
+    const copying *c = user;
+    KR_TRY(kr_device_copy(KR_LEVEL_CUDA, c->to, c->from, COPY_BYTES, e));
+    return kr_device_wait(KR_LEVEL_CUDA, e);
+}
+
+static int measure_copy(kr_bench *b, bool report, krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS];
+    copying c = {kr_device_alloc(b->level, COPY_BYTES), kr_device_alloc(b->level, COPY_BYTES)};
+    int rc = c.from && c.to ? kr_device_fill(b->level, c.from, 1, COPY_BYTES, e)
+                            : kr_fail_memory(e, "the benchmark of the GPU's memory");
+    if (rc == 0) rc = kr_bench_time(b, copy_all, &c, seconds, e);
+    kr_device_free(b->level, c.from);
+    kr_device_free(b->level, c.to);
+    if (rc < 0) return rc;
+    b->read_rate = 2.0 * COPY_BYTES / seconds[b->o.runs / 2];
+    if (report)
+        kr_bench_rate(b, "copy", "GB/s", 2e-9 * COPY_BYTES, seconds, kr_device_name(b->level));
+    return 0;
+}
+
+static kr_case product(kr_dtype type, int64_t M, int64_t N, int64_t K) {
+    kr_case k = {.name = "bench", .n_out = 1};
+    kr_case_in(&k, 0, type, 2, (int64_t[]){M, K}, KR_FILL_NORMAL, 1, 0);
+    kr_case_in(&k, 1, type, 2, (int64_t[]){N, K}, KR_FILL_NORMAL, 1, 0);
+    return k;
+}
+
+static int measure_product(kr_bench *b, kr_dtype type, int64_t side, double *rate, bool report,
+                           krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS], flops, bytes;
+    kr_case k = product(type, side, side, side);
+    kr_bench_call t;
+    char name[60];
+    snprintf(name, sizeof name, "matrix product, %s, %lld^3", kr_dtype_name(type), (long long)side);
+    int rc = kr_bench_call_open(&t, b, &kr_op_linear, &k, false, e);
+    if (rc == 0) rc = kr_bench_time(b, kr_bench_call_run, &t, seconds, e);
+    if (rc == 0) {
+        kr_bench_call_cost(&t, &flops, &bytes);
+        flops *= t.calls * t.repeats;
+        *rate = flops / seconds[b->o.runs / 2];
+        if (report) kr_bench_rate(b, name, "GFLOP/s", 1e-9 * flops, seconds, "");
+    }
+    kr_bench_call_close(&t);
+    return rc;
+}
+
+int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e) {
+    KR_TRY(measure_copy(b, report, e));
+    KR_TRY(measure_product(b, KR_BF16, HALF_SIDE, &b->half_rate, report, e));
+    return measure_product(b, KR_F32, SIDE, &b->gemm_rate, report, e);
+}
+
+/* ---- kernels ---- */
+
+static bool multiplies_halves(const kr_bench_call *t) {
+    return strncmp(t->op->name, "linear", 6) == 0 && t->call.in[0].dtype == KR_BF16;
+}
+
+static int report_call(const kr_bench *b, kr_bench_call *t, const char *name, krait_error *e) {
+    double flops, bytes, rate = multiplies_halves(t) ? b->half_rate : b->gemm_rate;
+    kr_bench_call_cost(t, &flops, &bytes);
+    bool computes = flops / rate > bytes / b->read_rate;
+    char note[60] = "";
+    double calls = t->calls * (double)t->repeats;
+    kr_bench_report r = {.name = name,
+                         .unit = computes ? "GFLOP/s" : "GB/s",
+                         .note = note,
+                         .amount = (computes ? flops : bytes) * calls,
+                         .scale = 1e9,
+                         .ceiling = computes ? rate : b->read_rate,
+                         .calls = calls};
+    if (flops > 0)
+        snprintf(note, sizeof note, "%.3g Mbyte, %.3g GFLOP", bytes * 1e-6, flops * 1e-9);
+    return kr_bench_measure(b, &r, kr_bench_call_run, t, NULL, e);
+}
+
+/* One row; none where the op has no kernel here or the GPU has too little memory. */
+static int bench_op(const kr_bench *b, const kr_op *op, const kr_case *k, const char *shape,
+                    bool rotate, krait_error *e) {
+    char name[80];
+    kr_bench_call t = {0};
+    if (!kr_op_kernel(op, b->level)) return 0;
+    snprintf(name, sizeof name, "%s %s %s", op->name, kr_dtype_name(k->in[0].dtype), shape);
+    int rc = kr_bench_call_open(&t, b, op, k, rotate, e);
+    if (rc == 0) rc = report_call(b, &t, name, e);
+    kr_bench_call_close(&t);
+    return rc == KRAIT_ERR_MEMORY ? 0 : rc;
+}
+
+static void normal(kr_case *k, int i, kr_dtype type, int64_t rows, int64_t columns) {
+    kr_case_in(k, i, type, 2, (int64_t[]){rows, columns}, KR_FILL_NORMAL, 1, 0);
+}
+
+/* ---- the recurrence ---- */
+
+static int bench_scan(const kr_bench *b, kr_dtype type, int64_t B, int64_t T, int64_t E,
+                      krait_error *e) {
+    krait_scan_desc d;
+    kr_case k;
+    char shape[60];
+    snprintf(shape, sizeof shape, "B%lld T%lld E%lld", (long long)B, (long long)T, (long long)E);
+    kr_bench_scan_desc(&d, E);
+    kr_bench_scan_case(&k, &d, type, B, T);
+    KR_TRY(bench_op(b, &kr_op_scan, &k, shape, false, e));
+    kr_bench_scan_backward(&k);
+    return bench_op(b, &kr_op_scan_grad, &k, shape, false, e);
+}
+
+/* A layer of the model; one long sequence; a vision model's. */
+int kr_bench_gpu_scan(kr_bench *b, krait_error *e) {
+    int64_t D = 768, layers = 0;
+    kr_bench_shape(b->o.model, &D, &layers);
+    if (b->o.batch || b->o.tokens)
+        return bench_scan(b, KR_BF16, b->o.batch ? b->o.batch : 8, b->o.tokens ? b->o.tokens : 2048,
+                          2 * D, e);
+    KR_TRY(bench_scan(b, KR_BF16, 8, 2048, 2 * D, e));
+    KR_TRY(bench_scan(b, KR_F32, 8, 2048, 2 * D, e));
+    KR_TRY(bench_scan(b, KR_BF16, 1, 131072, 2 * D, e));
+    KR_TRY(bench_scan(b, KR_BF16, 1, 1048576, 2 * D, e));
+    return bench_scan(b, KR_BF16, 64, 197, 384, e);
+}
+
+/* ---- the rest ---- */
+
+static int bench_conv(const kr_bench *b, int64_t B, int64_t T, int64_t E, krait_error *e) {
+    static const kr_causal_conv_attr silu = {1};
+    kr_case k = {.name = "bench", .n_out = 2, .tokens = B * T, .attr = &silu};
+    char shape[60];
+    snprintf(shape, sizeof shape, "B%lld T%lld E%lld", (long long)B, (long long)T, (long long)E);
+    for (int i = 0; i < 8; i++) k.fill[i].kind = KR_FILL_ABSENT;
+    normal(&k, 0, KR_BF16, B * T, E);
+    kr_case_in(&k, 1, KR_F32, 3, (int64_t[]){E, 1, KERNEL}, KR_FILL_NORMAL, 0.5, 0);
+    kr_case_in(&k, 2, KR_F32, 1, &E, KR_FILL_NORMAL, 1, 0);
+    kr_case_in(&k, 3, KR_I64, 2, (int64_t[]){B, 3}, KR_FILL_SEQS, 0, 0);
+    k.n_in = 6;
+    k.out_absent[1] = true;
+    KR_TRY(bench_op(b, &kr_op_causal_conv, &k, shape, false, e));
+    for (int i = 6; i > 0; i--) {
+        k.in[i] = k.in[i - 1];
+        k.fill[i] = k.fill[i - 1];
+    }
+    k.n_in = 8;
+    k.n_out = 4;
+    k.out_absent[1] = false;
+    k.out_absent[3] = true;
+    return bench_op(b, &kr_op_causal_conv_grad, &k, shape, false, e);
+}
+
+/* One projection: forward, and the two gradients; of few rows (decoding) forward alone. */
+static int bench_linear(const kr_bench *b, int64_t M, int64_t N, int64_t K, krait_error *e) {
+    char shape[60];
+    kr_case k = product(KR_BF16, M, N, K);
+    snprintf(shape, sizeof shape, "M%lld %lld->%lld", (long long)M, (long long)K, (long long)N);
+    KR_TRY(bench_op(b, &kr_op_linear, &k, shape, true, e));
+    if (M < 1024) return 0;
+    normal(&k, 0, KR_BF16, M, N);
+    KR_TRY(bench_op(b, &kr_op_linear_dx, &k, shape, true, e));
+    normal(&k, 1, KR_BF16, M, K);
+    k.n_out = 2;
+    k.out_absent[1] = true;
+    return bench_op(b, &kr_op_linear_dw, &k, shape, false, e);
+}
+
+int kr_bench_gpu_ops(kr_bench *b, krait_error *e) {
+    int64_t D = 768, layers = 0;
+    kr_bench_shape(b->o.model, &D, &layers);
+    int64_t B = b->o.batch ? b->o.batch : 8, T = b->o.tokens ? b->o.tokens : 2048;
+    int64_t M = B * T, R = (D + 15) / 16, E = 2 * D, rows[] = {1, 128, M};
+    int64_t sizes[][2] = {{2 * E, D}, {R + 2 * STATE, E}, {E, R}, {D, E}};
+    for (int m = 0; m < 3; m++)
+        for (int s = 0; s < 4; s++) KR_TRY(bench_linear(b, rows[m], sizes[s][0], sizes[s][1], e));
+    return bench_conv(b, B, T, E, e);
+}
