@@ -52,9 +52,10 @@ typedef struct krait_train_options {
     /* Return non-zero to stop after a checkpoint. May be NULL. */
     int (*on_event)(void *user, const krait_train_event *event);
     void *user;
+    const char *device; /* NULL or "cpu"; "cuda" or "cuda:N": an NVIDIA GPU */
 } krait_train_options;
 #define KRAIT_TRAIN_OPTIONS_INIT                                                                   \
-    { sizeof(krait_train_options), NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL, NULL }
+    { sizeof(krait_train_options), NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, NULL, NULL, NULL }
 
 /* Trains to the end of the recipe. The folder `out` then holds config.json, model.safetensors,
  * tokenizer.json (the final model), checkpoints/step-N/, log.jsonl and TensorBoard event files. */

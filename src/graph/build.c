@@ -190,7 +190,14 @@ kr_value *kr_graph_columns(kr_graph *g, kr_value *v, int64_t first, int64_t coun
 }
 
 void kr_graph_recompute(kr_graph *g, kr_value *v) {
-    if (!g->failed && v) kr_value_root(v)->cheap = true;
+    if (!g->failed && v) kr_value_root(v)->again = 1;
+}
+
+void kr_graph_recompute_dear(kr_graph *g, kr_value *v, kr_value *const *ins, int n_in) {
+    if (g->failed || !v || n_in > KR_MAX_AGAIN) return;
+    v->again = 2;
+    v->n_again = n_in;
+    for (int i = 0; i < n_in; i++) v->again_in[i] = ins[i];
 }
 
 const kr_tensor *kr_value_tensor(const kr_value *v) { return &v->t; }

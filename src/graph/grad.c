@@ -159,11 +159,14 @@ kr_value *kr_rule_saved(kr_tape *t, kr_value *v) {
     kr_graph *g = t->g;
     if (!v || g->failed || !g->o.recompute) return v;
     kr_value *root = kr_value_root(v);
-    if (!root->cheap || !root->producer || root->kind != KR_VALUE_ACTIVATION) return v;
+    if (!root->again || root->again > g->o.recompute) return v;
+    if (!root->producer || root->kind != KR_VALUE_ACTIVATION) return v;
     if (!root->twin) {
         kr_node *n = root->producer;
-        kr_value *ins[KR_MAX_IN], *outs[KR_MAX_OUT] = {NULL};
-        for (int i = 0; i < n->n_in; i++) ins[i] = kr_rule_saved(t, n->in[i]);
+        kr_value *ins[KR_MAX_IN] = {NULL}, *outs[KR_MAX_OUT] = {NULL};
+        kr_value *const *from = root->n_again ? root->again_in : n->in;
+        int n_from = root->n_again ? root->n_again : n->n_in;
+        for (int i = 0; i < n_from; i++) ins[i] = kr_rule_saved(t, from[i]);
         kr_graph_record(g, n->op, n->attr, n->attr_size, ins, n->n_in, outs, n->n_out, 0, true);
         for (int i = 0; i < n->n_out && !g->failed; i++)
             if (n->out[i] && n->out[i]->kind == KR_VALUE_ACTIVATION) n->out[i]->twin = outs[i];

@@ -27,8 +27,9 @@ typedef struct kr_graph_options {
     /* activations and parameters in double, reference kernels: for finite differences */
     bool f64;
     bool training; /* parameters are trainable: kr_graph_gradient may be called */
-    /* values marked by kr_graph_recompute are computed again in the backward pass, not kept */
-    bool recompute;
+    /* 1: values marked by kr_graph_recompute are computed again in the backward pass, not kept;
+     * 2: those marked by kr_graph_recompute_dear too */
+    int recompute;
     int threads;    /* 0: kr_device_threads() */
     kr_level level; /* ignored when f64 */
     /* GPU only: activations are bf16, sums, states and the residual stream f32. Matrices are bound
@@ -89,6 +90,9 @@ void kr_graph_output(kr_graph *g, const char *name, kr_value *v);
 kr_value *kr_graph_columns(kr_graph *g, kr_value *v, int64_t first, int64_t count);
 /* Marks a value as cheap to compute again. */
 void kr_graph_recompute(kr_graph *g, kr_value *v);
+/* Marks a value that takes some time to compute again; by its op, from `ins` where n_in > 0 instead
+ * of from what it reads now. */
+void kr_graph_recompute_dear(kr_graph *g, kr_value *v, kr_value *const *ins, int n_in);
 
 /* Records an op. outs[i] non-NULL on entry: a given output (state or input value that the op
  * writes); NULL: a new value comes back in outs[i]. attr is copied. Absent optional inputs are

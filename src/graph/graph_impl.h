@@ -15,6 +15,7 @@ typedef enum kr_value_kind {
 } kr_value_kind;
 
 #define KR_MAX_RANGES 16
+#define KR_MAX_AGAIN 4
 
 struct kr_value {
     kr_tensor t; /* the planned shape; data is set by bind or allocate */
@@ -24,8 +25,10 @@ struct kr_value {
     kr_value *parent; /* a view: columns [first, first + t.shape[last]) of parent; never a view of a
                          view */
     int64_t first;
-    bool keep;           /* an output of the graph: alive to the end */
-    bool cheap;          /* kr_graph_recompute */
+    bool keep;   /* an output of the graph: alive to the end */
+    int again;   /* from which recomputation on it is not kept; 0: always kept */
+    int n_again; /* what its op reads then; 0: what it read at first */
+    kr_value *again_in[KR_MAX_AGAIN];
     bool wanted;         /* kr_graph_want_gradient */
     bool needs_grad;     /* something trainable is behind it */
     bool constant;       /* depends on parameters alone, in a graph that does not train them */

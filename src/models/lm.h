@@ -23,6 +23,8 @@ typedef struct kr_lm_options {
     /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
     bool reset;
     bool loss; /* adds targets, nll */
+    /* with loss: no logits are wanted; on the GPU they are then never all in memory */
+    bool no_logits;
     /* training: gradients of the states in, seeds for the gradients of the states out */
     bool state_gradient;
 } kr_lm_options;
@@ -36,7 +38,7 @@ typedef struct kr_lm {
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */
-    kr_value *logits; /* output real [M,V] or [R,V] */
+    kr_value *logits; /* output real [M,V] or [R,V]; NULL with no_logits on the GPU */
     /* output real: -log p(target) in nats, 0 where the target is -1; NULL without loss */
     kr_value *nll;
     /* Per layer and mixer state, in layer order. in and out may be bound to the same memory when

@@ -46,8 +46,12 @@ kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *
     kr_value *outs[3] = {NULL};
     kr_rmsnorm_attr attr = {eps};
     kr_apply(nn->g, &kr_op_rmsnorm, &attr, sizeof attr, (kr_value *[]){x, residual, w}, 3, outs, 3);
-    /* With a residual both addends would have to be kept to compute it again: nothing gained. */
-    if (!residual) kr_graph_recompute(nn->g, outs[0]);
+    /* With a residual both addends would have to be kept, so it is made from their sum, which is
+     * kept for the gradient. */
+    if (residual)
+        kr_graph_recompute_dear(nn->g, outs[0], (kr_value *[]){outs[1], NULL, w}, 3);
+    else
+        kr_graph_recompute(nn->g, outs[0]);
     if (sum) *sum = residual ? outs[1] : x;
     return outs[0];
 }

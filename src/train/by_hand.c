@@ -81,7 +81,7 @@ static int build(krait_trainer *t, const krait_model *model, krait_error *e) {
     KR_TRY(kr_graph_plan(t->lm.g, e));
     KR_TRY(kr_graph_allocate(t->lm.g, e));
     int threads = t->o.threads > 0 ? t->o.threads : kr_device_threads();
-    return kr_optimiser_create(&t->optimiser, t->lm.g, o.graph.level, threads, e);
+    return kr_optimiser_create(&t->optimiser, t->lm.g, &t->model->weights, threads, e);
 }
 
 static int allocate(krait_trainer *t, krait_error *e) {
@@ -203,11 +203,12 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
 }
 
 int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm, krait_error *e) {
-    double norm = kr_optimiser_norm(&t->optimiser), clip = t->o.clip;
+    double norm = 0, clip = t->o.clip;
+    KR_TRY(kr_optimiser_norm(&t->optimiser, &norm, e));
     if (grad_norm) *grad_norm = norm;
     if (isfinite(norm))
-        kr_optimiser_step(&t->optimiser, &t->recipe, rate,
-                          clip > 0 && norm > clip ? clip / norm : 1);
+        KR_TRY(kr_optimiser_step(&t->optimiser, &t->recipe, rate,
+                                 clip > 0 && norm > clip ? clip / norm : 1, e));
     kr_graph_zero_gradients(t->lm.g);
     if (isfinite(norm)) return 0;
     return kr_fail(e, KRAIT_ERR_NUMERIC, "the gradient's norm is %g: nothing was updated", norm);

@@ -8,7 +8,8 @@
 #include "base/mem.h"
 #include "data/tokenizer/tokenizer.h"
 
-enum { LANES = 16, ROWS = 512 };
+/* Lanes, and rows of a run: on the GPU many, where no logits are kept of them. */
+enum { LANES = 16, ROWS = 512, ROWS_GPU = 8192 };
 
 void kr_eval_lane_begin(kr_eval_lane *lane, int64_t doc, int64_t scored_from) {
     lane->count = lane->at = lane->base = 0;
@@ -82,9 +83,8 @@ static int64_t compose(kr_eval_run *run, int64_t *sequences, krait_error *e) {
     return m;
 }
 
-static bool is_likeliest(const kr_scorer *s, int64_t row, int32_t id) {
-    const float *logits = kr_scorer_logits(s) + row * s->vocabulary;
-    for (int64_t v = 0; v < s->vocabulary; v++)
+static bool is_likeliest(const float *logits, int64_t vocabulary, int32_t id) {
+    for (int64_t v = 0; v < vocabulary; v++)
         if (logits[v] > logits[id]) return false;
     return true;
 }
@@ -143,7 +143,8 @@ static int count_token(kr_eval_run *run, kr_eval_lane *lane, int64_t row, int64_
     if (run->model->tokenizer) r->bytes += kr_tokenizer_id_bytes(run->model->tokenizer, id);
     count_position(r, position, nll);
     lane->logprob -= nll;
-    if (run->task && lane->matched) lane->matched = is_likeliest(s, row, id);
+    if (run->task && lane->matched)
+        lane->matched = is_likeliest(run->logits + row * s->vocabulary, s->vocabulary, id);
     if (run->o->max_tokens && r->tokens >= run->o->max_tokens) run->full = true;
     return run->o->on_token ? hold(lane, position, id, (float)nll, e) : 0;
 }
@@ -159,6 +160,7 @@ static void end_document(kr_eval_run *run, kr_eval_lane *lane) {
 
 static int count_run(kr_eval_run *run, int64_t sequences, krait_error *e) {
     kr_scorer *s = &run->scorer;
+    if (run->task && !(run->logits = kr_scorer_logits(s, e))) return KRAIT_ERR_MEMORY;
     for (int64_t k = 0; k < sequences; k++) {
         const int64_t *seq = s->seqs + 3 * k;
         kr_eval_lane *lane = &run->lanes[seq[2]];
@@ -198,9 +200,13 @@ static void finish(krait_eval_result *r, bool task) {
 }
 
 int kr_eval_lanes_run(kr_eval_run *run, krait_error *e) {
-    kr_weights *weights = &((krait_model *)(uintptr_t)run->model)->weights;
-    int threads = run->o->threads > 0 ? run->o->threads : kr_device_threads();
-    KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, ROWS, LANES, threads, e));
+    kr_weights *weights = (kr_weights *)(uintptr_t)kr_model_weights(run->model);
+    kr_scorer_options o = {.lanes = LANES, .tokens = ROWS, .logits = run->task};
+    o.graph.threads = run->o->threads > 0 ? run->o->threads : kr_device_threads();
+    o.graph.half = run->model->half;
+    KR_TRY(kr_model_level(run->model, &o.graph.level, e));
+    if (o.graph.level == KR_LEVEL_CUDA && !run->task) o.tokens = ROWS_GPU;
+    KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, &o, e));
     run->lanes = kr_calloc(LANES, sizeof *run->lanes);
     int rc = run->lanes ? kr_scorer_allocate(&run->scorer, e) : kr_fail_memory(e, "evaluation");
     if (rc == 0) rc = score_all(run, e);

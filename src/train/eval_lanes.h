@@ -46,8 +46,9 @@ struct kr_eval_run {
     kr_eval_lane *lanes;
     kr_eval_feed *feed;
     void *user;
-    bool task; /* only tokens from scored_from on are counted, and questions are */
-    bool full; /* max_tokens are done, or a callback said stop */
+    const float *logits; /* of a task's run */
+    bool task;           /* only tokens from scored_from on are counted, and questions are */
+    bool full;           /* max_tokens are done, or a callback said stop */
     bool cancelled;
 };
 

@@ -11,6 +11,7 @@
 
 typedef struct kr_lane_states {
     kr_lm *lm;
+    kr_level level; /* whose memory the block is */
     void *block;
     size_t half; /* bytes of the states of all slots */
     bool twice, swapped;
@@ -20,11 +21,12 @@ typedef struct kr_lane_states {
 int kr_lane_states_create(kr_lane_states *s, kr_lm *lm, bool twice, krait_error *e);
 void kr_lane_states_free(kr_lane_states *s);
 size_t kr_lane_states_bytes(const kr_lm *lm, bool twice);
-void kr_lane_states_zero(kr_lane_states *s);
+int kr_lane_states_zero(kr_lane_states *s, krait_error *e);
 /* What was written becomes what is read. Done again, it takes the last window back. */
 int kr_lane_states_swap(kr_lane_states *s, krait_error *e);
 
-/* Adds views "state.I" of what will be read to w, or fills it from them. */
+/* Adds "state.I", what will be read, to w (views, or copies from the GPU), or fills it from them.
+ */
 int kr_lane_states_save(const kr_lane_states *s, kr_weights *w, krait_error *e);
 int kr_lane_states_load(kr_lane_states *s, const kr_weights *w, krait_error *e);
 

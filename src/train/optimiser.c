@@ -23,68 +23,172 @@ static const kr_tensor *gradient(const kr_optimiser *o, int i) {
 
 static kr_tensor flat(void *data, int64_t n) { return kr_tensor_make(data, KR_F32, 1, &n); }
 
-static void count(const kr_graph *g, int64_t *total, int64_t *largest) {
+static bool on_gpu(const kr_graph *g) { return kr_graph_level(g) == KR_LEVEL_CUDA; }
+
+/* Elements of all parameters, and of the longest vector that is summed. */
+static void count(const kr_graph *g, int64_t *total, int64_t *longest) {
     const kr_param_decl *d;
-    *total = *largest = 0;
+    kr_gradient_layout layout;
+    kr_graph_gradient_layout(g, &layout);
+    *total = *longest = 0;
     for (int i = 0; i < kr_graph_param_count(g); i++) {
         int64_t n = kr_tensor_count(param(g, i, &d));
         *total += n;
-        if (n > *largest) *largest = n;
+        if (n > *longest) *longest = n;
     }
+    if (on_gpu(g)) *total = *longest = (int64_t)(layout.parameters / sizeof(float));
 }
 
-static size_t scratch_bytes(int64_t largest) {
-    kr_call c = {.n_in = 1, .in = {flat(NULL, largest)}};
-    return kr_op_sum_squares.scratch(&c);
+static size_t scratch_bytes(const kr_graph *g, int64_t longest) {
+    kr_call c = {.n_in = 1, .in = {flat(NULL, longest)}};
+    return kr_op_scratch(&kr_op_sum_squares, kr_graph_level(g), &c);
 }
 
 size_t kr_optimiser_bytes(const kr_graph *g) {
-    int64_t total, largest;
-    count(g, &total, &largest);
-    return 2 * (size_t)total * sizeof(float) + scratch_bytes(largest);
+    int64_t total, longest;
+    count(g, &total, &longest);
+    return 2 * (size_t)total * sizeof(float) + scratch_bytes(g, longest);
 }
 
-int kr_optimiser_create(kr_optimiser *o, kr_graph *g, kr_level level, int threads, krait_error *e) {
-    int64_t largest;
-    memset(o, 0, sizeof *o);
-    o->g = g;
-    o->n = kr_graph_param_count(g);
-    count(g, &o->total, &largest);
-    o->moments = kr_aligned(2 * (size_t)o->total * sizeof(float));
-    o->scratch = kr_aligned(scratch_bytes(largest));
-    o->adamw = kr_op_kernel(&kr_op_adamw, level);
-    o->squares = kr_op_kernel(&kr_op_sum_squares, level);
-    o->threads = threads;
-    if (!o->moments || !o->scratch) {
-        kr_optimiser_free(o);
-        return kr_fail_memory(e, "the optimiser's moments");
+/* Where parameter i begins in a vector of `total`; -1: on the GPU, nothing depends on it. */
+static int64_t place_of(const kr_optimiser *o, int i) {
+    const kr_param_decl *d;
+    int64_t at = 0;
+    if (on_gpu(o->g)) {
+        kr_value *v = kr_graph_gradient(o->g, kr_graph_param_at(o->g, i, &d));
+        return v ? (int64_t)(kr_graph_gradient_offset(v) / sizeof(float)) : -1;
     }
-    memset(o->moments, 0, 2 * (size_t)o->total * sizeof(float));
+    for (int k = 0; k < i; k++) at += kr_tensor_count(param(o->g, k, &d));
+    return at;
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+static int allocate(kr_optimiser *o, int64_t longest, krait_error *e) {
+    size_t bytes = (size_t)o->total * sizeof(float);
+    o->moments = kr_device_alloc(o->level, 2 * bytes);
+    o->scratch = kr_device_alloc(o->level, scratch_bytes(o->g, longest));
+    if (!o->moments || !o->scratch) return kr_fail_memory(e, "the optimiser's moments");
+    KR_TRY(kr_device_fill(o->level, o->moments, 0, 2 * bytes, e));
+    if (!on_gpu(o->g)) return 0;
+    o->weights = kr_device_alloc(o->level, bytes);
+    o->squares_out = kr_device_alloc(o->level, sizeof(double));
+    if (!o->weights || !o->squares_out) return kr_fail_memory(e, "the weights on the GPU");
+    return kr_device_fill(o->level, o->weights, 0, bytes, e);
+}
+
+/* On the GPU: parameter i as its graph has it. */
+static kr_tensor placed(const kr_optimiser *o, int i, const kr_param_decl **d) {
+    const kr_tensor *w = param(o->g, i, d);
+    return kr_tensor_make(o->weights + place_of(o, i), KR_F32, w->rank, w->shape);
+}
+
+static const kr_tensor *find(const kr_weights *w, const kr_param_decl *d, krait_error *e) {
+    const kr_tensor *t = kr_weights_find(w, d->name);
+    if (t && t->dtype == KR_F32) return t;
+    kr_fail(e, KRAIT_ERR_MISMATCH, "tensor %s: not there in f32", d->name);
+    return NULL;
+}
+
+static int place_weights(kr_optimiser *o, const kr_weights *w, krait_error *e) {
+    for (int i = 0; i < o->n; i++) {
+        const kr_param_decl *d;
+        if (place_of(o, i) < 0) {
+            (void)param(o->g, i, &d);
+            return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: the loss does not depend on it", d->name);
+        }
+        kr_tensor to = placed(o, i, &d);
+        const kr_tensor *from = find(w, d, e);
+        if (!from) return KRAIT_ERR_MISMATCH;
+        KR_TRY(kr_device_put(o->level, to.data, from->data, kr_tensor_bytes(&to), e));
+        KR_TRY(kr_graph_bind(o->g, kr_graph_param_at(o->g, i, &d), &to, e));
+    }
     return 0;
 }
 
+int kr_optimiser_create(kr_optimiser *o, kr_graph *g, const kr_weights *weights, int threads,
+                        krait_error *e) {
+    int64_t longest;
+    memset(o, 0, sizeof *o);
+    o->g = g;
+    o->level = kr_graph_level(g);
+    o->n = kr_graph_param_count(g);
+    count(g, &o->total, &longest);
+    o->adamw = kr_op_kernel(&kr_op_adamw, o->level);
+    o->squares = kr_op_kernel(&kr_op_sum_squares, o->level);
+    o->threads = threads;
+    int rc = o->adamw && o->squares ? 0
+                                    : kr_fail(e, KRAIT_ERR_UNSUPPORTED, "no optimiser at level %s",
+                                              kr_level_name(o->level));
+    if (rc == 0) rc = allocate(o, longest, e);
+    if (rc == 0 && on_gpu(g)) rc = place_weights(o, weights, e);
+    if (rc < 0) kr_optimiser_free(o);
+    return rc;
+}
+
 void kr_optimiser_free(kr_optimiser *o) {
-    kr_free(o->moments);
-    kr_free(o->scratch);
+    if (!o->g) return;
+    kr_device_free(o->level, o->moments);
+    kr_device_free(o->level, o->weights);
+    kr_device_free(o->level, o->scratch);
+    kr_device_free(o->level, o->squares_out);
     memset(o, 0, sizeof *o);
 }
 
-static double squares_of(const kr_optimiser *o, const kr_tensor *g) {
-    double sum = 0;
-    kr_call c = {.n_in = 1, .n_out = 1, .scratch = o->scratch, .threads = o->threads};
-    c.in[0] = flat(g->data, kr_tensor_count(g));
-    c.out[0] = kr_tensor_make(&sum, KR_F64, 1, (const int64_t[]){1});
-    o->squares(&c);
-    return sum;
+int kr_optimiser_fetch_weights(const kr_optimiser *o, const kr_weights *to, krait_error *e) {
+    for (int i = 0; o->weights && i < o->n; i++) {
+        const kr_param_decl *d;
+        kr_tensor from = placed(o, i, &d);
+        const kr_tensor *host = find(to, d, e);
+        if (!host) return KRAIT_ERR_MISMATCH;
+        KR_TRY(kr_device_get(o->level, host->data, from.data, kr_tensor_bytes(&from), e));
+    }
+    return 0;
 }
 
-double kr_optimiser_norm(const kr_optimiser *o) {
-    double sum = 0;
+int kr_optimiser_view_weights(const kr_optimiser *o, kr_weights *to, krait_error *e) {
     for (int i = 0; i < o->n; i++) {
-        const kr_tensor *g = gradient(o, i);
-        if (g) sum += squares_of(o, g);
+        const kr_param_decl *d;
+        const kr_tensor *t = param(o->g, i, &d);
+        KR_TRY(kr_weights_add(to, d->name, t, e));
     }
-    return sqrt(sum);
+    kr_weights_sort(to);
+    return 0;
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+static int squares_of(const kr_optimiser *o, void *data, int64_t n, double *sum, krait_error *e) {
+    kr_call c = {.n_in = 1, .n_out = 1, .scratch = o->scratch, .threads = o->threads};
+    void *out = on_gpu(o->g) ? o->squares_out : sum;
+    c.in[0] = flat(data, n);
+    c.out[0] = kr_tensor_make(out, KR_F64, 1, (const int64_t[]){1});
+    o->squares(&c);
+    if (!on_gpu(o->g)) return 0;
+    KR_TRY(kr_device_check(o->level, "sum_squares", e));
+    return kr_device_get(o->level, sum, out, sizeof *sum, e);
+}
+
+int kr_optimiser_norm(const kr_optimiser *o, double *norm, krait_error *e) {
+    double sum = 0;
+    if (on_gpu(o->g)) {
+        KR_TRY(squares_of(o, kr_graph_gradient_block(o->g), o->total, &sum, e));
+        *norm = sqrt(sum);
+        return 0;
+    }
+    for (int i = 0; i < o->n; i++) {
+        double one = 0;
+        const kr_tensor *g = gradient(o, i);
+        if (g) KR_TRY(squares_of(o, g->data, kr_tensor_count(g), &one, e));
+        sum += one;
+    }
+    *norm = sqrt(sum);
+    return 0;
+}
+
+static bool finite_squares(const kr_optimiser *o, const kr_tensor *t) {
+    double sum = 0;
+    return squares_of(o, t->data, kr_tensor_count(t), &sum, NULL) == 0 && isfinite(sum);
 }
 
 static int list_bad(const kr_optimiser *o, bool of_gradients, char *names, size_t room) {
@@ -93,7 +197,7 @@ static int list_bad(const kr_optimiser *o, bool of_gradients, char *names, size_
     for (int i = 0; i < o->n; i++) {
         const kr_param_decl *d;
         const kr_tensor *w = param(o->g, i, &d), *t = of_gradients ? gradient(o, i) : w;
-        if (!t || isfinite(squares_of(o, t))) continue;
+        if (!t || finite_squares(o, t)) continue;
         size_t used = strlen(names);
         if (bad++ < 3) snprintf(names + used, room - used, "%s%s", bad > 1 ? ", " : "", d->name);
     }
@@ -108,53 +212,87 @@ int kr_optimiser_bad_weights(const kr_optimiser *o, char *names, size_t room) {
     return list_bad(o, false, names, room);
 }
 
-void kr_optimiser_step(kr_optimiser *o, const kr_recipe *r, double rate, double scale) {
+/* ---- steps ----------------------------------------------------------------------------------- */
+
+/* n weights from w, whose moments begin at element `at`. */
+static int step_vector(const kr_optimiser *o, kr_adamw_attr *a, float *w, float *g, int64_t at,
+                       int64_t n, krait_error *e) {
+    kr_call c = {.n_in = 4, .n_out = 3, .attr = a, .threads = o->threads};
+    c.in[0] = c.out[0] = flat(w, n);
+    c.in[1] = c.out[1] = flat(o->moments + at, n);
+    c.in[2] = c.out[2] = flat(o->moments + o->total + at, n);
+    c.in[3] = flat(g, n);
+    if (n == 0) return 0;
+    o->adamw(&c);
+    return kr_device_check(o->level, "adamw", e);
+}
+
+static int step_parts(const kr_optimiser *o, kr_adamw_attr *a, double decay, krait_error *e) {
+    kr_gradient_layout layout;
+    kr_graph_gradient_layout(o->g, &layout);
+    float *g = kr_graph_gradient_block(o->g);
+    int64_t decayed = (int64_t)(layout.decayed / sizeof(float));
+    a->decay = decay;
+    KR_TRY(step_vector(o, a, o->weights, g, 0, decayed, e));
+    a->decay = 0;
+    return step_vector(o, a, o->weights + decayed, g + decayed, decayed, o->total - decayed, e);
+}
+
+int kr_optimiser_step(kr_optimiser *o, const kr_recipe *r, double rate, double scale,
+                      krait_error *e) {
     kr_adamw_attr a = {rate, r->beta1, r->beta2, r->eps, 0, scale, ++o->updates};
     int64_t at = 0;
+    if (on_gpu(o->g)) return step_parts(o, &a, r->weight_decay, e);
     for (int i = 0; i < o->n; i++) {
         const kr_param_decl *d;
         const kr_tensor *w = param(o->g, i, &d), *g = gradient(o, i);
         int64_t n = kr_tensor_count(w);
         a.decay = d->no_decay ? 0 : r->weight_decay;
-        kr_call c = {.n_in = 4, .n_out = 3, .attr = &a, .threads = o->threads};
-        c.in[0] = c.out[0] = flat(w->data, n);
-        c.in[1] = c.out[1] = flat(o->moments + at, n);
-        c.in[2] = c.out[2] = flat(o->moments + o->total + at, n);
-        if (g) c.in[3] = flat(g->data, n);
-        if (g) o->adamw(&c);
+        if (g) KR_TRY(step_vector(o, &a, w->data, g->data, at, n, e));
         at += n;
     }
+    return 0;
 }
 
-/* Calls `each` with the name and the place of every moment. */
-typedef int visit(void *user, const char *name, const kr_tensor *t, krait_error *e);
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
-static int each_moment(const kr_optimiser *o, visit *each, void *user, krait_error *e) {
-    float *at = o->moments;
+/* Calls `each` with the name and the place of every moment. */
+typedef int visit(const kr_optimiser *o, kr_weights *w, const char *name, const kr_tensor *t,
+                  krait_error *e);
+
+static int each_moment(const kr_optimiser *o, visit *each, kr_weights *w, krait_error *e) {
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < o->n; i++) {
             const kr_param_decl *d;
-            const kr_tensor *w = param(o->g, i, &d);
-            kr_tensor t = kr_tensor_make(at, KR_F32, w->rank, w->shape);
+            const kr_tensor *p = param(o->g, i, &d);
+            float *at = o->moments + k * o->total + place_of(o, i);
+            kr_tensor t = kr_tensor_make(at, KR_F32, p->rank, p->shape);
             char name[128];
             snprintf(name, sizeof name, "%c.%s", k ? 'v' : 'm', d->name);
-            KR_TRY(each(user, name, &t, e));
-            at += kr_tensor_count(w);
+            KR_TRY(each(o, w, name, &t, e));
         }
     return 0;
 }
 
-static int save_moment(void *user, const char *name, const kr_tensor *t, krait_error *e) {
-    return kr_weights_add(user, name, t, e);
+static int save_moment(const kr_optimiser *o, kr_weights *w, const char *name, const kr_tensor *t,
+                       krait_error *e) {
+    kr_tensor host = *t;
+    if (on_gpu(o->g)) {
+        host.data = kr_weights_block(w, kr_tensor_bytes(t), name, e);
+        if (!host.data) return KRAIT_ERR_MEMORY;
+        KR_TRY(kr_device_get(o->level, host.data, t->data, kr_tensor_bytes(t), e));
+    }
+    return kr_weights_add(w, name, &host, e);
 }
 
-static int load_moment(void *user, const char *name, const kr_tensor *t, krait_error *e) {
-    const kr_tensor *from = kr_weights_find(user, name);
+static int load_moment(const kr_optimiser *o, kr_weights *w, const char *name, const kr_tensor *t,
+                       krait_error *e) {
+    const kr_tensor *from = kr_weights_find(w, name);
     if (!from || from->dtype != KR_F32 || !kr_tensor_same_shape(from, t))
         return kr_fail(e, KRAIT_ERR_MISMATCH, "checkpoint: no moment %s of the model's shape",
                        name);
-    memcpy(t->data, from->data, kr_tensor_bytes(t));
-    kr_weights_forget(user, from);
+    KR_TRY(kr_device_put(o->level, t->data, from->data, kr_tensor_bytes(t), e));
+    kr_weights_forget(w, from);
     return 0;
 }
 
@@ -163,5 +301,5 @@ int kr_optimiser_save(const kr_optimiser *o, kr_weights *w, krait_error *e) {
 }
 
 int kr_optimiser_load(kr_optimiser *o, const kr_weights *w, krait_error *e) {
-    return each_moment(o, load_moment, (void *)(uintptr_t)w, e);
+    return each_moment(o, load_moment, (kr_weights *)(uintptr_t)w, e);
 }

@@ -36,6 +36,7 @@ typedef struct kr_recipe {
     int64_t warmup, decay;
     double beta1, beta2, eps, weight_decay, clip, outlier;
     bool recompute;
+    char precision[8];
     /* what happens on the way */
     int64_t log_every, eval_every, eval_batches;
     int64_t sample_every, sample_tokens;

@@ -11,19 +11,19 @@ static size_t block_bytes(int64_t tokens, int64_t lanes) {
     return (size_t)tokens * (2 * sizeof(int32_t) + 1) + (size_t)lanes * 3 * sizeof(int64_t);
 }
 
-int kr_scorer_create(kr_scorer *s, const kr_config *c, kr_weights *w, int64_t tokens, int64_t lanes,
-                     int threads, krait_error *e) {
-    kr_lm_options o = {.graph.threads = threads,
-                       .tokens = tokens,
-                       .sequences = lanes,
-                       .slots = lanes,
+int kr_scorer_create(kr_scorer *s, const kr_config *c, kr_weights *w, const kr_scorer_options *o,
+                     krait_error *e) {
+    kr_lm_options l = {.graph = o->graph,
+                       .tokens = o->tokens,
+                       .sequences = o->lanes,
+                       .slots = o->lanes,
                        .reset = true,
-                       .loss = true};
+                       .loss = true,
+                       .no_logits = !o->logits};
     memset(s, 0, sizeof *s);
-    KR_TRY(kr_device_level(&o.graph.level, e));
-    KR_TRY(kr_lm_build(&s->lm, c, &o, e));
-    s->tokens = tokens;
-    s->lanes = lanes;
+    KR_TRY(kr_lm_build(&s->lm, c, &l, e));
+    s->tokens = o->tokens;
+    s->lanes = o->lanes;
     s->vocabulary = c->vocabulary;
     int rc = kr_lm_bind_weights(&s->lm, w, e);
     if (rc == 0) rc = kr_graph_plan(s->lm.g, e);
@@ -34,7 +34,7 @@ int kr_scorer_create(kr_scorer *s, const kr_config *c, kr_weights *w, int64_t to
 size_t kr_scorer_bytes(const kr_scorer *s) {
     kr_plan_sizes sizes;
     kr_graph_sizes(s->lm.g, &sizes);
-    return sizes.activations + sizes.scratch + kr_lane_states_bytes(&s->lm, false) +
+    return sizes.activations + sizes.scratch + sizes.inputs + kr_lane_states_bytes(&s->lm, false) +
            block_bytes(s->tokens, s->lanes);
 }
 
@@ -71,9 +71,13 @@ void kr_scorer_refresh(kr_scorer *s) { kr_graph_params_changed(s->lm.g); }
 int kr_scorer_run(kr_scorer *s, int64_t m, int64_t n, krait_error *e) {
     kr_tensor seqs = kr_tensor_make(s->seqs, KR_I64, 2, (const int64_t[]){n, 3});
     KR_TRY(kr_graph_bind(s->lm.g, s->lm.seqs, &seqs, e));
-    return kr_graph_run(s->lm.g, m, 0, e);
+    KR_TRY(kr_graph_run(s->lm.g, m, 0, e));
+    s->nll = kr_graph_fetch(s->lm.g, s->lm.nll, e);
+    return s->nll ? 0 : KRAIT_ERR_MEMORY;
 }
 
-const float *kr_scorer_nll(const kr_scorer *s) { return kr_value_tensor(s->lm.nll)->data; }
+const float *kr_scorer_nll(const kr_scorer *s) { return s->nll; }
 
-const float *kr_scorer_logits(const kr_scorer *s) { return kr_value_tensor(s->lm.logits)->data; }
+const float *kr_scorer_logits(kr_scorer *s, krait_error *e) {
+    return kr_graph_fetch(s->lm.g, s->lm.logits, e);
+}

@@ -32,6 +32,7 @@ static int save_checkpoint(kr_trainer *t, krait_error *e) {
     json_t *recipe = kr_recipe_json(&t->recipe);
     int rc = recipe ? kr_run_log_sync(&t->log, e) : kr_fail_memory(e, "the recipe");
     kr_checkpoint c = {t->step, t->optimiser.updates, t->tokens, t->log.length};
+    if (rc == 0) rc = kr_optimiser_fetch_weights(&t->optimiser, &t->model->weights, e);
     if (rc == 0) rc = gather_state(t, &w, &position, e);
     if (rc == 0)
         rc = kr_checkpoint_save(t->o.out, &c, t->model, recipe, &w, t->recipe.keep, path,
@@ -108,6 +109,7 @@ static int run(kr_trainer *t, krait_error *e) {
     if (t->step < t->recipe.steps)
         return kr_fail(e, KRAIT_ERR_CANCELLED, "stopped after step %lld of %lld: resume to go on",
                        (long long)t->step, (long long)t->recipe.steps);
+    KR_TRY(kr_optimiser_fetch_weights(&t->optimiser, &t->model->weights, e));
     return krait_model_save(t->model, t->o.out, NULL, e);
 }
 

@@ -8,10 +8,9 @@
 #include "train/schedule.h"
 #include "train/trainer.h"
 
-static double sum_of(const kr_tensor *nll) {
-    const float *x = nll->data;
+static double sum_of(const float *nll, int64_t n) {
     double sum = 0;
-    for (int64_t i = 0; i < nll->shape[0]; i++) sum += (double)x[i];
+    for (int64_t i = 0; i < n; i++) sum += (double)nll[i];
     return sum;
 }
 
@@ -27,7 +26,9 @@ static int run_micro_batch(kr_trainer *t, int64_t i, double *sum, krait_error *e
     if (i > 0 && t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
     KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
     KR_TRY(kr_graph_run(t->lm.g, t->batches.rows, 0, e));
-    double loss = sum_of(kr_value_tensor(t->lm.nll));
+    const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
+    if (!nll) return KRAIT_ERR_MEMORY;
+    double loss = sum_of(nll, t->batches.rows);
     if (!isfinite(loss)) return not_a_number(t, "loss", loss, e);
     *sum += loss;
     return 0;
@@ -49,11 +50,11 @@ int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
     kr_graph_zero_gradients(t->lm.g);
     for (int64_t i = 0; i < t->batches.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
     r->loss = t->batches.valid ? sum / (double)t->batches.valid : 0;
-    r->norm = kr_optimiser_norm(&t->optimiser);
+    KR_TRY(kr_optimiser_norm(&t->optimiser, &r->norm, e));
     if (!isfinite(r->norm)) return not_a_number(t, "gradient norm", r->norm, e);
     decide(t, r);
     double clip = t->recipe.clip, scale = clip > 0 && r->norm > clip ? clip / r->norm : 1;
-    if (!r->skipped) kr_optimiser_step(&t->optimiser, &t->recipe, r->rate, scale);
+    if (!r->skipped) KR_TRY(kr_optimiser_step(&t->optimiser, &t->recipe, r->rate, scale, e));
     if (t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
     t->step++;
     t->tokens += t->batches.valid;

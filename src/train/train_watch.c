@@ -107,7 +107,7 @@ int kr_trainer_evaluate(kr_trainer *t, krait_error *e) {
     double before = kr_trainer_seconds();
     int64_t all = t->recipe.eval_batches * t->recipe.window;
     KR_TRY(kr_loader_rewind(t->held_out, e));
-    kr_lane_states_zero(&t->scorer.states);
+    KR_TRY(kr_lane_states_zero(&t->scorer.states, e));
     kr_scorer_refresh(&t->scorer);
     int rc = 1;
     for (int64_t done = 0; rc == 1 && done < all; done += t->eval_window)
@@ -142,7 +142,9 @@ static int32_t read_and_draw(kr_trainer *t, const int32_t *ids, int64_t n, krait
         memcpy(s->seqs, (const int64_t[]){0, part, 0}, 3 * sizeof(int64_t));
         KR_TRY(kr_scorer_run(s, part, 1, e));
     }
-    return krait_sampler_draw(sampler, kr_scorer_logits(s) + (part - 1) * s->vocabulary, e);
+    const float *logits = kr_scorer_logits(s, e);
+    if (!logits) return KRAIT_ERR_MEMORY;
+    return krait_sampler_draw(sampler, logits + (part - 1) * s->vocabulary, e);
 }
 
 /* The ids of the prompt: as many as fit in `room`; returns how many there are. */
@@ -211,13 +213,14 @@ int kr_trainer_sample(kr_trainer *t, krait_error *e) {
     int64_t n = prompt_ids(t, NULL, 0, e);
     if (n < 0) return (int)n;
     KR_TRY(krait_sampler_create(&sampler, t->model->config.vocabulary_used, &o, e));
-    kr_lane_states_zero(&t->scorer.states);
+    int rc = kr_lane_states_zero(&t->scorer.states, e);
     kr_scorer_refresh(&t->scorer);
     int32_t *ids = kr_calloc((size_t)(n + 1 + t->recipe.sample_tokens), sizeof *ids);
-    n = ids ? draw_ids(t, ids, n, sampler, e) : kr_fail_memory(e, "a sample");
+    if (rc == 0 && !ids) rc = kr_fail_memory(e, "a sample");
+    n = rc == 0 ? draw_ids(t, ids, n, sampler, e) : rc;
     int64_t skip = n > 0 && !*t->recipe.sample_prompt; /* the token that stood in for a prompt */
     char *text = n < 0 ? NULL : readable(krait_model_tokenizer(t->model), ids + skip, n - skip);
-    int rc = n < 0 ? (int)n : text ? tell_sample(t, text, e) : kr_fail_memory(e, "a sample");
+    rc = n < 0 ? (int)n : text ? tell_sample(t, text, e) : kr_fail_memory(e, "a sample");
     kr_free(text);
     kr_free(ids);
     krait_sampler_close(&sampler);

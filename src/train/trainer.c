@@ -29,6 +29,8 @@ static int compare_recipes(kr_trainer *t, krait_error *e) {
     snprintf(path, sizeof path, "%s/recipe.json", t->resume_from);
     kr_recipe_default(&then);
     KR_TRY(kr_recipe_read(&then, path, e));
+    if (strcmp(then.precision, "auto") == 0) strcpy(then.precision, "f32");
+    if (strcmp(t->recipe.precision, "auto") == 0) strcpy(t->recipe.precision, then.precision);
     int from = 0;
     key = kr_recipe_difference(&t->recipe, &then, true, &from);
     if (key)
@@ -63,6 +65,17 @@ static int find_checkpoint(kr_trainer *t, krait_error *e) {
     snprintf(note, sizeof note, "resuming from %.380s", path);
     kr_trainer_tell(t, KRAIT_EVENT_NOTE, note);
     return compare_recipes(t, e);
+}
+
+/* From here on the recipe says what the run does, whatever the device. */
+static int settle_precision(kr_trainer *t, krait_error *e) {
+    char *precision = t->recipe.precision;
+    bool gpu = t->level == KR_LEVEL_CUDA;
+    if (strcmp(precision, "auto") == 0) strcpy(precision, gpu ? "bf16" : "f32");
+    t->half = strcmp(precision, "bf16") == 0;
+    if (gpu || !t->half) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "precision bf16 needs a GPU: give --device cuda, or precision=f32");
 }
 
 /* ---- model ---- */
@@ -166,24 +179,35 @@ static int open_data(kr_trainer *t, krait_error *e) {
 
 /* ---- graphs and memory ---- */
 
+kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recompute) {
+    const kr_recipe *r = &t->recipe;
+    bool gpu = t->level == KR_LEVEL_CUDA; /* cheap there: never kept */
+    return (kr_lm_options){.graph = {.training = true,
+                                     .recompute = (gpu ? 1 : 0) + (recompute ? 1 : 0),
+                                     .threads = t->threads,
+                                     .level = t->level,
+                                     .half = t->half},
+                           .tokens = batch * r->window,
+                           .sequences = batch,
+                           .slots = r->carry_state ? batch : 0,
+                           .reset = r->reset,
+                           .loss = true,
+                           .no_logits = true};
+}
+
 static int plan_graphs(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
-    kr_lm_options o = {.graph = {.training = true,
-                                 .recompute = r->recompute,
-                                 .threads = t->threads,
-                                 .level = t->level},
-                       .tokens = r->batch * r->window,
-                       .sequences = r->batch,
-                       .slots = r->carry_state ? r->batch : 0,
-                       .reset = r->reset,
-                       .loss = true};
+    kr_lm_options o = kr_trainer_graph(t, r->batch, r->recompute);
     KR_TRY(kr_lm_build(&t->lm, &t->model->config, &o, e));
     KR_TRY(kr_lm_bind_weights(&t->lm, &t->model->weights, e));
     KR_TRY(kr_graph_plan(t->lm.g, e));
     if (!t->held_out && r->sample_every == 0) return 0;
-    int64_t window = t->eval_window ? t->eval_window : 1;
-    return kr_scorer_create(&t->scorer, &t->model->config, &t->model->weights, r->batch * window,
-                            r->batch, t->threads, e);
+    kr_scorer_options s = {.graph = {.threads = t->threads, .level = t->level, .half = t->half},
+                           .tokens = r->batch * (t->eval_window ? t->eval_window : 1),
+                           .lanes = r->batch,
+                           .logits = r->sample_every > 0};
+    s.graph.cast = t->half;
+    return kr_scorer_create(&t->scorer, &t->model->config, &t->model->weights, &s, e);
 }
 
 static int allocate(kr_trainer *t, krait_error *e) {
@@ -191,8 +215,11 @@ static int allocate(kr_trainer *t, krait_error *e) {
     KR_TRY(kr_graph_allocate(t->lm.g, e));
     KR_TRY(kr_lane_states_create(&t->states, &t->lm, true, e));
     KR_TRY(kr_micro_batches_create(&t->batches, r->accumulate, r->batch, r->window, e));
-    KR_TRY(kr_optimiser_create(&t->optimiser, t->lm.g, t->level, t->threads, e));
-    return t->scorer.lm.g ? kr_scorer_allocate(&t->scorer, e) : 0;
+    KR_TRY(kr_optimiser_create(&t->optimiser, t->lm.g, &t->model->weights, t->threads, e));
+    if (!t->scorer.lm.g) return 0;
+    KR_TRY(kr_optimiser_view_weights(&t->optimiser, &t->placed, e));
+    KR_TRY(kr_lm_bind_weights(&t->scorer.lm, &t->placed, e));
+    return kr_scorer_allocate(&t->scorer, e);
 }
 
 static int check_options(kr_trainer *t, const krait_train_options *given, krait_error *e) {
@@ -204,7 +231,7 @@ static int check_options(kr_trainer *t, const krait_train_options *given, krait_
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "%.100s...: the path is longer than 800 bytes",
                        t->o.out);
     t->threads = t->o.threads > 0 ? t->o.threads : kr_device_threads();
-    KR_TRY(kr_device_level(&t->level, e));
+    KR_TRY(kr_device_open(t->o.device, &t->level, e));
     return kr_make_dirs(t->o.out, e);
 }
 
@@ -213,6 +240,7 @@ int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e)
     KR_TRY(check_options(t, o, e));
     KR_TRY(read_recipe(t, e));
     KR_TRY(find_checkpoint(t, e));
+    KR_TRY(settle_precision(t, e));
     KR_TRY(open_tokenizer(t, e));
     KR_TRY(open_data(t, e));
     KR_TRY(open_model(t, e));
@@ -226,6 +254,7 @@ void kr_trainer_close(kr_trainer *t) {
     kr_run_log_close(&t->log);
     kr_scorer_free(&t->scorer);
     kr_optimiser_free(&t->optimiser);
+    kr_weights_free(&t->placed);
     kr_micro_batches_free(&t->batches);
     kr_lane_states_free(&t->states);
     if (t->lm.g) kr_lm_free(&t->lm);

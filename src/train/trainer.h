@@ -26,6 +26,7 @@ typedef struct kr_trainer {
     krait_train_options o;
     kr_recipe recipe;
     kr_level level;
+    bool half; /* bf16 activations */
     int threads;
     char *resume_from; /* a checkpoint's folder; NULL: a fresh run */
 
@@ -37,7 +38,8 @@ typedef struct kr_trainer {
     kr_lane_states states; /* empty unless carry_state */
     kr_micro_batches batches;
     kr_optimiser optimiser;
-    kr_scorer scorer; /* evaluation and samples; lm.g NULL: neither is wanted */
+    kr_weights placed; /* on the GPU: views of the weights that the optimiser has there */
+    kr_scorer scorer;  /* evaluation and samples; lm.g NULL: neither is wanted */
     int64_t eval_window;
 
     kr_outlier outlier;
@@ -53,7 +55,11 @@ typedef struct kr_trainer {
 int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e);
 void kr_trainer_close(kr_trainer *t);
 
-/* Tells the plan: called between planning and allocating. */
+/* The training graph's options at so many sequences, recomputing or not. */
+kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recompute);
+
+/* Tells the plan, and refuses one that the GPU has no memory for: called between planning and
+ * allocating. */
 int kr_trainer_tell_plan(kr_trainer *t, krait_error *e);
 
 typedef struct kr_step_result {

@@ -82,6 +82,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
         bias, nn->seqs, nn->reset, nn->state_in[1]};
     kr_value *outs[2] = {NULL, nn->state_out[1]};
     kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, 11, outs, 2);
+    kr_graph_recompute_dear(nn->g, outs[0], NULL, 0);
     return outs[0];
 }
 
