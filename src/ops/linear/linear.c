@@ -94,8 +94,19 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     }
 }
 
+/* Scratch of linear_tile_vec.c: up to KR_LINEAR_FEW rows of x lie there transposed, in whole
+ * vectors of any level. */
+static size_t tile_scratch(const kr_tensor *x, const kr_tensor *weight) {
+    enum { WIDEST = 16 };
+    int64_t M = x->shape[0] < KR_LINEAR_FEW ? x->shape[0] : KR_LINEAR_FEW;
+    if (x->dtype != KR_F32 || weight->dtype != KR_F32) return 0;
+    return (size_t)((M + WIDEST - 1) / WIDEST * WIDEST * x->shape[1]) * sizeof(float);
+}
+
+/* One of the two is 0: tiles take f32 weights, blocks to widen are halves. */
 static size_t forward_scratch(const kr_call *c) {
-    return kr_linear_many_scratch(kr_linear_weight(c, 3));
+    const kr_tensor *weight = kr_linear_weight(c, 3);
+    return kr_linear_many_scratch(weight) + tile_scratch(&c->in[0], weight);
 }
 
 static size_t dx_scratch(const kr_call *c) {
@@ -165,6 +176,8 @@ static const sizes table[] = {
     {"M=7 N=31 K=15", 7, 31, 15, KR_F32, false},
     {"M=9 N=25 K=65 bf16", 9, 25, 65, KR_BF16, false},
     {"M=16 N=50 K=129", 16, 50, 129, KR_F32, true},
+    {"M=28 N=83 K=17", 28, 83, 17, KR_F32, false},
+    {"M=48 N=31 K=200", 48, 31, 200, KR_F32, true},
     {"M=17 N=1 K=3", 17, 1, 3, KR_F32, true},
     {"M=31 N=77 K=101 f16", 31, 77, 101, KR_F16, true},
     {"M=32 N=48 K=300 bf16", 32, 48, 300, KR_BF16, false},
@@ -175,6 +188,7 @@ static const sizes table[] = {
     {"M=3 N=5300 K=100 bf16", 3, 5300, 100, KR_BF16, true},
     {"M=70 N=61 K=33 f16", 70, 61, 33, KR_F16, false},
     {"M=3 N=5 K=7, offsets past 2^31", 3, 5, 7, KR_F32, false},
+    {"M=32 N=29 K=7, offsets past 2^31", 32, 29, 7, KR_F32, true},
     {"M=67 N=40 K=7, offsets past 2^31", 67, 40, 7, KR_F32, false},
 };
 

@@ -5,7 +5,8 @@
  * read about twice as fast as 4 neighbouring rows side by side. Lanes run along K; a block is 4
  * weight rows against some rows of x, all its sums in registers. More than a block of x takes the
  * same weights from cache again, and meanwhile the next ones are fetched. linear.h has the
- * equations; more rows than KR_LINEAR_FEW go to linear_many.c. */
+ * equations; whole vectors of rows go to linear_tile_vec.c, more rows than KR_LINEAR_FEW to
+ * linear_many.c. */
 #include "ops/linear/linear.h"
 
 #include "vec/vec.h"
@@ -115,8 +116,11 @@ KR_VINLINE void few_rows(const kr_call *c, kr_dtype type) {
     }
 }
 
+bool KR_FN(kr_linear_tile)(const kr_call *c);
+
 void KR_FN(kr_linear)(const kr_call *c) {
     kr_dtype type = kr_linear_weight(c, 3)->dtype;
+    if (KR_FN(kr_linear_tile)(c)) return;
     if (!few(c))
         kr_linear_many(c, widen);
     else if (type == KR_BF16)
