@@ -8,6 +8,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus /* the GPU's kernels are C++ with C names */
+extern "C" {
+#endif
+
 typedef struct kr_rng {
     uint64_t key;     /* the seed */
     uint64_t stream;  /* independent sequences of one seed: one a parameter, one a worker */
@@ -27,5 +31,9 @@ uint64_t kr_rng_below(kr_rng *r, uint64_t bound); /* in [0, bound), unbiased; bo
 /* FNV-1a of a string: the stream of a parameter is the hash of its name, so that adding a layer
  * moves no other draw. */
 uint64_t kr_hash_string(const char *s);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
