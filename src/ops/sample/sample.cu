@@ -99,16 +99,18 @@ static __device__ int first_reaching(const block_memory *m, int n, double target
 
 /* The largest rank key of this thread's tokens; *bad where a logit is none. */
 static __device__ rank_key largest_of_thread(const row_of &row, bool *bad) {
-    rank_key best = 0;
+    float best = -INFINITY;
+    int at = -1;
     *bad = false;
 #pragma unroll 8
-    for (int64_t i = threadIdx.x; i < row.V; i += THREADS) {
+    for (int i = threadIdx.x; i < (int)row.V; i += THREADS) {
         float l = row.logits[i];
         *bad |= !(l < INFINITY);
-        rank_key k = key_of(row, i);
-        best = best > k ? best : k;
+        if (row.seen && row.seen[i]) l = l < 0 ? l * row.penalty : l / row.penalty;
+        at = l > best || at < 0 ? i : at;
+        best = l > best ? l : best;
     }
-    return best;
+    return at < 0 ? 0 : (rank_key)bits_of(best) << 32 | (uint32_t)(row.V - 1 - at);
 }
 
 /* The n-th largest of the threads' numbers (0 where fewer have one). */
@@ -268,9 +270,10 @@ static __device__ int32_t draw(const row_of &row, rank_key mine, float largest, 
         ends = ends || reached < n;
         end = end < reached + 1 ? end : reached + 1;
     }
+    bool cut = top_p < 1 || min_p > 0;
     double sum = ends ? m->mass[end - 1] : total;
     int drawn = first_reaching(m, n, u * sum);
-    if (!ends && drawn == n) return draw_from_row(row, largest, limit, top_p, min_p, u, m);
+    if (!ends && (cut || drawn == n)) return draw_from_row(row, largest, limit, top_p, min_p, u, m);
     return id_of(row, m->list[drawn < end ? drawn : end - 1]);
 }
 
