@@ -116,6 +116,57 @@ const char *kr_device_name(kr_level level) {
     return "";
 }
 
+/* ---- copies that arrive later -----------------------------------------------------------------
+ */
+
+struct kr_mail {
+    kr_level level;
+    void *bytes;
+#ifdef KR_CUDA
+    cudaEvent_t arrived;
+#endif
+};
+
+int kr_mail_create(kr_mail **out, kr_level level, size_t bytes, krait_error *e) {
+    *out = kr_calloc(1, sizeof **out);
+    if (!*out) return kr_fail_memory(e, "a copy from the device");
+    (*out)->level = level;
+#ifdef KR_CUDA
+    if (level == KR_LEVEL_CUDA) (*out)->bytes = kr_cuda_mail_alloc(bytes, &(*out)->arrived);
+#endif
+    if (level != KR_LEVEL_CUDA) (*out)->bytes = kr_malloc(bytes);
+    if ((*out)->bytes) return 0;
+    kr_free(*out);
+    *out = NULL;
+    return kr_fail_memory(e, "a copy from the device");
+}
+
+void kr_mail_free(kr_mail *m) {
+    if (!m) return;
+#ifdef KR_CUDA
+    if (m->level == KR_LEVEL_CUDA) kr_cuda_mail_free(m->bytes, m->arrived);
+#endif
+    if (m->level != KR_LEVEL_CUDA) kr_free(m->bytes);
+    kr_free(m);
+}
+
+int kr_mail_send(kr_mail *m, const void *from, size_t bytes, krait_error *e) {
+    GPU(m->level, kr_cuda_mail_send(m->bytes, from, bytes, m->arrived, e));
+    (void)e;
+    memcpy(m->bytes, from, bytes);
+    return 0;
+}
+
+const void *kr_mail_read(kr_mail *m, krait_error *e) {
+#ifdef KR_CUDA
+    if (m->level == KR_LEVEL_CUDA && kr_cuda_mail_wait(m->arrived, e) < 0) return NULL;
+#endif
+    (void)e;
+    return m->bytes;
+}
+
+/* ---- recorded work --------------------------------------------------------------------------- */
+
 bool kr_device_records(kr_level level) { return level == KR_LEVEL_CUDA; }
 
 int kr_device_record_begin(kr_level level, krait_error *e) {

@@ -60,6 +60,17 @@ void kr_device_memory(kr_level level, size_t *free_bytes, size_t *total);
 /* "NVIDIA H100 80GB HBM3"; "" for the CPU. */
 const char *kr_device_name(kr_level level);
 
+/* ---- copies that arrive later -----------------------------------------------------------------
+ */
+
+/* A place on the host for one copy from a level's memory. send queues the copy behind what is
+ * queued; read waits until it is there, and for nothing that was queued after it. */
+typedef struct kr_mail kr_mail;
+int kr_mail_create(kr_mail **out, kr_level level, size_t bytes, krait_error *e);
+void kr_mail_free(kr_mail *m); /* NULL does nothing */
+int kr_mail_send(kr_mail *m, const void *from, size_t bytes, krait_error *e);
+const void *kr_mail_read(kr_mail *m, krait_error *e); /* NULL: failed */
+
 /* ---- recorded work -------------------------------------------------------------------------- */
 
 /* Between begin and end, kernels and copies within the device are recorded, not run (a CUDA graph):

@@ -6,48 +6,20 @@
  * the rows of each pass, so lanes advance together, and logits are computed only for the rows that
  * are wanted. States are read and written in place, by lane.
  *
- * Everything is checked before the first pass; from there on nothing allocates and nothing can
- * fail, so a failed call has moved no lane. */
+ * Everything is checked before the first pass; from there on, on the CPU, nothing allocates and
+ * nothing can fail, so a failed call has moved no lane. On the GPU the states are there, and move
+ * by copies within it; what can still fail is the GPU. */
 #include <inttypes.h>
 #include <krait/krait.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/options.h"
-#include "models/lm.h"
-#include "models/model.h"
+#include "serve/session_impl.h"
 #include "serve/state_file.h"
 
 /* The most bytes of logits that one pass makes, if that leaves a row for each lane. */
 #define LOGIT_BYTES (32 << 20)
-
-typedef struct cursor {
-    int64_t done; /* tokens of the span that were packed */
-    int64_t out;  /* the row of the caller's logits that comes next */
-} cursor;
-
-struct krait_session {
-    const krait_model *model;
-    kr_weights weights; /* views of the model's; owns what had to be converted */
-    kr_lm lm;
-    int64_t lanes, max_tokens, max_rows;
-    float *block;        /* the states, tensor by tensor, each [lanes, ...] */
-    float **state;       /* [n_states] into block */
-    size_t *state_bytes; /* [n_states] of one lane */
-    size_t bytes;
-
-    int64_t *position; /* [lanes] */
-    int32_t *next;     /* [lanes] */
-    bool *taken;       /* [lanes] while a call is checked */
-    cursor *cursors;   /* [lanes], one a span */
-
-    /* The pass being packed. */
-    int32_t *ids;       /* [max_tokens] */
-    int64_t (*seqs)[3]; /* [lanes] */
-    int64_t *rows;      /* [max_rows] picked rows */
-    int64_t *out;       /* [max_rows] where their logits go */
-    int64_t n_ids, n_seqs, n_rows;
-};
 
 /* ---- making and closing ---------------------------------------------------------------------- */
 
@@ -65,7 +37,7 @@ static int check_options(const krait_session_options *o, krait_error *e) {
 }
 
 static int view_weights(krait_session *s, krait_error *e) {
-    const kr_weights *w = &s->model->weights;
+    const kr_weights *w = kr_model_weights(s->model);
     for (int64_t i = 0; i < w->count; i++)
         KR_TRY(kr_weights_add(&s->weights, w->items[i].name, &w->items[i].tensor, e));
     kr_weights_sort(&s->weights);
@@ -78,7 +50,8 @@ static int build_graph(krait_session *s, int threads, krait_error *e) {
                        .sequences = s->lanes,
                        .slots = s->lanes};
     o.graph.threads = threads;
-    KR_TRY(kr_device_level(&o.graph.level, e));
+    o.graph.level = s->level;
+    o.graph.half = s->model->half;
     KR_TRY(kr_lm_build(&s->lm, &s->model->config, &o, e));
     KR_TRY(kr_lm_bind_weights(&s->lm, &s->weights, e));
     KR_TRY(kr_graph_plan(s->lm.g, e));
@@ -109,12 +82,26 @@ static int allocate_buffers(krait_session *s, krait_error *e) {
     return 0;
 }
 
-static int bind(krait_session *s, kr_value *v, void *data, int64_t n, krait_error *e) {
+/* v's tensor with n first rows at `data`. */
+static kr_tensor rows_of(const kr_value *v, void *data, int64_t n) {
     kr_tensor t = *kr_value_tensor(v);
     int64_t shape[KR_MAX_RANK];
     for (int i = 0; i < t.rank; i++) shape[i] = i == 0 ? n : t.shape[i];
-    t = kr_tensor_make(data, t.dtype, t.rank, shape);
+    return kr_tensor_make(data, t.dtype, t.rank, shape);
+}
+
+static int bind(krait_session *s, kr_value *v, void *data, int64_t n, krait_error *e) {
+    kr_tensor t = rows_of(v, data, n);
     return kr_graph_bind(s->lm.g, v, &t, e);
+}
+
+int kr_session_bind_states(const krait_session *s, kr_lm *lm, krait_error *e) {
+    for (int i = 0; i < lm->n_states; i++) {
+        kr_tensor t = rows_of(lm->state_in[i], s->state[i], s->lanes);
+        KR_TRY(kr_graph_bind(lm->g, lm->state_in[i], &t, e));
+        KR_TRY(kr_graph_bind(lm->g, lm->state_out[i], &t, e));
+    }
+    return 0;
 }
 
 static int allocate_states(krait_session *s, krait_error *e) {
@@ -124,17 +111,18 @@ static int allocate_states(krait_session *s, krait_error *e) {
         s->state_bytes[i] = bytes / (size_t)s->lanes;
         total += bytes;
     }
-    s->block = kr_aligned(total);
-    if (!s->block) return kr_fail_memory(e, "the states of a session");
-    memset(s->block, 0, total);
+    s->block = kr_device_alloc(s->level, total);
+    if (!s->block)
+        return kr_fail(e, KRAIT_ERR_MEMORY,
+                       "not enough memory for the states of %" PRId64 " lanes: they take %.1f MB",
+                       s->lanes, (double)total / 1e6);
+    KR_TRY(kr_device_fill(s->level, s->block, 0, total, e));
     s->bytes += total;
     for (int i = 0; i < s->lm.n_states; i++) {
         s->state[i] = s->block + offset;
         offset += s->state_bytes[i] / sizeof(float) * (size_t)s->lanes;
-        KR_TRY(bind(s, s->lm.state_in[i], s->state[i], s->lanes, e));
-        KR_TRY(bind(s, s->lm.state_out[i], s->state[i], s->lanes, e));
     }
-    return 0;
+    return kr_session_bind_states(s, &s->lm, e);
 }
 
 static int make(krait_session *s, const krait_session_options *o, krait_error *e) {
@@ -142,6 +130,7 @@ static int make(krait_session *s, const krait_session_options *o, krait_error *e
     s->lanes = o->lanes;
     s->max_tokens = o->max_tokens;
     s->max_rows = smaller(s->max_tokens, larger(s->lanes, larger(1, LOGIT_BYTES / row_bytes)));
+    KR_TRY(kr_model_level(s->model, &s->level, e));
     KR_TRY(view_weights(s, e));
     KR_TRY(build_graph(s, o->threads, e));
     KR_TRY(allocate_buffers(s, e));
@@ -175,8 +164,9 @@ int krait_session_create(krait_session **out, const krait_model *model,
 void krait_session_close(krait_session **session) {
     krait_session *s = *session;
     if (!s) return;
-    void *const blocks[] = {s->block,   s->state, s->state_bytes, s->position, s->next, s->taken,
-                            s->cursors, s->ids,   s->seqs,        s->rows,     s->out};
+    kr_device_free(s->level, s->block);
+    void *const blocks[] = {s->state,   s->state_bytes, s->position, s->next, s->taken,
+                            s->cursors, s->ids,         s->seqs,     s->rows, s->out};
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) kr_free(blocks[i]);
     if (s->lm.g) kr_lm_free(&s->lm);
     kr_weights_free(&s->weights);
@@ -219,7 +209,7 @@ static int64_t check_spans(krait_session *s, const krait_span *spans, int64_t n,
             return kr_fail(e, KRAIT_ERR_ARGUMENT, "two spans for lane %" PRId64, span->lane);
         KR_TRY(check_ids(s, span, e));
         s->taken[span->lane] = true;
-        s->cursors[i] = (cursor){0, rows};
+        s->cursors[i] = (kr_session_cursor){0, rows};
         rows += span->want == KRAIT_WANT_ALL ? span->count : span->want == KRAIT_WANT_LAST;
     }
     return rows;
@@ -235,12 +225,13 @@ static int64_t fit_rows(const krait_session *s, const krait_span *span, int64_t 
     return take;
 }
 
-static void pick_row(krait_session *s, cursor *c, int64_t row) {
+static void pick_row(krait_session *s, kr_session_cursor *c, int64_t row) {
     s->rows[s->n_rows] = row;
     s->out[s->n_rows++] = c->out++;
 }
 
-static void add_tokens(krait_session *s, const krait_span *span, cursor *c, int64_t take) {
+static void add_tokens(krait_session *s, const krait_span *span, kr_session_cursor *c,
+                       int64_t take) {
     int64_t first = s->n_ids;
     memcpy(s->ids + first, span->ids + c->done, (size_t)take * sizeof *s->ids);
     s->seqs[s->n_seqs][0] = first;
@@ -260,7 +251,7 @@ static bool pack(krait_session *s, const krait_span *spans, int64_t n) {
     s->n_ids = s->n_seqs = s->n_rows = 0;
     for (int64_t i = 0; i < n; i++) active += s->cursors[i].done < spans[i].count;
     for (int64_t i = 0; i < n && s->n_ids < s->max_tokens; i++) {
-        cursor *c = &s->cursors[i];
+        kr_session_cursor *c = &s->cursors[i];
         int64_t left = spans[i].count - c->done, free_ids = s->max_tokens - s->n_ids;
         if (left == 0) continue;
         int64_t take = smaller(left, larger(1, free_ids / active--));
@@ -274,7 +265,9 @@ static int run_pass(krait_session *s, float *logits, krait_error *e) {
     int64_t v = s->model->config.vocabulary;
     KR_TRY(bind(s, s->lm.seqs, s->seqs, s->n_seqs, e));
     KR_TRY(kr_graph_run(s->lm.g, s->n_ids, s->n_rows, e));
-    const float *made = kr_value_tensor(s->lm.logits)->data;
+    if (s->n_rows == 0) return 0;
+    const float *made = kr_graph_fetch(s->lm.g, s->lm.logits, e);
+    if (!made) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
     for (int64_t i = 0; i < s->n_rows; i++)
         memcpy(logits + s->out[i] * v, made + i * v, (size_t)v * sizeof *logits);
     return 0;
@@ -319,10 +312,20 @@ static char *lane_state(const krait_session *s, int i, int64_t lane) {
 
 int krait_session_reset(krait_session *s, int64_t lane, krait_error *e) {
     KR_TRY(check_lane(s, lane, e));
-    for (int i = 0; i < s->lm.n_states; i++) memset(lane_state(s, i, lane), 0, s->state_bytes[i]);
+    for (int i = 0; i < s->lm.n_states; i++)
+        KR_TRY(kr_device_fill(s->level, lane_state(s, i, lane), 0, s->state_bytes[i], e));
     s->position[lane] = 0;
     s->next[lane] = -1;
     return 0;
+}
+
+/* Within a level, or between the GPU and the CPU. */
+static int move_bytes(kr_level to_level, void *to, kr_level from_level, const void *from,
+                      size_t bytes, krait_error *e) {
+    if ((to_level == KR_LEVEL_CUDA) == (from_level == KR_LEVEL_CUDA))
+        return kr_device_copy(to_level, to, from, bytes, e);
+    return to_level == KR_LEVEL_CUDA ? kr_device_put(to_level, to, from, bytes, e)
+                                     : kr_device_get(from_level, to, from, bytes, e);
 }
 
 int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *from,
@@ -332,31 +335,46 @@ int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *
     if (to->model->hash != from->model->hash)
         return kr_fail(e, KRAIT_ERR_MISMATCH, "the two sessions are of different models");
     for (int i = 0; i < to->lm.n_states; i++)
-        memmove(lane_state(to, i, to_lane), lane_state(from, i, from_lane), to->state_bytes[i]);
+        KR_TRY(move_bytes(to->level, lane_state(to, i, to_lane), from->level,
+                          lane_state(from, i, from_lane), to->state_bytes[i], e));
     to->position[to_lane] = from->position[from_lane];
     to->next[to_lane] = from->next[from_lane];
+    return 0;
+}
+
+/* The lane's states for a file: where they are, or copied to `room`. */
+static int gather(const krait_session *s, int64_t lane, char *room, const void **parts,
+                  uint64_t *sizes, krait_error *e) {
+    for (int i = 0; i < s->lm.n_states; i++) {
+        sizes[i] = s->state_bytes[i];
+        parts[i] = room ? room : lane_state(s, i, lane);
+        if (!room) continue;
+        KR_TRY(kr_device_get(s->level, room, lane_state(s, i, lane), s->state_bytes[i], e));
+        room += s->state_bytes[i];
+    }
     return 0;
 }
 
 int krait_session_save_state(const krait_session *s, int64_t lane, const char *path,
                              krait_error *e) {
     KR_TRY(check_lane(s, lane, e));
-    size_t n = (size_t)s->lm.n_states;
+    size_t n = (size_t)s->lm.n_states, bytes = 0;
+    for (size_t i = 0; i < n; i++) bytes += s->state_bytes[i];
+    bool away = s->level == KR_LEVEL_CUDA;
     const void **parts = kr_calloc(n, sizeof *parts);
     uint64_t *sizes = kr_calloc(n, sizeof *sizes);
+    char *room = away ? kr_malloc(bytes) : NULL;
     kr_state_file f = {.model_hash = s->model->hash,
                        .dtype = KR_F32,
                        .position = s->position[lane],
                        .next = s->next[lane],
                        .n_tensors = (uint32_t)n};
-    int rc = parts && sizes ? 0 : kr_fail_memory(e, path);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        parts[i] = lane_state(s, (int)i, lane);
-        sizes[i] = s->state_bytes[i];
-    }
+    int rc = parts && sizes && (room || !away) ? 0 : kr_fail_memory(e, path);
+    if (rc == 0) rc = gather(s, lane, room, parts, sizes, e);
     if (rc == 0) rc = kr_state_write(&f, parts, sizes, path, e);
     kr_free(parts);
     kr_free(sizes);
+    kr_free(room);
     return rc;
 }
 
@@ -385,7 +403,7 @@ static int load(krait_session *s, int64_t lane, const kr_map *map, const char *p
     KR_TRY(check_state(s, &f, path, e));
     const unsigned char *p = f.payload;
     for (int i = 0; i < s->lm.n_states; i++) {
-        memcpy(lane_state(s, i, lane), p, s->state_bytes[i]);
+        KR_TRY(kr_device_put(s->level, lane_state(s, i, lane), p, s->state_bytes[i], e));
         p += s->state_bytes[i];
     }
     s->position[lane] = f.position;

@@ -124,6 +124,35 @@ int kr_cuda_check(const char *what, krait_error *e) {
     return code;
 }
 
+/* ---- copies that arrive later -----------------------------------------------------------------
+ */
+
+void *kr_cuda_mail_alloc(size_t bytes, cudaEvent_t *arrived) {
+    void *p = NULL;
+    *arrived = NULL;
+    if (cudaMallocHost(&p, bytes ? bytes : 1) == cudaSuccess &&
+        cudaEventCreateWithFlags(arrived, cudaEventDisableTiming) == cudaSuccess)
+        return p;
+    cudaGetLastError();
+    kr_cuda_mail_free(p, *arrived);
+    return NULL;
+}
+
+void kr_cuda_mail_free(void *p, cudaEvent_t arrived) {
+    if (p) cudaFreeHost(p);
+    if (arrived) cudaEventDestroy(arrived);
+}
+
+int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arrived,
+                      krait_error *e) {
+    KR_TRY(kr_cuda_copy(to, from, bytes, cudaMemcpyDeviceToHost, e));
+    return tried(e, "copying", cudaEventRecord(arrived, gpu.stream));
+}
+
+int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e) {
+    return tried(e, "a kernel", cudaEventSynchronize(arrived));
+}
+
 /* ---- recorded work --------------------------------------------------------------------------- */
 
 int kr_cuda_record_begin(krait_error *e) {

@@ -16,6 +16,12 @@ int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e);
 int kr_cuda_wait(krait_error *e);
 int kr_cuda_check(const char *what, krait_error *e);
 void kr_cuda_memory(size_t *free_bytes, size_t *total);
+/* Page-locked memory and an event: copies that are waited for one by one. */
+void *kr_cuda_mail_alloc(size_t bytes, cudaEvent_t *arrived);
+void kr_cuda_mail_free(void *p, cudaEvent_t arrived);
+int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arrived,
+                      krait_error *e);
+int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e);
 int kr_cuda_record_begin(krait_error *e);
 int kr_cuda_record_end(kr_recording **out, krait_error *e);
 int kr_cuda_replay(const kr_recording *r, krait_error *e);
