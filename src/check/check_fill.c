@@ -83,7 +83,8 @@ static int make_input(kr_check_data *d, int i, kr_check_form form, krait_error *
     int64_t n = kr_tensor_count(t);
     d->in[i] = kr_aligned((size_t)n * sizeof(double));
     if (!d->in[i]) return kr_fail_memory(e, "the inputs of a checked kernel");
-    fill_input(d->in[i], t, &d->k, i, half, &r);
+    bool rounded = half || (halves(form) && d->k.half.rounded >> i & 1);
+    fill_input(d->in[i], t, &d->k, i, rounded, &r);
     if (form == KR_CHECK_DOUBLE && is_float(t->dtype)) {
         void *wide = kr_aligned((size_t)n * sizeof(double));
         if (!wide) return kr_fail_memory(e, "the inputs of a checked kernel");

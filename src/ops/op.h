@@ -109,6 +109,8 @@ typedef struct kr_case {
     struct {
         bool none;        /* there is no such form */
         uint32_t wide;    /* bit i: in[i] stays f32 although half_in names it */
+        uint32_t rounded; /* bit i: in[i] keeps its type, but its values are bf16's: weights that a
+                           * kernel rounds by itself */
         uint32_t out;     /* bit i: out[i], which the case gave, is bf16 */
         const void *attr; /* of the kernel under test; NULL: the same */
         double tolerance; /* of outputs that are f32; 0: the checker's */
