@@ -85,7 +85,7 @@ void kr_check_corrupt(const kr_check_data *d, kr_check_result *r);
 /* The difference that is the largest part of its tolerance: of an output relative to that output's
  * largest magnitude, infinite for a NaN or a value written where the other wrote none. The place is
  * described in detail. The two may be of different real type; a value that was rounded to bf16 is
- * held to 2^-8, twice what the rounding takes, or to `tolerance` if that is wider. */
+ * held to 2^-7, twice what the rounding takes, or to `tolerance` if that is wider. */
 typedef struct kr_check_difference {
     double error, tolerance;
 } kr_check_difference;

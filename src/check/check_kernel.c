@@ -11,7 +11,7 @@
 enum { MOST_THREADS, ONE_THREAD };
 
 /* Outputs of half forms that are f32. They come of the same rounded inputs as the reference's, but
- * what a kernel keeps between its parts may be bf16 (2^-9 each, summed with random sign). */
+ * what a kernel keeps between its parts may be bf16 (2^-8 each, summed with random sign). */
 static const double half_tolerance = 2e-3;
 
 static const struct variant {
