@@ -89,6 +89,7 @@ static kr_value *view_slot(kr_graph *g, kr_value *v, bool *accumulate) {
 kr_value *kr_rule_in(const kr_node *n, int i) { return i < n->n_in ? n->in[i] : NULL; }
 kr_value *kr_rule_out(const kr_node *n, int i) { return i < n->n_out ? n->out[i] : NULL; }
 const void *kr_rule_attr(const kr_node *n) { return n->attr; }
+kr_dtype kr_rule_type(const kr_value *v) { return v->t.dtype; }
 
 kr_value *kr_rule_dout(kr_tape *t, const kr_node *n, int i) {
     kr_value *v = kr_rule_out(n, i);

@@ -43,7 +43,7 @@ static void record(net *n) {
     kr_graph *g = n->g;
     kr_value *s = linear(n, n->x, param(n, 0, 6, D));
     kr_value *p = kr_graph_columns(g, s, 0, 2), *q = kr_graph_columns(g, s, 2, 3);
-    kr_rmsnorm_attr eps = {1e-5};
+    kr_rmsnorm_attr eps = {.eps = 1e-5};
     kr_value *outs[3] = {NULL};
     kr_apply(g, &kr_op_rmsnorm, &eps, sizeof eps, (kr_value *[]){q, NULL, NULL}, 3, outs, 3);
     kr_graph_recompute(g, outs[0]);

@@ -53,6 +53,7 @@ typedef struct kr_node kr_node;
 kr_value *kr_rule_in(const kr_node *n, int i);  /* NULL: absent */
 kr_value *kr_rule_out(const kr_node *n, int i); /* NULL: absent */
 const void *kr_rule_attr(const kr_node *n);
+kr_dtype kr_rule_type(const kr_value *v); /* its numbers' type: a half's differs from f32 */
 /* An input or output of the forward node, for use in the backward pass (recomputed there when the
  * plan says so). */
 kr_value *kr_rule_saved(kr_tape *t, kr_value *v);

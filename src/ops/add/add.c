@@ -51,5 +51,6 @@ const kr_op kr_op_add = {
     .n_in = 2,
     .n_out = 1,
     .inplace = 1,
-    .kernel = KR_KERNELS(kr_add),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_add),
 };

@@ -50,7 +50,7 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     if (c->in[7].data) KR_TRY(need_state(op, "dstate_out", &c->in[7], x, weight, e));
     out[0] = kr_out_like(x);
     out[1] = kr_out_like(weight);
-    out[2] = kr_tensor_make(NULL, x->dtype, 1, &x->shape[1]);
+    out[2] = kr_tensor_make(NULL, weight->dtype, 1, &x->shape[1]);
     if (c->in[6].data) out[3] = kr_out_like(&c->in[6]);
     return 0;
 }
@@ -74,19 +74,26 @@ static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     double slots = (double)c->in[3].shape[0] * (double)(c->in[1].shape[2] - 1);
     double states = (c->in[5].data ? 1 : 0) + (c->out[1].data ? 1 : 0);
     *flops = elements * (2 * (double)c->in[1].shape[2] + 20);
-    *bytes = 8 * elements + 4 * states * slots * (double)c->in[0].shape[1];
+    *bytes =
+        2 * (double)kr_tensor_bytes(&c->in[0]) + 4 * states * slots * (double)c->in[0].shape[1];
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     double elements = (double)kr_tensor_count(&c->in[1]);
     *flops = elements * (6 * (double)c->in[2].shape[2] + 25);
-    *bytes = 12 * elements;
+    *bytes = 3 * (double)kr_tensor_bytes(&c->in[1]);
 }
 
 /* The backward kernels' sums over tokens and one row of gradients: K + 2 rows of E. */
 static size_t backward_scratch(const kr_call *c) {
     const kr_tensor *weight = &c->in[2];
     return (size_t)(weight->shape[2] + 2) * (size_t)weight->shape[0] * sizeof(float);
+}
+
+static size_t backward_scratch_cuda(const kr_call *c) {
+    const kr_tensor *x = &c->in[1], *weight = &c->in[2];
+    return (size_t)kr_causal_conv_parts(x->shape[0]) * (size_t)(weight->shape[2] + 1) *
+           (size_t)x->shape[1] * sizeof(float);
 }
 
 static const kr_causal_conv_attr with_silu = {1}, without_silu = {0};
@@ -110,6 +117,7 @@ static const struct {
     {"K=2", 41, 20, 2, 4, true, true, true, true},
     {"K=3", 41, 5, 3, 2, true, true, true, false},
     {"K=7 longer than its sequences", 20, 18, 7, 9, true, true, true, true},
+    {"long runs", 2500, 24, 4, 3, true, true, true, true},
     {silent, 9, 18, 4, 2, true, true, true, true},
     {far, 21, 17, 4, 2, true, true, true, true},
     {far, 21, 17, 3, 2, true, true, true, true},
@@ -169,16 +177,19 @@ const kr_op kr_op_causal_conv = {
     .n_in = 6,
     .n_out = 2,
     .no_accumulate = 3,
-    .kernel = KR_KERNELS(kr_causal_conv),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_causal_conv),
 };
 
 const kr_op kr_op_causal_conv_grad = {
     .name = "causal_conv_grad",
     .shape = backward_shape,
     .scratch = backward_scratch,
+    .scratch_cuda = backward_scratch_cuda,
     .cost = backward_cost,
     .cases = backward_cases,
     .n_in = 8,
     .n_out = 4,
-    .kernel = KR_KERNELS(kr_causal_conv_grad),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_causal_conv_grad),
 };

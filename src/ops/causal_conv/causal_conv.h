@@ -15,7 +15,8 @@
  * out: y [M,E], state_out [slots,K-1,E] given or absent: it may be the memory of state_in; rows of
  *      slots that seqs does not name stay as they are
  *
- * Rows of y outside every sequence are not written. Source: spec/mamba.md sections 2 to 5. */
+ * Rows of y outside every sequence are not written. On the GPU x, y and their gradients may be
+ * bf16, and K is at most 8. Source: spec/mamba.md sections 2 to 5. */
 #ifndef KR_CAUSAL_CONV_H
 #define KR_CAUSAL_CONV_H
 
@@ -35,5 +36,14 @@ extern const kr_op kr_op_causal_conv;
  *   dx[q] = sum over w of weight[w] * g[q + (K-1-w)] + what dstate_out says of x[q]
  *   dweight[w] = sum over t of g[t] * x[t - (K-1-w)],   dbias = sum over t of g[t] */
 extern const kr_op kr_op_causal_conv_grad;
+
+/* On the GPU a warp of the gradient takes a run of so many rows, a block eight runs: few enough for
+ * the card to be full, many enough for the K-1 rows around each to weigh little. */
+static inline int kr_causal_conv_run(int64_t M) { return M >= 8192 ? 64 : M >= 2048 ? 32 : 16; }
+/* Into how many parts the sums over M rows are cut there. */
+static inline int64_t kr_causal_conv_parts(int64_t M) {
+    int64_t rows = 8 * kr_causal_conv_run(M);
+    return (M + rows - 1) / rows;
+}
 
 #endif

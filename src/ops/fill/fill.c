@@ -38,5 +38,5 @@ const kr_op kr_op_fill = {
     .cost = cost,
     .cases = cases,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_fill),
+    .kernel = KR_KERNELS_GPU(kr_fill),
 };

@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/cast/cast.h"
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *x = &c->in[0], *residual = &c->in[1], *weight = &c->in[2];
@@ -16,46 +17,54 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
         KR_TRY(kr_need_rank("rmsnorm", "weight", weight, 1, e));
         KR_TRY(kr_need_dim("rmsnorm", "weight", weight, 0, x->shape[1], e));
     }
-    out[0] = kr_tensor_make(NULL, x->dtype, 2, x->shape);
-    if (residual->data) out[1] = out[0];
-    out[2] = kr_tensor_make(NULL, x->dtype, 1, x->shape);
+    const kr_rmsnorm_attr *attr = c->attr;
+    kr_dtype real = x->dtype == KR_F64 ? KR_F64 : KR_F32;
+    out[0] = kr_tensor_make(NULL, attr->half ? KR_BF16 : real, 2, x->shape);
+    if (residual->data) out[1] = kr_tensor_make(NULL, real, 2, x->shape);
+    out[2] = kr_tensor_make(NULL, real, 1, x->shape);
     for (int i = 0; i < 3; i++) out[i].dim0 = x->dim0;
     return 0;
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
     kr_value *dy = kr_rule_dout(t, n, 0), *dsum = kr_rule_dout(t, n, 1);
-    kr_value *sum = kr_rule_out(n, 1) ? kr_rule_out(n, 1) : kr_rule_in(n, 0);
-    kr_value *outs[2] = {NULL, NULL};
+    kr_value *x = kr_rule_in(n, 0), *sum = kr_rule_out(n, 1) ? kr_rule_out(n, 1) : x;
+    kr_value *outs[3] = {NULL};
     uint32_t accumulate = 0;
+    bool half = kr_rule_type(x) == KR_BF16;
+    if (!dy && !dsum) return;
     if (!dy) { /* only the sum was used: the norm itself contributes nothing */
-        if (dsum) {
+        if (half) {
+            kr_rule_din(t, n, 0, outs, 0, &accumulate);
+            kr_rule_emit(t, &kr_op_cast, NULL, 0, &dsum, 1, outs, 1, accumulate);
+        } else {
             kr_rule_din_is(t, n, 0, dsum);
-            kr_rule_din_is(t, n, 1, dsum);
         }
+        kr_rule_din_is(t, n, 1, dsum);
         return;
     }
-    /* x and the residual enter as a sum: one gradient for both */
-    bool shared = kr_rule_in(n, 1) != NULL;
-    if (shared)
-        outs[0] = kr_rule_temporary(t, sum);
-    else
-        kr_rule_din(t, n, 0, outs, 0, &accumulate);
+    /* x and the residual enter as a sum: one gradient for both, but of the type of each */
+    bool residual = kr_rule_in(n, 1) != NULL, shared = residual && !half;
+    if (residual) outs[0] = kr_rule_temporary(t, sum);
+    if (half || !residual) kr_rule_din(t, n, 0, outs, half ? 2 : 0, &accumulate);
     kr_rule_din(t, n, 2, outs, 1, &accumulate);
     kr_value *ins[5] = {dy, dsum, kr_rule_saved(t, sum), kr_rule_in(n, 2),
                         kr_rule_saved(t, kr_rule_out(n, 2))};
-    kr_rule_emit(t, &kr_op_rmsnorm_grad, kr_rule_attr(n), sizeof(kr_rmsnorm_attr), ins, 5, outs, 2,
+    kr_rule_emit(t, &kr_op_rmsnorm_grad, kr_rule_attr(n), sizeof(kr_rmsnorm_attr), ins, 5, outs, 3,
                  accumulate);
-    for (int i = 0; shared && i < 2; i++) kr_rule_din_is(t, n, i, outs[0]);
+    if (shared) kr_rule_din_is(t, n, 0, outs[0]);
+    if (residual) kr_rule_din_is(t, n, 1, outs[0]);
 }
 
 static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *dy = &c->in[0], *s = &c->in[2];
     KR_TRY(kr_need_rank("rmsnorm_grad", "s", s, 2, e));
     KR_TRY(kr_need_dim("rmsnorm_grad", "dy", dy, 1, s->shape[1], e));
-    out[0] = kr_tensor_make(NULL, s->dtype, 2, s->shape);
-    out[0].dim0 = s->dim0;
-    out[1] = kr_tensor_make(NULL, s->dtype, 1, &s->shape[1]);
+    kr_dtype real = s->dtype == KR_F64 ? KR_F64 : KR_F32;
+    out[0] = kr_tensor_make(NULL, real, 2, s->shape);
+    out[1] = kr_tensor_make(NULL, real, 1, &s->shape[1]);
+    out[2] = kr_tensor_make(NULL, dy->dtype, 2, s->shape);
+    out[0].dim0 = out[2].dim0 = s->dim0;
     return 0;
 }
 
@@ -65,23 +74,38 @@ static size_t backward_scratch(const kr_call *c) {
     return (size_t)kr_rmsnorm_chunks(s->shape[0]) * (size_t)s->shape[1] * sizeof(float);
 }
 
+static size_t backward_scratch_cuda(const kr_call *c) {
+    const kr_tensor *s = &c->in[2];
+    int64_t parts = s->shape[0] < KR_RMSNORM_PARTS ? s->shape[0] : KR_RMSNORM_PARTS;
+    return c->out[1].data ? (size_t)parts * (size_t)s->shape[1] * sizeof(float) : 0;
+}
+
+/* The bytes of those of n tensors that are there. */
+static double bytes_of(const kr_tensor *t, int n) {
+    double bytes = 0;
+    for (int i = 0; i < n; i++)
+        if (t[i].data) bytes += (double)kr_tensor_bytes(&t[i]);
+    return bytes;
+}
+
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 5 * (double)kr_tensor_count(&c->in[0]);
-    *bytes = (double)kr_tensor_bytes(&c->in[0]) * (c->in[1].data ? 4 : 2); /* x y, residual sum */
+    *bytes = bytes_of(c->in, 3) + bytes_of(c->out, 3);
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 10 * (double)kr_tensor_count(&c->in[2]);
-    *bytes = (double)kr_tensor_bytes(&c->in[2]) * (c->in[1].data ? 4 : 3); /* dy s ds, dsum */
+    *bytes = bytes_of(c->in, 5) + bytes_of(c->out, 3);
 }
 
-static const kr_rmsnorm_attr case_attr = {1e-5};
+static const kr_rmsnorm_attr case_attr = {1e-5, 0}, half_attr = {1e-5, 1};
 
 /* Rows of shape [M,D]: odd sizes, with and without the optional arguments. */
 static bool forward_cases(int index, kr_case *k) {
-    static const int64_t sizes[][2] = {{1, 1}, {3, 17}, {63, 100}, {5, 768}, {2, 16}};
-    if (index > 10) return false;
-    const int64_t *shape = sizes[index < 10 ? index / 2 : 1];
+    static const int64_t sizes[][2] = {{1, 1},  {3, 17},     {63, 100}, {5, 768},
+                                       {2, 16}, {600, 1040}, {2, 9001}};
+    if (index > 14) return false;
+    const int64_t *shape = sizes[index < 14 ? index / 2 : 1];
     bool plain = index % 2;
     k->name = plain ? "alone" : "with residual and weight";
     k->n_in = 3;
@@ -96,18 +120,21 @@ static bool forward_cases(int index, kr_case *k) {
     k->out_absent[1] = plain;
     k->attr = &case_attr;
     k->attr_size = sizeof case_attr;
-    if (index == 10) kr_case_far(k);
+    k->half.attr = &half_attr;
+    if (index % 4 == 3) k->half.wide = 1; /* f32 in, bf16 out: behind the embedding */
+    if (index == 14) kr_case_far(k);
     return true;
 }
 
 static bool backward_cases(int index, kr_case *k) {
-    static const int64_t sizes[][2] = {{1, 1}, {3, 17}, {63, 100}, {5, 768}, {2, 16}};
-    if (index > 10) return false;
-    const int64_t *shape = sizes[index < 10 ? index / 2 : 1];
+    static const int64_t sizes[][2] = {{1, 1},  {3, 17},     {63, 100}, {5, 768},
+                                       {2, 16}, {600, 1040}, {2, 9001}};
+    if (index > 14) return false;
+    const int64_t *shape = sizes[index < 14 ? index / 2 : 1];
     bool plain = index % 2;
     k->name = plain ? "alone" : "with residual and weight";
     k->n_in = 5;
-    k->n_out = 2;
+    k->n_out = 3;
     for (int i = 0; i < 3; i++) {
         k->in[i] = kr_tensor_make(NULL, KR_F32, 2, shape);
         k->fill[i].a = 1;
@@ -122,7 +149,8 @@ static bool backward_cases(int index, kr_case *k) {
     k->out_absent[1] = plain;
     k->attr = &case_attr;
     k->attr_size = sizeof case_attr;
-    if (index == 10) kr_case_far(k);
+    if (!plain) k->half.wide = 4; /* a sum with the residual is f32 */
+    if (index == 14) kr_case_far(k);
     return true;
 }
 
@@ -138,16 +166,19 @@ const kr_op kr_op_rmsnorm = {
     .n_in = 3,
     .n_out = 3,
     .no_accumulate = 7,
-    .kernel = KR_KERNELS(kr_rmsnorm),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_rmsnorm),
 };
 
 const kr_op kr_op_rmsnorm_grad = {
     .name = "rmsnorm_grad",
     .shape = backward_shape,
     .scratch = backward_scratch,
+    .scratch_cuda = backward_scratch_cuda,
     .cost = backward_cost,
     .cases = backward_cases,
     .n_in = 5,
-    .n_out = 2,
-    .kernel = KR_KERNELS(kr_rmsnorm_grad),
+    .n_out = 3,
+    .half_in = 1 | 4,
+    .kernel = KR_KERNELS_GPU(kr_rmsnorm_grad),
 };

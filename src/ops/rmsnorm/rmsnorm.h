@@ -5,6 +5,7 @@
  *
  * in:  x [M,D], residual [M,D] or absent, weight [D] or absent (1)
  * out: y [M,D], sum [M,D] (absent without a residual), rstd [M]
+ * On the GPU x may be bf16, and y is with attr.half; all else is f32.
  * Source: spec/mamba.md section 6; Zhang & Sennrich 2019. */
 #ifndef KR_RMSNORM_H
 #define KR_RMSNORM_H
@@ -13,13 +14,15 @@
 
 typedef struct kr_rmsnorm_attr {
     double eps;
+    int half; /* y is bf16: GPU only */
 } kr_rmsnorm_attr;
 
 extern const kr_op kr_op_rmsnorm;
 /* xh = s * rstd;  ds = dsum + rstd * (w * dy - xh * mean(w * dy * xh))
  * dweight = sum over M of dy * xh
  * in:  dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M]
- * out: ds [M,D], dweight [D] */
+ * out: ds [M,D], dweight [D], dx [M,D]: ds again, in the type of dy (for the addend that was bf16)
+ */
 extern const kr_op kr_op_rmsnorm_grad;
 
 /* Into how many chunks the gradient cuts M rows for the sum of dweight: of 16 rows or more, 64 at
@@ -27,5 +30,8 @@ extern const kr_op kr_op_rmsnorm_grad;
 static inline int kr_rmsnorm_chunks(int64_t M) {
     return M < 32 ? 1 : M < 1024 ? (int)(M / 16) : 64;
 }
+
+/* The same on the GPU, at most. */
+#define KR_RMSNORM_PARTS 528
 
 #endif

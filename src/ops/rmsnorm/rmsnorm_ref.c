@@ -31,21 +31,25 @@ void KR_FN(kr_rmsnorm)(const kr_call *c) {
 }
 
 void KR_FN(kr_rmsnorm_grad)(const kr_call *c) {
-    const kr_tensor *dy = &c->in[0], *dsum = &c->in[1], *s = &c->in[2], *ds = &c->out[0];
+    const kr_tensor *dy = &c->in[0], *dsum = &c->in[1], *s = &c->in[2], *ds = &c->out[0],
+                    *dx = &c->out[2];
     const real *w = c->in[3].data, *rstd = c->in[4].data;
     real *dw = c->out[1].data;
     int64_t M = s->shape[0], D = s->shape[1];
-    for (int64_t m = 0; ds->data && m < M; m++) {
+    for (int64_t m = 0; (ds->data || dx->data) && m < M; m++) {
         const real *dym = (const real *)dy->data + m * dy->stride[0];
         const real *sm = (const real *)s->data + m * s->stride[0];
         const real *addm = dsum->data ? (const real *)dsum->data + m * dsum->stride[0] : NULL;
-        real *dsm = (real *)ds->data + m * ds->stride[0];
+        real *dsm = ds->data ? (real *)ds->data + m * ds->stride[0] : NULL;
+        real *dxm = dx->data ? (real *)dx->data + m * dx->stride[0] : NULL;
         double r = (double)rstd[m], mean = 0;
         for (int64_t d = 0; d < D; d++)
             mean += (w ? (double)w[d] : 1) * (double)dym[d] * (double)sm[d] * r / (double)D;
         for (int64_t d = 0; d < D; d++) {
             double g = r * ((w ? (double)w[d] : 1) * (double)dym[d] - (double)sm[d] * r * mean);
-            kr_put(&dsm[d], g + (addm ? (double)addm[d] : 0), KR_ACC(c, 0));
+            if (addm) g += (double)addm[d];
+            if (dsm) kr_put(&dsm[d], g, KR_ACC(c, 0));
+            if (dxm) kr_put(&dxm[d], g, KR_ACC(c, 2));
         }
     }
     for (int64_t d = 0; dw && d < D; d++) {

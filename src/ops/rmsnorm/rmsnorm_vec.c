@@ -76,15 +76,21 @@ static float mean_of(const grad_row *g, int64_t D) {
     return kr_vsum(dot) * g->rstd / (float)D;
 }
 
-static void put_ds(const grad_row *g, float *ds, bool accumulate, int64_t D) {
+/* to[D] = or += v, where there is such an output */
+KR_VINLINE void put(float *to, int64_t d, int64_t D, bool accumulate, kr_vf v) {
+    if (to) kr_vstore_n(to + d, D - d, accumulate ? v + kr_vload_n(to + d, D - d) : v);
+}
+
+/* ds, and the same as dx; either may be NULL */
+static void put_ds(const grad_row *g, float *ds, float *dx, uint32_t accumulate, int64_t D) {
     kr_vf rstd = kr_vset(g->rstd), pull = kr_vset(g->rstd * mean_of(g, D));
     for (int64_t d = 0; d < D; d += KR_W) {
         kr_vf a = kr_vload_n(g->dy + d, D - d);
         if (g->weight) a *= kr_vload_n(g->weight + d, D - d);
         a = rstd * kr_vnfma(pull, kr_vload_n(g->s + d, D - d), a);
         if (g->dsum) a += kr_vload_n(g->dsum + d, D - d);
-        if (accumulate) a += kr_vload_n(ds + d, D - d);
-        kr_vstore_n(ds + d, D - d, a);
+        put(ds, d, D, accumulate & 1, a);
+        put(dx, d, D, accumulate & 4, a);
     }
 }
 
@@ -105,7 +111,8 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
         grad_row g = {row(&c->in[0], m), row(&c->in[2], m), c->in[3].data, row(&c->in[1], m),
                       ((const float *)c->in[4].data)[m]};
         if (partial) add_dweight(&g, partial, D);
-        if (c->out[0].data) put_ds(&g, out_row(&c->out[0], m), c->accumulate & 1, D);
+        if (c->out[0].data || c->out[2].data)
+            put_ds(&g, out_row(&c->out[0], m), out_row(&c->out[2], m), c->accumulate, D);
     }
 }
 

@@ -1,0 +1,297 @@
+/* rmsnorm.cu - the root-mean-square norm and its gradient on the GPU. rmsnorm.h has the equations.
+ *
+ * Bound by memory: a row is read once and waits in the registers of the warps that share it (HELD
+ * packs a lane; what a very wide row has beyond them is read again). A block takes several rows. */
+#include "device/cuda/pack.cuh"
+#include "ops/parts.cuh"
+#include "ops/rmsnorm/rmsnorm.h"
+
+enum { HELD = 8, WARPS = 4, MOST_WARPS = 32 };
+
+/* Threads (32 w, rows): how many warps share a row of D. */
+static dim3 threads_for(int64_t M, int64_t D, int v) {
+    int64_t w = (D + 32 * v * HELD - 1) / (32 * v * HELD), all = (D + 32 * v - 1) / (32 * v);
+    if (M < 512) w = all < 16 ? all : 16; /* few rows: each as fast as can be */
+    if (w > MOST_WARPS) w = MOST_WARPS;
+    return dim3((unsigned)(32 * w), (unsigned)(w < WARPS ? WARPS / w : 1));
+}
+
+/* The sum over the threads of a row, in each of them. All threads of the block must call it. */
+static __device__ __forceinline__ float row_sum(float x) {
+    __shared__ float sums[MOST_WARPS];
+    x = kr_warp_sum(x);
+    if (blockDim.x == 32) return x;
+    int warps = blockDim.x / 32, first = threadIdx.y * warps;
+    __syncthreads(); /* the sums before these have been read */
+    if (threadIdx.x % 32 == 0) sums[first + threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0;
+    for (int i = 0; i < warps; i++) x += sums[first + i];
+    return x;
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+typedef struct norm_call {
+    const void *x; /* [M,D] of the kernel's X; row strides are named x_row and so on */
+    const float *residual, *weight;
+    void *y;
+    float *sum, *rstd;
+    int64_t x_row, residual_row, y_row, sum_row, M, D;
+    float eps;
+} norm_call;
+
+/* s = x + residual from column d of row m on; kept in `sum`. */
+template <typename X, int V>
+static __device__ __forceinline__ void load_sum(const norm_call &n, int64_t m, int64_t d,
+                                                float (&s)[V], bool keep) {
+    kr_load_pack<V>((const X *)n.x + m * n.x_row + d, s);
+    if (n.residual) {
+        float r[V];
+        kr_load_pack<V>(n.residual + m * n.residual_row + d, r);
+#pragma unroll
+        for (int i = 0; i < V; i++) s[i] += r[i];
+    }
+    if (keep && n.sum) kr_store_pack<V>(n.sum + m * n.sum_row + d, s);
+}
+
+template <typename Y, int V>
+static __device__ __forceinline__ void put_y(const norm_call &n, int64_t m, int64_t d,
+                                             float (&s)[V], float rstd) {
+    float w[V];
+    if (n.weight) kr_load_pack<V>(n.weight + d, w);
+#pragma unroll
+    for (int i = 0; i < V; i++) s[i] *= n.weight ? rstd * w[i] : rstd;
+    kr_store_pack<V>((Y *)n.y + m * n.y_row + d, s);
+}
+
+template <typename X, typename Y, int V>
+static __global__ void forward(norm_call n) {
+    int64_t m = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, step = (int64_t)blockDim.x * V;
+    int64_t first = threadIdx.x * V, D = m < n.M ? n.D : 0;
+    float s[HELD][V], t[V], square = 0;
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < D) load_sum<X, V>(n, m, first + h * step, s[h], true);
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            if (first + h * step < D) square += s[h][i] * s[h][i];
+    for (int64_t d = first + HELD * step; d < D; d += step) {
+        load_sum<X, V>(n, m, d, t, true);
+#pragma unroll
+        for (int i = 0; i < V; i++) square += t[i] * t[i];
+    }
+    float rstd = 1 / sqrtf(row_sum(square) / (float)n.D + n.eps);
+    for (int64_t d = first + HELD * step; d < D; d += step) {
+        load_sum<X, V>(n, m, d, t, false);
+        put_y<Y, V>(n, m, d, t, rstd);
+    }
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < D) put_y<Y, V>(n, m, first + h * step, s[h], rstd);
+    if (threadIdx.x == 0 && D > 0 && n.rstd) n.rstd[m] = rstd;
+}
+
+template <typename X, typename Y>
+static void launch_forward(const norm_call &n, bool packs) {
+    dim3 threads = threads_for(n.M, n.D, packs ? 4 : 1);
+    unsigned blocks = kr_blocks(n.M, threads.y);
+    if (packs)
+        forward<X, Y, 4><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+    else
+        forward<X, Y, 1><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+}
+
+extern "C" void kr_rmsnorm_cuda(const kr_call *c) {
+    const kr_tensor *x = &c->in[0], *residual = &c->in[1], *weight = &c->in[2];
+    const kr_tensor *y = &c->out[0], *sum = &c->out[1];
+    const kr_rmsnorm_attr *attr = (const kr_rmsnorm_attr *)c->attr;
+    norm_call n = {x->data,
+                   (const float *)residual->data,
+                   (const float *)weight->data,
+                   y->data,
+                   (float *)sum->data,
+                   (float *)c->out[2].data,
+                   x->stride[0],
+                   residual->stride[0],
+                   y->stride[0],
+                   sum->stride[0],
+                   x->shape[0],
+                   x->shape[1],
+                   (float)attr->eps};
+    if (n.M == 0 || n.D == 0) return;
+    bool packs = kr_packs(x, 4) && kr_packs(residual, 4) && kr_packs(weight, 4) && kr_packs(y, 4) &&
+                 kr_packs(sum, 4);
+    if (x->dtype == KR_BF16 && y->dtype == KR_BF16) launch_forward<bf16, bf16>(n, packs);
+    if (x->dtype == KR_BF16 && y->dtype == KR_F32) launch_forward<bf16, float>(n, packs);
+    if (x->dtype == KR_F32 && y->dtype == KR_BF16) launch_forward<float, bf16>(n, packs);
+    if (x->dtype == KR_F32 && y->dtype == KR_F32) launch_forward<float, float>(n, packs);
+}
+
+/* ---- gradient -------------------------------------------------------------------------------- */
+
+typedef struct norm_back {
+    const void *dy, *s; /* [M,D] of the kernel's Y and X */
+    const float *dsum, *weight, *rstd;
+    float *ds, *parts; /* parts [blocks,D], or NULL */
+    void *dx;          /* of Y */
+    int64_t dy_row, s_row, dsum_row, ds_row, dx_row, M, D;
+    bool add_ds, add_dx;
+} norm_back;
+
+/* a = weight * dy, and what joins the sum of dweight, from column d on */
+template <int V>
+static __device__ __forceinline__ void weigh(const norm_back &n, int64_t d, float (&a)[V]) {
+    if (!n.weight) return;
+    float w[V];
+    kr_load_pack<V>(n.weight + d, w);
+#pragma unroll
+    for (int i = 0; i < V; i++) a[i] *= w[i];
+}
+
+/* ds = dsum + rstd * (a - s * pull), into a */
+template <typename Y, int V>
+static __device__ __forceinline__ void put_ds(const norm_back &n, int64_t m, int64_t d,
+                                              float (&a)[V], const float (&s)[V], float rstd,
+                                              float pull) {
+    weigh<V>(n, d, a);
+#pragma unroll
+    for (int i = 0; i < V; i++) a[i] = rstd * (a[i] - s[i] * pull);
+    if (n.dsum) {
+        float r[V];
+        kr_load_pack<V>(n.dsum + m * n.dsum_row + d, r);
+#pragma unroll
+        for (int i = 0; i < V; i++) a[i] += r[i];
+    }
+    if (n.ds) kr_put_pack<V>(n.ds + m * n.ds_row + d, a, n.add_ds);
+    if (n.dx) kr_put_pack<V>((Y *)n.dx + m * n.dx_row + d, a, n.add_dx);
+}
+
+/* Sum of weight * dy * s; dy * s * rstd joins dw. */
+template <int V>
+static __device__ __forceinline__ float dot(const norm_back &n, int64_t d, const float (&dy)[V],
+                                            const float (&s)[V], float rstd, float (&dw)[V]) {
+    float a[V], sum = 0;
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        a[i] = dy[i] * s[i];
+        dw[i] += a[i] * rstd;
+    }
+    weigh<V>(n, d, a);
+#pragma unroll
+    for (int i = 0; i < V; i++) sum += a[i];
+    return sum;
+}
+
+/* The columns beyond the held ones: their sum of dweight lives in the block's part itself. */
+template <typename Y, typename X, int V>
+static __device__ __forceinline__ float wide_dot(const norm_back &n, int64_t m, int64_t d,
+                                                 float rstd, bool first) {
+    float dy[V], s[V], dw[V] = {0};
+    kr_load_pack<V>((const Y *)n.dy + m * n.dy_row + d, dy);
+    kr_load_pack<V>((const X *)n.s + m * n.s_row + d, s);
+    float sum = dot<V>(n, d, dy, s, rstd, dw);
+    if (n.parts) kr_put_pack<V>(n.parts + blockIdx.x * n.D + d, dw, !first);
+    return sum;
+}
+
+/* Each row group's sums of dweight, one group after the other, into the block's part. */
+template <int V>
+static __device__ __forceinline__ void put_part(const norm_back &n, int64_t first, int64_t step,
+                                                float (&dw)[HELD][V]) {
+    for (int group = 0; group < blockDim.y; group++) {
+        if (group == threadIdx.y)
+#pragma unroll
+            for (int h = 0; h < HELD; h++)
+                if (first + h * step < n.D)
+                    kr_put_pack<V>(n.parts + blockIdx.x * n.D + first + h * step, dw[h], group > 0);
+        __syncthreads();
+    }
+}
+
+template <typename Y, typename X, int V>
+static __global__ void backward(norm_back n) {
+    int64_t step = (int64_t)blockDim.x * V, first = threadIdx.x * V;
+    int64_t rows = (int64_t)gridDim.x * blockDim.y;
+    float dw[HELD][V] = {};
+    for (int64_t top = (int64_t)blockIdx.x * blockDim.y; top < n.M; top += rows) {
+        int64_t m = top + threadIdx.y, D = m < n.M ? n.D : 0;
+        kr_pack<Y, V> dy[HELD];
+        kr_pack<X, V> s[HELD];
+        float rstd = m < n.M ? n.rstd[m] : 0, sum = 0, a[V], b[V];
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            if (first + h * step < D) {
+                dy[h] = kr_fetch<V>((const Y *)n.dy + m * n.dy_row + first + h * step);
+                s[h] = kr_fetch<V>((const X *)n.s + m * n.s_row + first + h * step);
+            }
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            if (first + h * step < D) {
+                kr_unpack(dy[h], a);
+                kr_unpack(s[h], b);
+                sum += dot<V>(n, first + h * step, a, b, rstd, dw[h]);
+            }
+        for (int64_t d = first + HELD * step; d < D; d += step)
+            sum += wide_dot<Y, X, V>(n, m, d, rstd, top == (int64_t)blockIdx.x * blockDim.y);
+        float pull = row_sum(sum) * rstd * rstd / (float)n.D;
+        if (!n.ds && !n.dx) continue;
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            if (first + h * step < D) {
+                kr_unpack(dy[h], a);
+                kr_unpack(s[h], b);
+                put_ds<Y, V>(n, m, first + h * step, a, b, rstd, pull);
+            }
+        for (int64_t d = first + HELD * step; d < D; d += step) {
+            kr_load_pack<V>((const Y *)n.dy + m * n.dy_row + d, a);
+            kr_load_pack<V>((const X *)n.s + m * n.s_row + d, b);
+            put_ds<Y, V>(n, m, d, a, b, rstd, pull);
+        }
+    }
+    if (n.parts) put_part<V>(n, first, step, dw);
+}
+
+struct put_dweight {
+    float *to;
+    bool add;
+    __device__ void operator()(int64_t d, float x) const { kr_put(to + d, x, add); }
+};
+
+template <typename Y, typename X>
+static void launch_backward(const norm_back &n, float *dweight, bool add, bool packs) {
+    dim3 threads = threads_for(n.M, n.D, packs ? 4 : 1);
+    unsigned blocks = kr_blocks(n.M, threads.y);
+    if (blocks > KR_RMSNORM_PARTS) blocks = KR_RMSNORM_PARTS;
+    if (packs)
+        backward<Y, X, 4><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+    else
+        backward<Y, X, 1><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+    if (dweight) kr_sum_parts_launch(n.parts, blocks, n.D, put_dweight{dweight, add});
+}
+
+extern "C" void kr_rmsnorm_grad_cuda(const kr_call *c) {
+    const kr_tensor *dy = &c->in[0], *dsum = &c->in[1], *s = &c->in[2], *weight = &c->in[3];
+    const kr_tensor *ds = &c->out[0], *dx = &c->out[2];
+    float *dweight = (float *)c->out[1].data;
+    norm_back n = {};
+    n.dy = dy->data, n.dy_row = dy->stride[0];
+    n.s = s->data, n.s_row = s->stride[0];
+    n.dsum = (const float *)dsum->data, n.dsum_row = dsum->stride[0];
+    n.weight = (const float *)weight->data, n.rstd = (const float *)c->in[4].data;
+    n.ds = (float *)ds->data, n.ds_row = ds->stride[0], n.add_ds = KR_ACC(c, 0);
+    n.dx = dx->data, n.dx_row = dx->stride[0], n.add_dx = KR_ACC(c, 2);
+    n.parts = dweight ? (float *)c->scratch : NULL;
+    n.M = s->shape[0], n.D = s->shape[1];
+    if (n.D == 0) return;
+    bool packs = kr_packs(dy, 4) && kr_packs(dsum, 4) && kr_packs(s, 4) && kr_packs(weight, 4) &&
+                 kr_packs(ds, 4) && kr_packs(dx, 4),
+         add = KR_ACC(c, 1);
+    bool half_y = dy->dtype == KR_BF16, half_x = s->dtype == KR_BF16;
+    if (half_y && half_x) launch_backward<bf16, bf16>(n, dweight, add, packs);
+    if (half_y && !half_x) launch_backward<bf16, float>(n, dweight, add, packs);
+    if (!half_y && half_x) launch_backward<float, bf16>(n, dweight, add, packs);
+    if (!half_y && !half_x) launch_backward<float, float>(n, dweight, add, packs);
+}
