@@ -61,5 +61,5 @@ const kr_op kr_op_adamw = {
     .n_out = 3,
     .no_accumulate = 7,
     .inplace = 7,
-    .kernel = KR_KERNELS(kr_adamw),
+    .kernel = KR_KERNELS_GPU(kr_adamw),
 };

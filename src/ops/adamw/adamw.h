@@ -26,7 +26,11 @@ typedef struct kr_adamw_factors {
     double rate;    /* rate / (1 - beta1^t) */
     double unbias2; /* 1 / (1 - beta2^t) */
 } kr_adamw_factors;
-kr_adamw_factors kr_adamw_factors_of(const kr_adamw_attr *a);
+#ifdef __cplusplus /* the GPU's kernel needs them too */
+extern "C"
+#endif
+    kr_adamw_factors
+    kr_adamw_factors_of(const kr_adamw_attr *a);
 
 extern const kr_op kr_op_adamw;
 

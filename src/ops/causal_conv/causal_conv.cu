@@ -66,7 +66,7 @@ static __global__ void __launch_bounds__(MOST_THREADS) runs(conv v) {
     for (int i = 0; i < KK - 1; i++) fetch(v, first - (KK - 1) + i, e, before[i]);
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) fetch(v, first + i, e, packs[i]);
-    conv_kinds(v.q, v.state.data != NULL, first - (KK - 1), RUN + KK - 1, kinds);
+    conv_kinds(v.q, v.state.data != NULL, first - (KK - 1), RUN + KK - 1, kinds, NULL);
     if (e >= v.q.E) return;
     conv_load_taps<KK>(v.taps, v.q.K, e, w, b);
 #pragma unroll

@@ -4,8 +4,8 @@
  * A warp takes 32 V channels down a run of rows, and K-1 rows before and behind it: at row t the
  * pre-activation and g[t] are formed from the window of inputs, g[t] x[t-k] joins the sums of
  * dweight, weight g[t] the gradients of the last K rows, which wait in registers until complete.
- * Each warp leaves its sums to its block, each block to scratch, where parts.cuh adds them. What
- * states have to do with gradients (a few rows a sequence) is a kernel of its own behind it. */
+ * Each warp leaves its sums to its block, each block to scratch, where parts.cuh adds them. The
+ * gradients of states, a few rows a sequence, are a kernel of their own. */
 #include "ops/causal_conv/conv_rows.cuh"
 #include "ops/parts.cuh"
 
@@ -22,6 +22,35 @@ typedef struct conv_back {
     int run; /* rows a warp */
     bool silu, add_dx, add_dstate;
 } conv_back;
+
+/* ---- places of a sequence -------------------------------------------------------------------- */
+
+/* One sequence, one channel of it; places count from its first row, those below 0 lie in the state
+ */
+typedef struct place_of {
+    int64_t first, count, slot, e;
+} place_of;
+
+static __device__ __forceinline__ place_of place_in(const conv_back &v, int64_t s, int64_t e) {
+    place_of p = {v.q.seqs[3 * s], v.q.seqs[3 * s + 1], v.q.seqs[3 * s + 2], e};
+    return p;
+}
+
+/* Whether place q is seen from place p >= q: no reset in (q, p]. */
+static __device__ bool seen(const conv_back &v, place_of s, int64_t q, int64_t p) {
+    for (int64_t i = q < 0 ? 0 : q + 1; v.q.reset && i <= p; i++)
+        if (v.q.reset[s.first + i]) return false;
+    return true;
+}
+
+/* What state_out's gradient says of place q. */
+static __device__ float from_next(const conv_back &v, place_of s, int64_t q) {
+    int64_t j = q - (s.count - (v.q.K - 1));
+    if (!v.dnext.data || j < 0 || !seen(v, s, q, s.count - 1)) return 0;
+    return v.dnext.data[s.slot * v.dnext.slot + j * v.dnext.row + s.e];
+}
+
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 /* g = dy * silu'(p) */
 static __device__ __forceinline__ float slope(float dy, float p, bool silu) {
@@ -80,10 +109,22 @@ static __device__ __forceinline__ void enter(const conv_back &v, int64_t e, int 
     k.since = kind == ROW_IS_OUTSIDE ? -1 : 0;
 }
 
+/* What the state after sequence s says of row r, one of its last. */
+template <int V>
+static __device__ __forceinline__ void add_next(const conv_back &v, int64_t r, int64_t e, int s,
+                                                float (&done)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        place_of p = place_in(v, s, e + i);
+        done[i] += from_next(v, p, r - p.first);
+    }
+}
+
 /* The i-th row of the walk, which begins K-1 rows before the run. */
 template <typename T, int KK, int V>
 static __device__ __forceinline__ void row(const conv_back &v, int64_t first, int i, int64_t e,
-                                           const int *kinds, const kr_pack<T, V> &x_pack,
+                                           const int *kinds, const int *last,
+                                           const kr_pack<T, V> &x_pack,
                                            const kr_pack<T, V> &dy_pack, walk<KK, V> &k) {
     float x[V], dy[V], p[V], done[V];
     int kind = kinds[i];
@@ -103,8 +144,10 @@ static __device__ __forceinline__ void row(const conv_back &v, int64_t first, in
         else
             spread<KK, V, false>(k, dy, done);
         int of = i - (KK - 1); /* the row that is done */
-        if (of >= KK - 1 && v.dx && kinds[of] != ROW_IS_OUTSIDE)
+        if (of >= KK - 1 && v.dx && kinds[of] != ROW_IS_OUTSIDE) {
+            if (last && last[of] >= 0) add_next(v, first + of, e, last[of], done);
             kr_put_pack<V>((T *)v.dx + (first + of) * v.dx_row + e, done, v.add_dx);
+        }
     }
     conv_shift<KK>(k.window, x);
 }
@@ -151,7 +194,8 @@ static __global__ void __launch_bounds__(32 * WARPS) runs(conv_back v) {
         fetch(v, v.x, v.x_row, first + mine + i, e, x[i]);
         fetch(v, v.dy, v.dy_row, first + mine + i, e, dy[i]);
     }
-    conv_kinds(v.q, v.state.data != NULL, first, WARPS * v.run + 2 * (KK - 1), kinds);
+    int all = WARPS * v.run + 2 * (KK - 1), *last = v.dnext.data ? kinds + all : NULL;
+    conv_kinds(v.q, v.state.data != NULL, first, all, kinds, last);
     if (e < v.q.E && first + KK - 1 + mine < v.q.M) {
         k.since = -1;
         conv_load_taps<KK>(v.taps, v.q.K, e, k.w, k.b);
@@ -160,7 +204,8 @@ static __global__ void __launch_bounds__(32 * WARPS) runs(conv_back v) {
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
                 if (part + i >= n) break;
-                row<T, KK, V>(v, first + mine, part + i, e, kinds + mine, x[i], dy[i], k);
+                row<T, KK, V>(v, first + mine, part + i, e, kinds + mine, last ? last + mine : NULL,
+                              x[i], dy[i], k);
                 if (part + AHEAD + i >= n) continue;
                 fetch(v, v.x, v.x_row, first + mine + part + AHEAD + i, e, x[i]);
                 fetch(v, v.dy, v.dy_row, first + mine + part + AHEAD + i, e, dy[i]);
@@ -171,19 +216,6 @@ static __global__ void __launch_bounds__(32 * WARPS) runs(conv_back v) {
 }
 
 /* ---- states ---------------------------------------------------------------------------------- */
-
-/* One sequence, one channel of it; places count from its first row, those below 0 lie in the state
- */
-typedef struct place_of {
-    int64_t first, count, slot, e;
-} place_of;
-
-/* Whether place q is seen from place p >= q: no reset in (q, p]. */
-static __device__ bool seen(const conv_back &v, place_of s, int64_t q, int64_t p) {
-    for (int64_t i = q < 0 ? 0 : q + 1; v.q.reset && i <= p; i++)
-        if (v.q.reset[s.first + i]) return false;
-    return true;
-}
 
 template <typename T>
 static __device__ float input(const conv_back &v, place_of s, int64_t q) {
@@ -204,21 +236,12 @@ static __device__ float slope_at(const conv_back &v, place_of s, int64_t t) {
     return slope(kr_load((const T *)v.dy + (s.first + t) * v.dy_row + s.e), p, v.silu);
 }
 
-/* What state_out's gradient says of place q. */
-static __device__ float from_next(const conv_back &v, place_of s, int64_t q) {
-    int64_t j = q - (s.count - (v.q.K - 1));
-    if (!v.dnext.data || j < 0 || !seen(v, s, q, s.count - 1)) return 0;
-    return v.dnext.data[s.slot * v.dnext.slot + j * v.dnext.row + s.e];
-}
-
-/* Block column i is sequence i: the gradient of its state, and what the state after it adds to the
- * gradients of its last rows. */
+/* Block column i is sequence i: the gradient of its state. */
 template <typename T>
 static __global__ void states(conv_back v) {
-    place_of s = {v.q.seqs[3 * blockIdx.x], v.q.seqs[3 * blockIdx.x + 1],
-                  v.q.seqs[3 * blockIdx.x + 2], (int64_t)blockIdx.y * blockDim.x + threadIdx.x};
+    place_of s = place_in(v, blockIdx.x, (int64_t)blockIdx.y * blockDim.x + threadIdx.x);
     if (s.e >= v.q.E) return;
-    for (int64_t q = 1 - v.q.K; v.dstate.data && q < 0; q++) {
+    for (int64_t q = 1 - v.q.K; q < 0; q++) {
         float sum = from_next(v, s, q);
         for (int w = 0; w < v.q.K; w++) {
             int64_t t = q + v.q.K - 1 - w;
@@ -228,9 +251,6 @@ static __global__ void states(conv_back v) {
         /* cleared before, or added to */
         v.dstate.data[s.slot * v.dstate.slot + (v.q.K - 1 + q) * v.dstate.row + s.e] += sum;
     }
-    int64_t q = s.count - (v.q.K - 1);
-    for (q = q < 0 ? 0 : q; v.dnext.data && v.dx && q < s.count; q++)
-        kr_put((T *)v.dx + (s.first + q) * v.dx_row + s.e, from_next(v, s, q), true);
 }
 
 static __global__ void clear(conv_state to, int64_t rows, int64_t E) {
@@ -257,6 +277,7 @@ template <typename T, int KK, int V>
 static void launch(const conv_back &v, const put_weights &put) {
     dim3 grid((unsigned)kr_causal_conv_parts(v.q.M), kr_blocks(v.q.E, 32 * V));
     size_t shared = (size_t)(WARPS * v.run + 2 * (KK - 1)) * sizeof(int);
+    if (v.dnext.data) shared *= 2;
     runs<T, KK, V><<<grid, dim3(32, WARPS), shared, kr_cuda_stream()>>>(v);
     if (put.dweight || put.dbias) kr_sum_parts_launch(v.parts, grid.x, (v.q.K + 1) * v.q.E, put);
 }
@@ -275,7 +296,7 @@ static void launch_type(const conv_back &v, int64_t slots, const put_weights &pu
     if (v.dstate.data && !v.add_dstate && slots > 0)
         clear<<<dim3((unsigned)slots, columns), 128, 0, kr_cuda_stream()>>>(v.dstate, v.q.K - 1,
                                                                             v.q.E);
-    if ((v.dstate.data || v.dnext.data) && v.q.S > 0)
+    if (v.dstate.data && v.q.S > 0)
         states<T><<<dim3((unsigned)v.q.S, columns), 128, 0, kr_cuda_stream()>>>(v);
 }
 

@@ -32,9 +32,10 @@ static inline conv_state conv_state_of(const kr_tensor *t) {
  * on, the first of the sequence of this number, whose past is in the state. */
 enum { ROW_GOES_ON = -1, ROW_IS_FRESH = -2, ROW_IS_OUTSIDE = -3 };
 
-/* kinds[i] = what row first + i is, for i < n. All threads of the block must call it. */
+/* kinds[i] = what row first + i is, for i < n; last[i] (unless NULL) = the number of the sequence
+ * for whose state_out it counts, or -1. All threads of the block must call it. */
 static __device__ __forceinline__ void conv_kinds(const conv_seqs &q, bool state, int64_t first,
-                                                  int n, int *kinds) {
+                                                  int n, int *kinds, int *last) {
     int me = threadIdx.y * blockDim.x + threadIdx.x, all = blockDim.x * blockDim.y;
     for (int i = me; i < n; i += all) kinds[i] = ROW_IS_OUTSIDE;
     __syncthreads();
@@ -44,6 +45,7 @@ static __device__ __forceinline__ void conv_kinds(const conv_seqs &q, bool state
         for (int64_t r = low + me % 32; r < high; r += 32) {
             int kind = r > start ? ROW_GOES_ON : state ? (int)s : ROW_IS_FRESH;
             kinds[r - first] = q.reset && q.reset[r] ? ROW_IS_FRESH : kind;
+            if (last) last[r - first] = r > end - q.K ? (int)s : -1;
         }
     }
     __syncthreads();

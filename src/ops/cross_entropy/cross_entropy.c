@@ -95,7 +95,7 @@ const kr_op kr_op_cross_entropy = {
     .n_in = 2,
     .n_out = 2,
     .no_accumulate = 3,
-    .kernel = KR_KERNELS(kr_cross_entropy),
+    .kernel = KR_KERNELS_GPU(kr_cross_entropy),
 };
 
 const kr_op kr_op_cross_entropy_grad = {
@@ -106,5 +106,5 @@ const kr_op kr_op_cross_entropy_grad = {
     .n_in = 4,
     .n_out = 1,
     .inplace = 1,
-    .kernel = KR_KERNELS(kr_cross_entropy_grad),
+    .kernel = KR_KERNELS_GPU(kr_cross_entropy_grad),
 };

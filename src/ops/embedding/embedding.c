@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/scatter_rows.h"
 
 static int need_ids(const char *op, const kr_tensor *ids, krait_error *e) {
     KR_TRY(kr_need_rank(op, "ids", ids, 1, e));
@@ -51,33 +52,31 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *bytes = 3 * (double)kr_tensor_bytes(&c->in[0]);
 }
 
-static const int64_t sizes[][3] = {{1, 1, 1},
-                                   {63, 7, 17},
-                                   {5, 300, 100},
-                                   {100, 40, 768}}; /* M V D */
+static const int64_t sizes[][3] = {
+    {1, 1, 1}, {63, 7, 17}, {5, 300, 100}, {100, 40, 768}, {5000, 70000, 20}}; /* M V D */
 
 static bool forward_cases(int index, kr_case *k) {
     static const kr_dtype types[] = {KR_F32, KR_BF16, KR_F16};
     static const char *const names[] = {"f32", "bf16", "f16"};
-    if (index > 12) return false;
-    const int64_t *s = sizes[index < 12 ? index / 3 : 1];
+    if (index > 15) return false;
+    const int64_t *s = sizes[index < 15 ? index / 3 : 1];
     k->name = names[index % 3];
     k->n_out = 1;
     kr_case_in(k, 0, KR_I32, 1, s, KR_FILL_INDEX, (double)s[1], 0.05);
     kr_case_in(k, 1, types[index % 3], 2, &s[1], KR_FILL_NORMAL, 1, 0);
-    if (index == 12) kr_case_far(k);
+    if (index == 15) kr_case_far(k);
     return true;
 }
 
 static bool backward_cases(int index, kr_case *k) {
-    if (index > 4) return false;
-    const int64_t *s = sizes[index < 4 ? index : 1], dy[2] = {s[0], s[2]};
+    if (index > 5) return false;
+    const int64_t *s = sizes[index < 5 ? index : 1], dy[2] = {s[0], s[2]};
     k->name = "ids that repeat";
     k->n_out = 1;
     kr_case_normal(k, 0, 2, dy);
     kr_case_in(k, 1, KR_I32, 1, s, KR_FILL_INDEX, (double)s[1], 0.05);
     k->out[0] = kr_tensor_make(NULL, KR_F32, 2, &s[1]);
-    if (index == 4) kr_case_far(k);
+    if (index == 5) kr_case_far(k);
     return true;
 }
 
@@ -93,15 +92,16 @@ const kr_op kr_op_embedding = {
     .n_in = 2,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_KERNELS(kr_embedding),
+    .kernel = KR_KERNELS_GPU(kr_embedding),
 };
 
 const kr_op kr_op_embedding_grad = {
     .name = "embedding_grad",
     .shape = backward_shape,
+    .scratch_cuda = kr_scatter_rows_scratch,
     .cost = backward_cost,
     .cases = backward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_embedding_grad),
+    .kernel = KR_KERNELS_GPU(kr_embedding_grad),
 };

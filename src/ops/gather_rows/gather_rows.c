@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/scatter_rows.h"
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *x = &c->in[0], *rows = &c->in[1];
@@ -45,28 +46,30 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *bytes = (double)kr_tensor_bytes(&c->in[0]) + (double)kr_tensor_bytes(&c->out[0]);
 }
 
-static const int64_t sizes[][3] = {{1, 1, 1}, {17, 3, 5}, {63, 100, 17}, {100, 4, 768}}; /* M R D */
+static const int64_t sizes[][3] = {
+    {1, 1, 1}, {17, 3, 5}, {63, 100, 17}, {100, 4, 768}, {9, 5000, 20}}; /* M R D */
 
 static bool forward_cases(int index, kr_case *k) {
-    if (index > 4) return false;
-    const int64_t *s = sizes[index < 4 ? index : 1], x[2] = {s[0], s[2]};
+    if (index > 5) return false;
+    const int64_t *s = sizes[index < 5 ? index : 1], x[2] = {s[0], s[2]};
     k->name = "rows";
     k->n_out = 1;
     kr_case_normal(k, 0, 2, x);
     kr_case_in(k, 1, KR_I64, 1, &s[1], KR_FILL_INDEX, (double)s[0], 0.1);
-    if (index == 4) kr_case_far(k);
+    if (index == 5) kr_case_far(k);
     return true;
 }
 
 static bool backward_cases(int index, kr_case *k) {
-    if (index > 4) return false;
-    const int64_t *s = sizes[index < 4 ? index : 1], dx[2] = {s[0], s[2]};
+    if (index > 5) return false;
+    const int64_t *s = sizes[index < 5 ? index : 1], dx[2] = {s[0], s[2]};
     k->name = "rows that repeat";
     k->n_out = 1;
     kr_case_normal(k, 0, 2, &s[1]);
     kr_case_in(k, 1, KR_I64, 1, &s[1], KR_FILL_INDEX, (double)s[0], 0.1);
     k->out[0] = kr_tensor_make(NULL, KR_F32, 2, dx);
-    if (index == 4) kr_case_far(k);
+    k->half.out = 1;
+    if (index == 5) kr_case_far(k);
     return true;
 }
 
@@ -80,17 +83,20 @@ const kr_op kr_op_gather_rows = {
     .cost = forward_cost,
     .cases = forward_cases,
     .n_in = 2,
+    .half_in = 1,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_KERNELS(kr_gather_rows),
+    .kernel = KR_KERNELS_GPU(kr_gather_rows),
 };
 
 const kr_op kr_op_gather_rows_grad = {
     .name = "gather_rows_grad",
     .shape = backward_shape,
+    .scratch_cuda = kr_scatter_rows_scratch,
     .cost = backward_cost,
     .cases = backward_cases,
     .n_in = 2,
+    .half_in = 1,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_gather_rows_grad),
+    .kernel = KR_KERNELS_GPU(kr_gather_rows_grad),
 };

@@ -14,14 +14,18 @@ static size_t scratch(const kr_call *c) {
     return (size_t)((c->in[0].shape[0] + KR_SUM_BLOCK - 1) / KR_SUM_BLOCK) * sizeof(double);
 }
 
+static size_t scratch_cuda(const kr_call *c) {
+    return (size_t)kr_sum_squares_parts(c->in[0].shape[0]) * sizeof(double);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 2 * (double)c->in[0].shape[0];
     *bytes = 4 * (double)c->in[0].shape[0];
 }
 
 static bool cases(int index, kr_case *k) {
-    static const int64_t sizes[] = {1, 17, 63, KR_SUM_BLOCK, 3 * KR_SUM_BLOCK + 101};
-    if (index >= 5) return false;
+    static const int64_t sizes[] = {1, 17, 63, KR_SUM_BLOCK, 3 * KR_SUM_BLOCK + 101, 2000003};
+    if (index >= 6) return false;
     k->name = "normal";
     k->n_in = 1;
     k->n_out = 1;
@@ -36,10 +40,11 @@ const kr_op kr_op_sum_squares = {
     .name = "sum_squares",
     .shape = shape,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda,
     .cost = cost,
     .cases = cases,
     .n_in = 1,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_KERNELS(kr_sum_squares),
+    .kernel = KR_KERNELS_GPU(kr_sum_squares),
 };

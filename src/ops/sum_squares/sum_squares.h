@@ -14,4 +14,10 @@
 
 extern const kr_op kr_op_sum_squares;
 
+/* Into how many parts the GPU cuts n elements: blocks of a launch that fill any card. */
+static inline int kr_sum_squares_parts(int64_t n) {
+    int64_t blocks = (n + 4095) / 4096;
+    return blocks < 1 ? 1 : blocks < 1024 ? (int)blocks : 1024;
+}
+
 #endif
