@@ -78,9 +78,12 @@ typedef struct krait_trainer_options {
     int64_t tokens, documents;                    /* the most of one backward (1024, 64) */
     double beta1, beta2, eps, weight_decay, clip; /* AdamW (0.9 0.95 1e-8 0.1); clip 1, 0: off */
     int threads;
+    const char *device; /* NULL or "cpu"; "cuda" or "cuda:N": an NVIDIA GPU */
+    /* 1: activations in bf16, on a GPU; weights, sums and moments stay f32 */
+    int half;
 } krait_trainer_options;
 #define KRAIT_TRAINER_OPTIONS_INIT                                                                 \
-    { sizeof(krait_trainer_options), 1024, 64, 0.9, 0.95, 1e-8, 0.1, 1.0, 0 }
+    { sizeof(krait_trainer_options), 1024, 64, 0.9, 0.95, 1e-8, 0.1, 1.0, 0, NULL, 0 }
 
 /* Trains a copy of the model's weights in f32; the model itself stays as it is. */
 KRAIT_API int krait_trainer_create(krait_trainer **out, const krait_model *model,
@@ -97,8 +100,9 @@ KRAIT_API int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids
 KRAIT_API int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm,
                                    krait_error *e);
 /* The weights as they are now, as a model without tokenizer that can be saved or opened in a new
- * session; the trainer owns it, and its hash is that of the beginning. An update changes it in
- * place: sessions opened before must not be used after. */
+ * session (on the CPU); the trainer owns it, and its hash is that of the beginning. An update
+ * changes it in place: sessions opened before must not be used after. From a GPU the weights are
+ * copied at each call; NULL: that failed. */
 KRAIT_API const krait_model *krait_trainer_model(const krait_trainer *t);
 
 /* ---- evaluation ----------------------------------------------------------------------------- */

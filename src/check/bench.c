@@ -20,14 +20,15 @@ int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
         KR_TRY(work(user, e));
         seconds[i] = omp_get_wtime() - start;
     }
-    qsort(seconds, (size_t)b->o.runs, sizeof *seconds, ascending);
+    kr_bench_sort(seconds, b->o.runs);
     return 0;
 }
 
-int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
-                     double *median, krait_error *e) {
-    double seconds[KR_BENCH_MOST_RUNS];
-    KR_TRY(kr_bench_time(b, work, user, seconds, e));
+void kr_bench_sort(double *seconds, int n) {
+    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
+}
+
+void kr_bench_tell(const kr_bench *b, const kr_bench_report *r, const double *seconds) {
     double middle = seconds[b->o.runs / 2], amount = r->amount / r->scale;
     krait_bench_row row = {.name = r->name,
                            .unit = r->unit,
@@ -37,20 +38,22 @@ int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work 
                            .ceiling = r->ceiling / r->scale,
                            .note = r->note ? r->note : "",
                            .ms = r->calls > 0 ? 1e3 * middle / r->calls : 0};
-    if (median) *median = middle;
     if (b->o.on_row) b->o.on_row(b->o.user, &row);
+}
+
+int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
+                     double *median, krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS];
+    KR_TRY(kr_bench_time(b, work, user, seconds, e));
+    kr_bench_tell(b, r, seconds);
+    if (median) *median = seconds[b->o.runs / 2];
     return 0;
 }
 
 void kr_bench_rate(const kr_bench *b, const char *name, const char *unit, double amount,
                    const double *seconds, const char *note) {
-    krait_bench_row row = {.name = name,
-                           .unit = unit,
-                           .median = amount / seconds[b->o.runs / 2],
-                           .minimum = amount / seconds[b->o.runs - 1],
-                           .maximum = amount / seconds[0],
-                           .note = note};
-    if (b->o.on_row) b->o.on_row(b->o.user, &row);
+    kr_bench_report r = {.name = name, .unit = unit, .note = note, .amount = amount, .scale = 1};
+    kr_bench_tell(b, &r, seconds);
 }
 
 bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {

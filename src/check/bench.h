@@ -26,13 +26,16 @@ typedef int kr_bench_work(void *user, krait_error *e);
 /* Seconds of each run, sorted; *median among them. */
 int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
                   double seconds[KR_BENCH_MOST_RUNS], krait_error *e);
-/* Times `work` and reports amount / seconds in `unit`. scale: what one unit is (1e9). Returns the
- * median seconds through *median when it is not NULL. */
+/* A row: amount / seconds in `unit`. scale: what one unit is (1e9). */
 typedef struct kr_bench_report {
     const char *name, *unit, *note;
     double amount, scale, ceiling; /* ceiling in amount a second; 0: none */
     double calls;                  /* of a run, for the time of one; 0: no time is reported */
 } kr_bench_report;
+void kr_bench_sort(double *seconds, int n);
+/* Reports the runs that `seconds`, sorted, are. */
+void kr_bench_tell(const kr_bench *b, const kr_bench_report *r, const double *seconds);
+/* Times `work` and reports it. Returns the median seconds through *median when it is not NULL. */
 int kr_bench_measure(const kr_bench *b, const kr_bench_report *r, kr_bench_work *work, void *user,
                      double *median, krait_error *e);
 

@@ -15,32 +15,19 @@
 #include "models/lm.h"
 #include "models/model.h"
 
-enum { MANY = 32, STEPS = 8, VOCABULARY = 50280 };
+enum { MANY = 32, MANY_ON_GPU = 128, STEPS = 8, VOCABULARY = 50280, NEW_TOKENS = 256 };
 
 typedef struct subject {
-    krait_model *wide;  /* as opened, or random in f32 */
-    krait_model *model; /* what is timed: wide, or its matrices in another type */
+    krait_model *model;
     krait_model_info info;
     krait_session *session;
-    krait_span spans[MANY];
+    krait_span *spans;
     krait_trainer *trainer;
     const int32_t **documents;
     int64_t *counts, n_spans, passes;
     int32_t *ids;
     float *logits;
 } subject;
-
-static int random_model(krait_model **out, const char *shape, krait_error *e) {
-    int64_t width, layers;
-    kr_config c;
-    kr_weights w = {0};
-    if (!kr_bench_shape(shape, &width, &layers)) return krait_model_open(out, shape, NULL, e);
-    kr_config_mamba(&c, width, layers, VOCABULARY);
-    int rc = kr_lm_init_weights(&c, 1, &w, e);
-    if (rc == 0) rc = kr_model_from_weights(out, &c, &w, NULL, e);
-    if (rc < 0) kr_weights_free(&w);
-    return rc;
-}
 
 static int matrix_type(const char *name, kr_dtype *type, krait_error *e) {
     *type = KR_F32;
@@ -52,20 +39,30 @@ static int matrix_type(const char *name, kr_dtype *type, krait_error *e) {
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: no type \"%s\"; use f32, bf16 or f16", name);
 }
 
+static int random_model(krait_model **out, const kr_bench *b, int64_t width, int64_t layers,
+                        kr_dtype type, krait_error *e) {
+    kr_config c;
+    kr_weights w = {0};
+    kr_config_mamba(&c, width, layers, VOCABULARY);
+    int rc = kr_lm_rough_weights(&c, type, &w, e);
+    if (rc == 0) rc = kr_model_from_weights(out, &c, &w, NULL, e);
+    if (rc < 0) kr_weights_free(&w);
+    return rc < 0 ? rc : kr_model_place(*out, b->o.device, e);
+}
+
 static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
     kr_dtype type;
-    kr_weights w = {0};
+    int64_t width, layers;
+    krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
     KR_TRY(matrix_type(b->o.dtype, &type, e));
-    KR_TRY(random_model(&s->wide, b->o.model, e));
-    s->model = s->wide;
-    krait_model_describe(s->wide, &s->info);
-    if (strcmp(s->info.dtype, kr_dtype_name(type)) != 0) {
-        s->model = NULL;
-        int rc = kr_model_converted(s->wide, type, &w, e);
-        if (rc == 0) rc = kr_model_from_weights(&s->model, &s->wide->config, &w, NULL, e);
-        if (rc < 0) kr_weights_free(&w);
-        KR_TRY(rc);
-    }
+    o.keep_dtype = 0;
+    o.dtype = (krait_dtype)type;
+    o.without_tokenizer = 1;
+    o.device = b->o.device;
+    if (kr_bench_shape(b->o.model, &width, &layers))
+        KR_TRY(random_model(&s->model, b, width, layers, type, e));
+    else
+        KR_TRY(krait_model_open(&s->model, b->o.model, &o, e));
     krait_model_describe(s->model, &s->info);
     return 0;
 }
@@ -73,8 +70,8 @@ static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
 static void close_subject(subject *s) {
     krait_session_close(&s->session);
     krait_trainer_close(&s->trainer);
-    if (s->model != s->wide) krait_model_close(&s->model);
-    krait_model_close(&s->wide);
+    krait_model_close(&s->model);
+    kr_free(s->spans);
     kr_free(s->documents);
     kr_free(s->counts);
     kr_free(s->ids);
@@ -88,6 +85,20 @@ static int random_ids(subject *s, int64_t n, krait_error *e) {
     if (!s->ids) return kr_fail_memory(e, "the benchmark's tokens");
     for (int64_t i = 0; i < n; i++)
         s->ids[i] = (int32_t)kr_rng_below(&r, (uint64_t)s->info.vocabulary);
+    return 0;
+}
+
+/* s->ids as B documents of T tokens. */
+static int lay_documents(subject *s, int64_t B, int64_t T, krait_error *e) {
+    kr_free(s->documents);
+    kr_free(s->counts);
+    s->documents = kr_calloc((size_t)B, sizeof *s->documents);
+    s->counts = kr_calloc((size_t)B, sizeof *s->counts);
+    if (!s->documents || !s->counts) return kr_fail_memory(e, "the benchmark's documents");
+    for (int64_t i = 0; i < B; i++) {
+        s->documents[i] = s->ids + i * T;
+        s->counts[i] = T;
+    }
     return 0;
 }
 
@@ -106,7 +117,8 @@ static double ceiling(const kr_bench *b, const subject *s, double tokens, double
     double head = (double)s->info.vocabulary * (double)s->info.width;
     double body = (double)s->info.parameters - head;
     double reading = (double)s->info.weight_bytes / b->read_rate;
-    double computing = 2 * (body * tokens + head * rows) / b->gemm_rate;
+    bool halves = b->level == KR_LEVEL_CUDA && strcmp(s->info.dtype, "bf16") == 0;
+    double computing = 2 * (body * tokens + head * rows) / (halves ? b->half_rate : b->gemm_rate);
     return tokens / (reading > computing ? reading : computing);
 }
 
@@ -121,7 +133,9 @@ static int bench_session(subject *s, const kr_bench *b, const char *name, int64_
     KR_TRY(krait_session_create(&s->session, s->model, &o, e));
     kr_free(s->logits);
     s->logits = kr_calloc((size_t)(lanes * s->info.vocabulary), sizeof *s->logits);
-    if (!s->logits) return kr_fail_memory(e, "the benchmark's logits");
+    kr_free(s->spans);
+    s->spans = kr_calloc((size_t)lanes, sizeof *s->spans);
+    if (!s->logits || !s->spans) return kr_fail_memory(e, "the benchmark's logits");
     for (int64_t i = 0; i < lanes; i++)
         s->spans[i] = (krait_span){i, s->ids + i * tokens, tokens, KRAIT_WANT_LAST};
     s->n_spans = lanes;
@@ -140,16 +154,55 @@ static int bench_session(subject *s, const kr_bench *b, const char *name, int64_
 
 static int bench_prefill(subject *s, const kr_bench *b, krait_error *e) {
     char name[60];
-    int64_t tokens = b->o.tokens ? b->o.tokens : 512;
-    snprintf(name, sizeof name, "prefill %lld tokens", (long long)tokens);
-    return bench_session(s, b, name, 1, tokens, 1, e);
+    bool gpu = b->level == KR_LEVEL_CUDA;
+    int64_t tokens = b->o.tokens ? b->o.tokens : gpu ? 2048 : 512;
+    int64_t lanes = b->o.batch ? b->o.batch : 1;
+    if (lanes == 1)
+        snprintf(name, sizeof name, "prefill %lld tokens", (long long)tokens);
+    else
+        snprintf(name, sizeof name, "prefill %lld x %lld tokens", (long long)lanes,
+                 (long long)tokens);
+    return bench_session(s, b, name, lanes, tokens, 1, e);
+}
+
+/* On the GPU tokens are drawn there, and a step is queued before the one ahead of it is read: so it
+ * is generation that is timed, after prompts of `prompt` tokens, which are not. */
+static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_t prompt,
+                            krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS], tokens = (double)(lanes * NEW_TOKENS);
+    krait_generate_options o = KRAIT_GENERATE_OPTIONS_INIT;
+    krait_generate_stats stats;
+    char name[60];
+    KR_TRY(random_ids(s, lanes * prompt, e));
+    KR_TRY(lay_documents(s, lanes, prompt, e));
+    o.tokens = NEW_TOKENS;
+    o.lanes = lanes;
+    o.max_tokens = lanes * prompt < 16384 ? lanes * prompt : 16384;
+    o.ignore_end = 1;
+    o.ids = s->documents;
+    o.counts = s->counts;
+    for (int i = -1; i < b->o.runs; i++) { /* the first one warms up */
+        KR_TRY(krait_generate(s->model, NULL, lanes, &o, &stats, e));
+        if (i >= 0) seconds[i] = stats.decode_seconds;
+    }
+    kr_bench_sort(seconds, b->o.runs);
+    snprintf(name, sizeof name, "decode b%lld", (long long)lanes);
+    kr_bench_report r = {.name = name,
+                         .unit = "tok/s",
+                         .amount = tokens,
+                         .scale = 1,
+                         .ceiling = ceiling(b, s, (double)lanes, (double)lanes),
+                         .note = s->info.dtype};
+    kr_bench_tell(b, &r, seconds);
+    return 0;
 }
 
 static int bench_decode(subject *s, const kr_bench *b, krait_error *e) {
     char name[60];
-    int64_t batch = b->o.batch > MANY ? MANY : b->o.batch;
-    if (b->o.batch > MANY)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: a decode batch is at most %d", MANY);
+    bool gpu = b->level == KR_LEVEL_CUDA;
+    int64_t batch = b->o.batch, prompt = b->o.tokens ? b->o.tokens : 16;
+    if (gpu && batch == 0) KR_TRY(bench_generation(s, b, 1, prompt, e));
+    if (gpu) return bench_generation(s, b, batch ? batch : MANY_ON_GPU, prompt, e);
     if (batch == 0) KR_TRY(bench_session(s, b, "decode b1", 1, 1, STEPS, e));
     if (batch == 0) batch = MANY;
     snprintf(name, sizeof name, "decode b%lld", (long long)batch);
@@ -164,54 +217,63 @@ static int train_step(void *user, krait_error *e) {
     return krait_trainer_update(s->trainer, 1e-4, NULL, e);
 }
 
-static void report_share(const kr_bench *b, const subject *s, double step) {
+static void report_one(const kr_bench *b, const char *name, const char *unit, double value,
+                       const char *note) {
+    krait_bench_row row = {.name = name,
+                           .unit = unit,
+                           .median = value,
+                           .minimum = value,
+                           .maximum = value,
+                           .note = note};
+    if (b->o.on_row) b->o.on_row(b->o.user, &row);
+}
+
+/* before: what was free on the GPU ahead of the trainer. */
+static void report_memory(const kr_bench *b, const subject *s, double step, size_t before) {
     struct rusage usage;
-    double share = 100 * b->scan_seconds * (double)s->info.layers / step;
+    size_t left, all;
+    kr_device_memory(b->level, &left, &all);
+    if (b->level == KR_LEVEL_CUDA) {
+        report_one(b, "train: peak memory", "MB", (double)(before - left) / 1048576,
+                   "of the GPU, for weights, moments, gradients and activations");
+        return;
+    }
     getrusage(RUSAGE_SELF, &usage);
-    double megabytes = (double)usage.ru_maxrss / 1024;
-    krait_bench_row scan = {.name = "train: share of the scan",
-                            .unit = "%",
-                            .median = share,
-                            .minimum = share,
-                            .maximum = share,
-                            .note = "a layer's scan timed alone, times the layers"};
-    krait_bench_row memory = {.name = "train: peak memory",
-                              .unit = "MB",
-                              .median = megabytes,
-                              .minimum = megabytes,
-                              .maximum = megabytes,
-                              .note = "of this whole process"};
-    if (b->o.on_row) b->o.on_row(b->o.user, &scan);
-    if (b->o.on_row) b->o.on_row(b->o.user, &memory);
+    report_one(b, "train: share of the scan", "%",
+               100 * b->scan_seconds * (double)s->info.layers / step,
+               "a layer's scan timed alone, times the layers");
+    report_one(b, "train: peak memory", "MB", (double)usage.ru_maxrss / 1024,
+               "of this whole process");
 }
 
 static int bench_train(subject *s, const kr_bench *b, krait_error *e) {
-    int64_t B = b->o.batch ? b->o.batch : 4, T = b->o.tokens ? b->o.tokens : 512;
+    bool gpu = b->level == KR_LEVEL_CUDA;
+    int64_t B = b->o.batch ? b->o.batch : gpu ? 8 : 4;
+    int64_t T = b->o.tokens ? b->o.tokens : gpu ? 2048 : 512;
     krait_trainer_options o = KRAIT_TRAINER_OPTIONS_INIT;
     char name[60];
     double step;
+    size_t before, all;
     o.tokens = B * T;
     o.documents = B;
     o.threads = b->o.threads;
+    o.device = b->o.device;
+    o.half = gpu && strcmp(s->info.dtype, "bf16") == 0;
     KR_TRY(random_ids(s, B * T, e));
-    KR_TRY(krait_trainer_create(&s->trainer, s->wide, &o, e));
-    s->documents = kr_calloc((size_t)B, sizeof *s->documents);
-    s->counts = kr_calloc((size_t)B, sizeof *s->counts);
-    if (!s->documents || !s->counts) return kr_fail_memory(e, "the benchmark's documents");
-    for (int64_t i = 0; i < B; i++) {
-        s->documents[i] = s->ids + i * T;
-        s->counts[i] = T;
-    }
+    KR_TRY(lay_documents(s, B, T, e));
+    kr_device_memory(b->level, &before, &all);
+    KR_TRY(krait_trainer_create(&s->trainer, s->model, &o, e));
     s->n_spans = B;
     snprintf(name, sizeof name, "train step B%lld T%lld", (long long)B, (long long)T);
     kr_bench_report r = {.name = name,
                          .unit = "tok/s",
                          .amount = (double)(B * T),
                          .scale = 1,
-                         .ceiling = b->gemm_rate / (6 * (double)s->info.parameters),
-                         .note = "f32"};
+                         .ceiling = (o.half ? b->half_rate : b->gemm_rate) /
+                                    (6 * (double)s->info.parameters),
+                         .note = o.half ? "bf16" : "f32"};
     KR_TRY(kr_bench_measure(b, &r, train_step, s, &step, e));
-    report_share(b, s, step);
+    report_memory(b, s, step, before);
     return 0;
 }
 

@@ -61,6 +61,9 @@ int kr_lm_bind_weights(kr_lm *lm, kr_weights *w, krait_error *e);
 /* Fills w with fresh parameters, f32, drawn by each declaration's rule from the seed (one stream a
  * name). */
 int kr_lm_init_weights(const kr_config *c, uint64_t seed, kr_weights *w, krait_error *e);
+/* For measuring speed: the same with matrices of this type, of which only the first numbers are
+ * drawn and the others repeat them. */
+int kr_lm_rough_weights(const kr_config *c, kr_dtype matrices, kr_weights *w, krait_error *e);
 
 /* Bytes of the states of one slot, and the total of parameters (tied ones once). */
 int64_t kr_lm_state_bytes(const kr_config *c);

@@ -100,11 +100,29 @@ static double draw(const kr_param_decl *d, int64_t index, kr_rng *r) {
 static int init_one(const kr_param_decl *d, uint64_t seed, kr_weights *w, krait_error *e) {
     kr_tensor t = kr_tensor_make(NULL, KR_F32, d->rank, d->shape);
     int64_t n = kr_tensor_count(&t);
-    float *values = kr_aligned((size_t)n * sizeof *values);
-    if (!values) return kr_fail_memory(e, d->name);
-    KR_TRY(kr_weights_own(w, values, e));
+    float *values = kr_weights_block(w, (size_t)n * sizeof *values, d->name, e);
+    if (!values) return KRAIT_ERR_MEMORY;
     kr_rng r = kr_rng_make(seed, kr_hash_string(d->name));
     for (int64_t i = 0; i < n; i++) values[i] = (float)draw(d, i, &r);
+    t.data = values;
+    return kr_weights_add(w, d->name, &t, e);
+}
+
+/* The drawn numbers are a prime, so that no two rows of a matrix are the same. */
+static int rough_one(const kr_param_decl *d, kr_dtype type, kr_weights *w, krait_error *e) {
+    enum { DRAWN = 65521 };
+    if (!d->matrix) return init_one(d, 1, w, e);
+    kr_tensor t = kr_tensor_make(NULL, type, d->rank, d->shape);
+    size_t size = kr_dtype_size(type), all = kr_tensor_bytes(&t), done = DRAWN * size;
+    kr_rng r = kr_rng_make(1, kr_hash_string(d->name));
+    char *values = kr_weights_block(w, all, d->name, e);
+    if (!values) return KRAIT_ERR_MEMORY;
+    for (int64_t i = 0; i < kr_tensor_count(&t) && i < DRAWN; i++) {
+        double v = draw(d, i, &r);
+        kr_convert(values + (size_t)i * size, type, &v, KR_F64, 1);
+    }
+    for (; done < all; done *= 2)
+        memcpy(values + done, values, done < all - done ? done : all - done);
     t.data = values;
     return kr_weights_add(w, d->name, &t, e);
 }
@@ -115,18 +133,28 @@ static int declare(kr_lm *lm, const kr_config *c, krait_error *e) {
     return kr_lm_build(lm, c, &o, e);
 }
 
-int kr_lm_init_weights(const kr_config *c, uint64_t seed, kr_weights *w, krait_error *e) {
+/* rough: as kr_lm_rough_weights has them, else all of them f32 and drawn. */
+static int init_all(const kr_config *c, uint64_t seed, bool rough, kr_dtype matrices, kr_weights *w,
+                    krait_error *e) {
     kr_lm lm;
     KR_TRY(declare(&lm, c, e));
     int rc = 0, n = kr_graph_param_count(lm.g);
     for (int i = 0; i < n && rc == 0; i++) {
         const kr_param_decl *d;
         kr_graph_param_at(lm.g, i, &d);
-        rc = init_one(d, seed, w, e);
+        rc = rough ? rough_one(d, matrices, w, e) : init_one(d, seed, w, e);
     }
     kr_weights_sort(w);
     kr_lm_free(&lm);
     return rc;
+}
+
+int kr_lm_init_weights(const kr_config *c, uint64_t seed, kr_weights *w, krait_error *e) {
+    return init_all(c, seed, false, KR_F32, w, e);
+}
+
+int kr_lm_rough_weights(const kr_config *c, kr_dtype matrices, kr_weights *w, krait_error *e) {
+    return init_all(c, 0, true, matrices, w, e);
 }
 
 int64_t kr_lm_parameter_count(const kr_config *c) {

@@ -67,9 +67,15 @@ static int build(krait_trainer *t, const krait_model *model, krait_error *e) {
     kr_lm_options o = {.graph = {.training = true, .threads = t->o.threads},
                        .tokens = t->o.tokens,
                        .sequences = t->o.documents,
-                       .loss = true};
+                       .loss = true,
+                       .no_logits = true};
     kr_weights w = {0};
-    KR_TRY(kr_device_level(&o.graph.level, e));
+    KR_TRY(kr_device_open(t->o.device, &o.graph.level, e));
+    bool gpu = o.graph.level == KR_LEVEL_CUDA;
+    if (t->o.half && !gpu)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "trainer: activations in bf16 need a GPU");
+    o.graph.half = t->o.half;
+    o.graph.recompute = gpu; /* what is cheap to compute again there is never kept */
     int rc = kr_weights_copy_f32(&w, &model->weights, e);
     if (rc == 0) rc = kr_model_from_weights(&t->model, &model->config, &w, NULL, e);
     if (rc < 0) {
@@ -130,7 +136,10 @@ void krait_trainer_close(krait_trainer **trainer) {
     *trainer = NULL;
 }
 
-const krait_model *krait_trainer_model(const krait_trainer *t) { return t->model; }
+const krait_model *krait_trainer_model(const krait_trainer *t) {
+    return kr_optimiser_fetch_weights(&t->optimiser, &t->model->weights, NULL) < 0 ? NULL
+                                                                                   : t->model;
+}
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
@@ -194,8 +203,9 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
     KR_TRY(bind(t->lm.g, t->lm.seed, t->seed, t->rows, e));
     KR_TRY(bind(t->lm.g, t->lm.seqs, t->seqs, t->n_seqs, e));
     KR_TRY(kr_graph_run(t->lm.g, t->rows, 0, e));
-    const float *nll = kr_value_tensor(t->lm.nll)->data;
+    const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
     double sum = 0;
+    if (!nll) return KRAIT_ERR_MEMORY;
     for (int64_t i = 0; i < t->rows; i++) sum += (double)nll[i];
     if (loss) *loss = sum / (double)t->predicted;
     if (isfinite(sum)) return 0;
