@@ -195,6 +195,13 @@ static int check_form(kr_check_state *s, const kr_op *op, const kr_case *k, bool
 }
 
 static int check_gpu_case(kr_check_state *s, const kr_op *op, const kr_case *k, krait_error *e) {
+    krait_error why = {0};
+    kr_call c = {.n_in = k->n_in, .n_out = k->n_out, .attr = k->attr};
+    memcpy(c.in, k->in, sizeof c.in);
+    if (op->check_cuda && op->check_cuda(&c, &why) < 0) {
+        skip(s, op, k->name, KR_LEVEL_CUDA, "refused on the GPU", why.message);
+        return 0;
+    }
     KR_TRY(check_form(s, op, k, false, e));
     return op->half_in && !k->half.none ? check_form(s, op, k, true, e) : 0;
 }

@@ -311,6 +311,8 @@ void kr_graph_record(kr_graph *g, const kr_op *op, const void *attr, size_t attr
     if (!n->kernel)
         kr_graph_fail(g, KRAIT_ERR_UNSUPPORTED, "%s has no kernel at level %s", op->name,
                       kr_level_name(g->o.level));
+    if (g->o.level == KR_LEVEL_CUDA && op->check_cuda && op->check_cuda(&n->call, &e) < 0)
+        kr_graph_fail(g, e.code, "%s", e.message);
     mark_dependence(n);
 }
 

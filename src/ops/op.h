@@ -131,6 +131,9 @@ typedef struct kr_op {
     size_t (*scratch)(const kr_call *c);
     /* The same for the GPU's kernel, whose needs are its own; NULL: none. */
     size_t (*scratch_cuda)(const kr_call *c);
+    /* Refuses, saying what is missing, a call that the GPU's kernel cannot do although the shape
+     * rule allows it; NULL: there is none. */
+    int (*check_cuda)(const kr_call *c, krait_error *e);
     /* Floating point operations and bytes that must move, for the benchmark's GFLOP/s and GB/s;
      * NULL: unknown. */
     void (*cost)(const kr_call *c, double *flops, double *bytes);

@@ -4,7 +4,13 @@
 
 #include "base/err.h"
 #include "scan/scan_case.h"
+#include "scan/scan_gpu.h"
 #include "scan/scan_plan.h"
+
+/* Inputs that are bf16 in the half form; y and the gradients of these are bf16 then. */
+#define HALF_IN                                                                                    \
+    (1u << KR_SCAN_X | 1u << KR_SCAN_DT | 1u << KR_SCAN_B | 1u << KR_SCAN_C | 1u << KR_SCAN_Z |    \
+     1u << KR_SCAN_DY)
 
 static const char *const names[KR_SCAN_GRAD_INS] = {"x",    "dt",    "A",        "b",
                                                     "c",    "D",     "z",        "dt_bias",
@@ -46,6 +52,21 @@ int64_t kr_scan_input_cols(const krait_scan_desc *d, int input, bool *constant) 
 
 static bool given(const kr_call *c, int i) { return i < c->n_in && c->in[i].data; }
 
+/* Of what stays wide in the half form: A, D, dt_bias, gain and states. */
+static kr_dtype wide_type(const kr_call *c) {
+    kr_dtype x = c->in[KR_SCAN_X].dtype;
+    return x == KR_BF16 ? KR_F32 : x;
+}
+
+static int input_type(const kr_call *c, int i, krait_error *e) {
+    const kr_tensor *t = &c->in[i];
+    kr_dtype x = c->in[KR_SCAN_X].dtype, wanted = HALF_IN >> i & 1 ? x : wide_type(c);
+    char text[96];
+    if (t->dtype == wanted && (x == KR_F32 || x == KR_F64 || x == KR_BF16)) return 0;
+    return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be %s (x f32, f64 or bf16), is %s", names[i],
+                   kr_dtype_name(wanted), kr_tensor_describe(t, text));
+}
+
 static int float_input(const kr_call *c, int i, krait_error *e) {
     const krait_scan_desc *d = c->attr;
     const kr_tensor *t = &c->in[i];
@@ -54,9 +75,7 @@ static int float_input(const kr_call *c, int i, krait_error *e) {
     if (!given(c, i))
         return w.needed ? kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s is missing", names[i]) : 0;
     if (!w.cols) return kr_fail(e, KRAIT_ERR_SHAPE, "scan: this member takes no %s", names[i]);
-    if (t->dtype != c->in[KR_SCAN_X].dtype || (t->dtype != KR_F32 && t->dtype != KR_F64))
-        return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be f32 (or f64) as x is, is %s", names[i],
-                       kr_tensor_describe(t, text));
+    KR_TRY(input_type(c, i, e));
     if (w.constant) {
         if (kr_tensor_count(t) == w.cols && kr_tensor_contiguous(t)) return 0;
         return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be %lld contiguous numbers, is %s",
@@ -71,7 +90,7 @@ static int state_tensor(const kr_call *c, const kr_tensor *t, const char *name, 
     const krait_scan_desc *d = c->attr;
     char text[96];
     int64_t want_count = t->shape[0] * kr_scan_lanes(d) * kr_scan_n(d);
-    if (t->rank >= 2 && t->dtype == c->in[KR_SCAN_X].dtype && kr_tensor_contiguous(t) &&
+    if (t->rank >= 2 && t->dtype == wide_type(c) && kr_tensor_contiguous(t) &&
         kr_tensor_count(t) == want_count)
         return 0;
     return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be contiguous [slots, %lld, %lld], is %s",
@@ -208,21 +227,26 @@ const kr_op kr_op_scan = {
     .shape = forward_shape,
     .grad = forward_grad,
     .scratch = forward_scratch,
+    .check_cuda = kr_scan_gpu_check,
     .cost = forward_cost,
     .cases = kr_scan_cases,
     .n_in = KR_SCAN_INS,
     .n_out = KR_SCAN_OUTS,
     .no_accumulate = 1 << KR_SCAN_OUT_STATE,
-    .kernel = KR_KERNELS(kr_scan),
+    .half_in = HALF_IN,
+    .kernel = KR_KERNELS_GPU(kr_scan),
 };
 
 const kr_op kr_op_scan_grad = {
     .name = "scan_grad",
     .shape = backward_shape,
     .scratch = backward_scratch,
+    .scratch_cuda = kr_scan_gpu_scratch,
+    .check_cuda = kr_scan_gpu_check,
     .cost = backward_cost,
     .cases = kr_scan_grad_cases,
     .n_in = KR_SCAN_GRAD_INS,
     .n_out = KR_SCAN_GRAD_OUTS,
-    .kernel = KR_KERNELS(kr_scan_grad),
+    .half_in = HALF_IN,
+    .kernel = KR_KERNELS_GPU(kr_scan_grad),
 };

@@ -1,0 +1,50 @@
+/* scan_gpu.h - the recurrence on the GPU: which members its kernels do, and how a call is cut.
+ * Plain C, so that the plan (scan_op.c) and the kernels (*.cu) agree on the scratch. */
+#ifndef KR_SCAN_GPU_H
+#define KR_SCAN_GPU_H
+
+#include "scan/scan_op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    KR_SCAN_GPU_STATES = 16, /* of one channel that one warp holds: more states, more warps */
+    KR_SCAN_GPU_STEPS = 8,   /* between the states that the backward pass keeps */
+    KR_SCAN_GPU_CHUNK = 512, /* rows of a piece, at least, where time is cut */
+    KR_SCAN_GPU_PIECES = 512 /* pieces, at most, besides one for each sequence */
+};
+
+/* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do not do. */
+int kr_scan_gpu_check(const kr_call *c, krait_error *e);
+
+/* How a backward pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where
+ * q = first row / chunk + s + k; so pieces are numbered without a table, with gaps. Steps are
+ * numbered likewise: every KR_SCAN_GPU_STEPS rows, from first row / STEPS + s. Offsets in floats.
+ */
+typedef struct kr_scan_gpu_cut {
+    int64_t E, M, S;
+    int blocks;     /* of 16 states, padded */
+    int octets;     /* groups of 8 channels in one block of threads */
+    int64_t parts;  /* partial sums of db and dc: blocks of threads beside each other */
+    int64_t chunk;  /* rows of a piece; more than there are: sequences are not cut */
+    int64_t pieces; /* numbers of pieces */
+    int64_t starts; /* [steps,E,16 blocks]: states in front of each step */
+    int64_t sums;   /* [steps,E]: sums of delta from the piece's first row; -1 behind a reset */
+    int64_t ends;   /* [pieces,E,16 blocks]: what a piece adds to the state; then what comes in */
+    int64_t backs;  /* the same of the gradient, from the other side */
+    int64_t decays; /* the same: product of the decays */
+    int64_t bc;     /* [parts,M,2,16 blocks]: db, dc */
+    int64_t a;      /* [pieces,E,16 blocks + 2]: dA, dD, ddt_bias */
+    int64_t total;
+} kr_scan_gpu_cut;
+
+void kr_scan_gpu_plan(const kr_call *c, kr_scan_gpu_cut *s);
+size_t kr_scan_gpu_scratch(const kr_call *c);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
