@@ -240,9 +240,9 @@ static __host__ __device__ inline size_t kr_scan_carve(kr_scan_shared<T> *s, cha
     s->b = (float *)(base + at);
     s->c = s->b + kr_scan_bc_floats(rows, s->padded);
     s->own = s->c + kr_scan_bc_floats(rows, s->padded);
-    s->sums = s->own + warps * 192;
-    s->reset = (uint8_t *)(s->sums + sums);
-    return (size_t)((char *)s->reset - base) + (size_t)rows;
+    s->reset = (uint8_t *)(s->own + warps * 192);
+    s->sums = (float *)(s->reset + rows);
+    return (size_t)((char *)(s->sums + sums) - base);
 }
 
 /* Row t of an array of a stage. */
