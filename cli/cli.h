@@ -109,7 +109,8 @@ void cli_help_command(FILE *f, const cli_command *c);
 /* What a command needs of the model's tokenizer: it must be there, may be, or is not read. */
 typedef enum cli_tokenizer { CLI_TOKENIZER, CLI_ANY_TOKENIZER, CLI_NO_TOKENIZER } cli_tokenizer;
 
-/* Opens --model in --dtype (where the command has it); NULL after a line on stderr. */
+/* Opens --model in --dtype on --device (where the command has them); NULL after a line on stderr.
+ */
 krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer);
 
 typedef struct cli_buffer {

@@ -24,20 +24,22 @@ int cli_error(krait_error *e, krait_err code, const char *format, ...) {
     return code;
 }
 
-static int model_dtype(const cli_args *a, krait_model_options *o) {
+static bool has_option(const cli_args *a, const char *name) {
+    for (const cli_option *p = a->command->options; p->kind != CLI_END; p++)
+        if (strcmp(p->name, name) == 0) return true;
+    return false;
+}
+
+static void model_dtype(const cli_args *a, krait_model_options *o) {
     static const struct {
         const char *name;
         krait_dtype dtype;
     } types[] = {{"f32", KRAIT_F32}, {"bf16", KRAIT_BF16}, {"f16", KRAIT_F16}};
-    for (const cli_option *p = a->command->options; p->kind != CLI_END; p++) {
-        if (strcmp(p->name, "dtype") != 0) continue;
-        for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-            if (strcmp(cli_text(a, "dtype"), types[i].name) == 0) {
-                o->keep_dtype = 0;
-                o->dtype = types[i].dtype;
-            }
-    }
-    return 0;
+    for (size_t i = 0; has_option(a, "dtype") && i < sizeof types / sizeof *types; i++)
+        if (strcmp(cli_text(a, "dtype"), types[i].name) == 0) {
+            o->keep_dtype = 0;
+            o->dtype = types[i].dtype;
+        }
 }
 
 krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer) {
@@ -47,6 +49,7 @@ krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer) {
     o.without_tokenizer = tokenizer == CLI_NO_TOKENIZER;
     o.tokenizer_optional = tokenizer == CLI_ANY_TOKENIZER;
     model_dtype(a, &o);
+    if (has_option(a, "device")) o.device = cli_text(a, "device");
     if (krait_model_open(&model, cli_text(a, "model"), &o, &e) < 0) cli_fail(a, "%s", e.message);
     return model;
 }

@@ -163,6 +163,7 @@ static const cli_option options[] = {
              "of its "
              "document. Needs --json."},
     CLI_OPT_DTYPE,
+    CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_JSON,
     {.kind = CLI_END}};

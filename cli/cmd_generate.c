@@ -281,6 +281,7 @@ static const cli_option options[] = {
      .most = 1048576,
      .help = "Prompts are read in pieces of at most this many tokens."},
     CLI_OPT_DTYPE,
+    CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     {.kind = CLI_FLAG, .name = "stats", .help = "Print tokens and speeds on stderr at the end."},
     CLI_OPT_JSON,

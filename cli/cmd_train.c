@@ -164,6 +164,7 @@ static int run(const cli_args *a) {
     o.sets = cli_values(a, "set", &n_sets);
     o.n_sets = n_sets;
     o.threads = (int)cli_int(a, "threads");
+    o.device = cli_text(a, "device");
     o.on_event = on_event;
     o.user = &t;
     signal(SIGINT, on_signal);
@@ -209,6 +210,7 @@ static const cli_option options[] = {
      .arg = "KEY=VALUE",
      .help = "A recipe key, over what the recipe says.",
      .many = true},
+    CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_JSON,
     {.kind = CLI_END}};

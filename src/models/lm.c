@@ -12,6 +12,7 @@
 #include "ops/embedding/embedding.h"
 #include "ops/gather_rows/gather_rows.h"
 #include "ops/linear/linear.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 /* ---- the graph ------------------------------------------------------------------------------- */
 
@@ -62,7 +63,7 @@ static kr_value *embed(kr_nn *nn, kr_value *ids) {
 }
 
 /* A head of its own begins as any linear map does; a tied one is the embedding. */
-static kr_value *head(kr_nn *nn, kr_value *x) {
+static kr_value *head_weight(kr_nn *nn) {
     const kr_config *c = nn->config;
     kr_init init = kr_init_fan_in(c->width, 1);
     kr_param_decl d = {.rank = 2,
@@ -72,8 +73,14 @@ static kr_value *head(kr_nn *nn, kr_value *x) {
                        .matrix = true};
     snprintf(d.name, sizeof d.name, "%s",
              c->tied ? "backbone.embeddings.weight" : "lm_head.weight");
-    kr_value *w = kr_graph_param(nn->g, &d);
-    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, NULL}, 3);
+    return kr_graph_param(nn->g, &d);
+}
+
+static kr_value *head(kr_nn *nn, kr_value *x) {
+    kr_value *w = head_weight(nn);
+    kr_linear_attr attr = {.f32_out = 1};
+    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
+                     (kr_value *[]){x, w, NULL, kr_nn_half_copy(nn, w)}, 4);
 }
 
 /* Embedding and layers; returns the normed output of the last, [M,D]. */
@@ -103,11 +110,33 @@ static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_
     return kr_nn_rmsnorm(nn, hidden, residual, "norm_f", c->width, c->norm_eps, NULL);
 }
 
-static void add_loss(kr_lm *lm, const kr_lm_options *o) {
+/* Head and loss in one, which never holds all logits: the GPU's way when nobody wants those. */
+static bool is_fused(const kr_lm *lm, const kr_lm_options *o) {
+    return o->loss && (o->no_logits || lm->seed) && o->graph.level == KR_LEVEL_CUDA &&
+           !o->graph.f64;
+}
+
+static void add_fused_loss(kr_lm *lm, kr_nn *nn, kr_value *x) {
+    kr_value *w = head_weight(nn);
+    kr_linear_cross_entropy_attr attr = {.with_gradient = lm->seed != NULL};
+    lm->nll = kr_apply1(lm->g, &kr_op_linear_cross_entropy, &attr, sizeof attr,
+                        (kr_value *[]){x, w, lm->targets, kr_nn_half_copy(nn, w)}, 4);
+}
+
+static void add_logits(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o) {
+    lm->logits = head(nn, x);
     if (!o->graph.training) kr_graph_output(lm->g, "logits", lm->logits);
     if (!o->loss) return;
     lm->nll =
         kr_apply1(lm->g, &kr_op_cross_entropy, NULL, 0, (kr_value *[]){lm->logits, lm->targets}, 2);
+}
+
+static void add_head(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o) {
+    if (is_fused(lm, o))
+        add_fused_loss(lm, nn, x);
+    else
+        add_logits(lm, nn, x, o);
+    if (!o->loss) return;
     kr_graph_output(lm->g, "nll", lm->nll);
     if (!lm->seed) return;
     kr_graph_seed(lm->g, lm->nll, lm->seed);
@@ -146,8 +175,7 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
     kr_nn nn = {.g = lm->g, .config = c, .seqs = lm->seqs, .reset = lm->reset};
     kr_value *x = backbone(lm, &nn, mixer, o);
     kr_graph_scope(lm->g, "lm_head");
-    lm->logits = head(&nn, x);
-    add_loss(lm, o);
+    add_head(lm, &nn, x, o);
     if (o->state_gradient) seed_states(lm);
     if (lm->seed) kr_graph_backward(lm->g);
     krait_error why;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "ops/cast/cast.h"
 #include "ops/linear/linear.h"
 #include "ops/rmsnorm/rmsnorm.h"
 
@@ -35,7 +36,13 @@ kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int
         snprintf(full, sizeof full, "%s.bias", name);
         b = kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ZEROS, 1, &out);
     }
-    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, b}, 3);
+    kr_value *ins[4] = {x, w, b, kr_nn_half_copy(nn, w)};
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, ins, 4);
+}
+
+kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {
+    if (!w || !kr_graph_half(nn->g) || kr_value_tensor(w)->dtype != KR_F32) return NULL;
+    return kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
 }
 
 kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,

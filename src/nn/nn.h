@@ -48,6 +48,10 @@ kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init i
 kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out, bool bias,
                        kr_init init);
 
+/* In a half graph, the bf16 copy of a matrix that is f32: what products read in its place (NULL: it
+ * needs none). Made anew in each run that trains it, else once. */
+kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w);
+
 /* s = x + residual (residual NULL: x);  returns rmsnorm(s) * weight, *sum = s when asked. name
  * NULL: no weight. */
 kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,
