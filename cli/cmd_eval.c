@@ -36,10 +36,12 @@ static json_t *positions(const krait_eval_result *r) {
 }
 
 static void print_json(const krait_eval_result *r, bool task) {
-    json_t *o = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o}", "documents", (json_int_t)r->documents,
-                          "tokens", (json_int_t)r->tokens, "bytes", (json_int_t)r->bytes, "loss",
-                          cli_json_real(r->loss), "perplexity", cli_json_real(r->perplexity),
-                          "bits_per_byte", cli_json_real(r->bits_per_byte));
+    bool text = r->bytes > 0; /* ids alone stand for no bytes that could be counted */
+    json_t *o =
+        json_pack("{s:I, s:I, s:o, s:o, s:o, s:o}", "documents", (json_int_t)r->documents, "tokens",
+                  (json_int_t)r->tokens, "bytes", text ? json_integer(r->bytes) : json_null(),
+                  "loss", cli_json_real(r->loss), "perplexity", cli_json_real(r->perplexity),
+                  "bits_per_byte", text ? cli_json_real(r->bits_per_byte) : json_null());
     if (task) {
         json_object_set_new(o, "questions", json_integer(r->questions));
         json_object_set_new(o, "accuracy", cli_json_real(r->accuracy));
@@ -156,7 +158,8 @@ static const cli_option options[] = {
      .value = "0",
      .least = 0,
      .most = 1e15,
-     .help = "Stop after this many tokens; 0: all."},
+     .help = "Predict this many tokens, the first of the data; a task stops after the question "
+             "that reaches it; 0: all."},
     {.kind = CLI_FLAG,
      .name = "per-token",
      .help = "Print {\"doc\", \"pos\", \"id\", \"logprob\"} a line for each token after the first "
@@ -179,7 +182,8 @@ const cli_command cli_command_eval = {
                    "in the document. A document of any length is read whole, its state carried "
                    "from piece to piece; "
                    "the first token of a document is not predicted.\n\n"
-                   "With --json: one object with the same numbers, or with --per-token a line for "
+                   "With --json: one object with the same numbers (bytes and bits_per_byte are "
+                   "null with --token-ids: ids stand for no text), or with --per-token a line for "
                    "each token, whose "
                    "pos counts from 0 in its document and whose logprob is in nats.",
     .options = options,

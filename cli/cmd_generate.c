@@ -308,7 +308,8 @@ const cli_command cli_command_generate = {
         "refused.\n\n"
         "With --json: {\"doc\", \"ids\", \"text\"} a line for each prompt; doc counts from 0; text "
         "and "
-        "ids are the new ones alone. A model without a tokenizer reads and prints ids.",
+        "ids are the new ones alone, and the end token that ends them is in neither. A model "
+        "without a tokenizer reads and prints ids.",
     .options = options,
     .example = "krait generate --model demo --prompt \"In the beginning\" --tokens 100\n"
                "printf 'The king\\nThe sea\\n' | krait generate --model demo --temperature 0 -",

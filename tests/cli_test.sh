@@ -178,6 +178,9 @@ has 'bits per byte'
 expect 0 eval --model run --data text --max-tokens 2000 --json
 json loss perplexity bits_per_byte loss_by_position
 printf '1 2 3 4\n5 6\n' >ids
+expect 0 eval --model run --token-ids ids --json
+has '"bytes":null' # ids stand for no text
+has '"bits_per_byte":null'
 expect 0 eval --model run --token-ids ids --per-token --json
 json doc pos id logprob
 holds test "$(wc -l <out)" -eq 4

@@ -116,7 +116,9 @@ typedef struct krait_eval_options {
     const char *task;
     /* 0: each document whole, its state carried to any length; else windows of this many tokens */
     int64_t context;
-    int64_t max_tokens; /* stop after this many (0: all) */
+    /* Predict this many tokens, the first of the data (0: all); a task stops after the question
+     * that reaches it. */
+    int64_t max_tokens;
     int threads;
     /* Each predicted token, document after document; pos counts from 0 within its own. Return
      * non-zero to stop. May be NULL. */
@@ -130,7 +132,8 @@ typedef struct krait_eval_options {
 
 #define KRAIT_EVAL_POSITIONS 32
 typedef struct krait_eval_result {
-    int64_t documents, tokens, bytes; /* predicted tokens; bytes of text they stand for */
+    int64_t documents, tokens; /* predicted tokens */
+    int64_t bytes;             /* of text that they stand for; 0: the model has no tokenizer */
     double loss, perplexity, bits_per_byte;
     /* Mean loss of positions [2^i, 2^(i+1)) of a document. count 0: none. */
     double position_loss[KRAIT_EVAL_POSITIONS];

@@ -24,6 +24,10 @@ int kr_fail_memory(krait_error *e, const char *what) {
     return kr_fail(e, KRAIT_ERR_MEMORY, "not enough memory for %s", what);
 }
 
+int kr_fail_null(krait_error *e, const char *function) {
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: NULL argument", function);
+}
+
 int kr_fail_prefix(krait_error *e, const char *format, ...) {
     if (!e) return KRAIT_ERR_ARGUMENT;
     char prefix[sizeof e->message], old[sizeof e->message];

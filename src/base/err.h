@@ -13,6 +13,9 @@ int kr_fail(krait_error *e, krait_err code, const char *format, ...)
 /* Out of memory while making `what` ("session", "tokenizer"). */
 int kr_fail_memory(krait_error *e, const char *what);
 
+/* A public function was given NULL where it needs something. */
+int kr_fail_null(krait_error *e, const char *function);
+
 /* Puts "prefix: " before a message already in e: a caller adds the file or the layer that the
  * callee could not know. */
 int kr_fail_prefix(krait_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -147,7 +147,7 @@ static bool known_dtype(krait_dtype t) {
 int krait_model_open(krait_model **out, const char *path, const krait_model_options *options,
                      krait_error *e) {
     krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
-    if (!out || !path) return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_open: NULL argument");
+    if (!out || !path) return kr_fail_null(e, "krait_model_open");
     *out = NULL;
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_model_options", e));
     if (!o.keep_dtype && !known_dtype(o.dtype))
@@ -235,7 +235,7 @@ void krait_model_describe(const krait_model *model, krait_model_info *info) {
 int64_t krait_model_tensor_count(const krait_model *model) { return model->weights.count; }
 
 int krait_model_tensor(const krait_model *model, int64_t index, krait_tensor_info *info) {
-    if (index < 0 || index >= model->weights.count) return KRAIT_ERR_ARGUMENT;
+    if (!model || !info || index < 0 || index >= model->weights.count) return KRAIT_ERR_ARGUMENT;
     const kr_weight *w = &model->weights.items[index];
     *info = (krait_tensor_info){.name = kr_model_file_name(model, w->name),
                                 .dtype = kr_dtype_name(w->tensor.dtype),
@@ -279,7 +279,7 @@ static int save_weights(const krait_model *m, const char *folder, kr_dtype dtype
 int krait_model_save(const krait_model *model, const char *folder,
                      const krait_save_options *options, krait_error *e) {
     krait_save_options o = KRAIT_SAVE_OPTIONS_INIT;
-    if (!model || !folder) return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: NULL argument");
+    if (!model || !folder) return kr_fail_null(e, "krait_model_save");
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_save_options", e));
     if (!o.keep_dtype && !known_dtype(o.dtype))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: unknown dtype %d", (int)o.dtype);

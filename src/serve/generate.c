@@ -240,10 +240,13 @@ static int check(const kr_batch *b, krait_error *e) {
                        "generate: a state file goes with one prompt, not %" PRId64, b->n);
     if (o->ids ? !o->counts : !b->prompts && b->n > 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "generate: there are no prompts");
-    for (int64_t i = 0; i < b->n && !o->ids && !b->tokenizer; i++)
-        if (b->prompts[i][0])
+    for (int64_t i = 0; i < b->n; i++) {
+        if (o->ids ? !o->ids[i] && o->counts[i] > 0 : !b->prompts[i])
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "generate: prompt %" PRId64 " is NULL", i + 1);
+        if (!o->ids && !b->tokenizer && b->prompts[i][0])
             return kr_fail(e, KRAIT_ERR_ARGUMENT,
                            "generate: the model has no tokenizer: give token ids");
+    }
     return 0;
 }
 
@@ -280,6 +283,7 @@ int krait_generate(const krait_model *model, const char *const *prompts, int64_t
                    const krait_generate_options *options, krait_generate_stats *stats,
                    krait_error *e) {
     kr_batch b = {.o = KRAIT_GENERATE_OPTIONS_INIT, .prompts = prompts, .n = n};
+    if (!model) return kr_fail_null(e, "krait_generate");
     KR_TRY(kr_options_read(&b.o, sizeof b.o, options, "krait_generate_options", e));
     krait_model_describe(model, &b.info);
     b.tokenizer = krait_model_tokenizer(model);

@@ -302,6 +302,15 @@ static void statistics_and_mistakes(void **state) {
     o = options(&h, 1);
     o.sampler.top_p = 0;
     assert_int_equal(krait_generate(model, prompts, 1, &o, NULL, &e), KRAIT_ERR_ARGUMENT);
+    o = options(&h, 1);
+    assert_int_equal(krait_generate(NULL, prompts, 1, &o, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_generate(model, (const char *[]){NULL}, 1, &o, NULL, &e),
+                     KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+    o.ids = (const int32_t *const[]){NULL};
+    o.counts = (const int64_t[]){1};
+    assert_int_equal(krait_generate(model, NULL, 1, &o, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_sampler_draw(NULL, NULL, &e), KRAIT_ERR_ARGUMENT);
     forget(&h);
 }
 

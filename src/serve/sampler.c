@@ -57,6 +57,7 @@ static int check_options(const krait_sampler_options *o, int64_t vocabulary, kra
 int krait_sampler_create(krait_sampler **out, int64_t vocabulary,
                          const krait_sampler_options *options, krait_error *e) {
     krait_sampler_options o = KRAIT_SAMPLER_OPTIONS_INIT;
+    if (!out) return kr_fail_null(e, "krait_sampler_create");
     *out = NULL;
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_sampler_options", e));
     KR_TRY(check_options(&o, vocabulary, e));
@@ -78,7 +79,7 @@ int krait_sampler_create(krait_sampler **out, int64_t vocabulary,
 }
 
 void krait_sampler_close(krait_sampler **s) {
-    if (!*s) return;
+    if (!s || !*s) return;
     kr_free((*s)->seen);
     kr_free((*s)->heap);
     kr_free((*s)->mass);
@@ -87,7 +88,7 @@ void krait_sampler_close(krait_sampler **s) {
 }
 
 void krait_sampler_accept(krait_sampler *s, int32_t id) {
-    if (id >= 0 && id < s->vocabulary) s->seen[id] = 1;
+    if (s && id >= 0 && id < s->vocabulary) s->seen[id] = 1;
 }
 
 static bool before(candidate a, candidate b) {
@@ -176,6 +177,7 @@ static int32_t draw_prefix(krait_sampler *s, float largest, double u) {
 }
 
 int32_t krait_sampler_draw(krait_sampler *s, const float *logits, krait_error *e) {
+    if (!s || !logits) return kr_fail_null(e, "krait_sampler_draw");
     float largest = take_logits(s, logits, e);
     if (isnan(largest)) return KRAIT_ERR_NUMERIC;
     int32_t id;

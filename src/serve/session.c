@@ -146,7 +146,8 @@ static int make(krait_session *s, const krait_session_options *o, krait_error *e
 int krait_session_create(krait_session **out, const krait_model *model,
                          const krait_session_options *options, krait_error *e) {
     krait_session_options o = KRAIT_SESSION_OPTIONS_INIT;
-    *out = NULL;
+    if (out) *out = NULL;
+    if (!out || !model) return kr_fail_null(e, "krait_session_create");
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_session_options", e));
     KR_TRY(check_options(&o, e));
     krait_session *s = kr_calloc(1, sizeof *s);
@@ -162,7 +163,7 @@ int krait_session_create(krait_session **out, const krait_model *model,
 }
 
 void krait_session_close(krait_session **session) {
-    krait_session *s = *session;
+    krait_session *s = session ? *session : NULL;
     if (!s) return;
     kr_device_free(s->level, s->block);
     void *const blocks[] = {s->state,   s->state_bytes, s->position, s->next, s->taken,
@@ -174,11 +175,12 @@ void krait_session_close(krait_session **session) {
     *session = NULL;
 }
 
-int64_t krait_session_bytes(const krait_session *s) { return (int64_t)s->bytes; }
+int64_t krait_session_bytes(const krait_session *s) { return s ? (int64_t)s->bytes : 0; }
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
 static int check_lane(const krait_session *s, int64_t lane, krait_error *e) {
+    if (!s) return kr_fail(e, KRAIT_ERR_ARGUMENT, "the session is NULL");
     if (lane >= 0 && lane < s->lanes) return 0;
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "lane %" PRId64 " of a session with %" PRId64, lane,
                    s->lanes);
@@ -189,6 +191,9 @@ static int check_ids(const krait_session *s, const krait_span *span, krait_error
     if (span->count < 0 || (span->count == 0 && span->want == KRAIT_WANT_LAST))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "a span of %" PRId64 " tokens for lane %" PRId64,
                        span->count, span->lane);
+    if (!span->ids && span->count > 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "the ids of the span for lane %" PRId64 " are NULL",
+                       span->lane);
     for (int64_t i = 0; i < span->count; i++)
         if (span->ids[i] < 0 || span->ids[i] >= v)
             return kr_fail(e, KRAIT_ERR_ARGUMENT,
@@ -275,6 +280,8 @@ static int run_pass(krait_session *s, float *logits, krait_error *e) {
 
 int krait_session_forward(krait_session *s, const krait_span *spans, int64_t n_spans, float *logits,
                           krait_error *e) {
+    if (!s || n_spans < 0 || (!spans && n_spans > 0))
+        return kr_fail_null(e, "krait_session_forward");
     int64_t rows = check_spans(s, spans, n_spans, e);
     if (rows < 0) return (int)rows;
     if (rows > 0 && !logits)
@@ -290,11 +297,11 @@ int krait_session_forward(krait_session *s, const krait_span *spans, int64_t n_s
 /* ---- lanes ----------------------------------------------------------------------------------- */
 
 int64_t krait_session_position(const krait_session *s, int64_t lane) {
-    return lane >= 0 && lane < s->lanes ? s->position[lane] : -1;
+    return s && lane >= 0 && lane < s->lanes ? s->position[lane] : -1;
 }
 
 int32_t krait_session_next(const krait_session *s, int64_t lane) {
-    return lane >= 0 && lane < s->lanes ? s->next[lane] : -1;
+    return s && lane >= 0 && lane < s->lanes ? s->next[lane] : -1;
 }
 
 int krait_session_set_next(krait_session *s, int64_t lane, int32_t id, krait_error *e) {
@@ -358,6 +365,7 @@ static int gather(const krait_session *s, int64_t lane, char *room, const void *
 int krait_session_save_state(const krait_session *s, int64_t lane, const char *path,
                              krait_error *e) {
     KR_TRY(check_lane(s, lane, e));
+    if (!path) return kr_fail_null(e, "krait_session_save_state");
     size_t n = (size_t)s->lm.n_states, bytes = 0;
     for (size_t i = 0; i < n; i++) bytes += s->state_bytes[i];
     bool away = s->level == KR_LEVEL_CUDA;
@@ -414,6 +422,7 @@ static int load(krait_session *s, int64_t lane, const kr_map *map, const char *p
 int krait_session_load_state(krait_session *s, int64_t lane, const char *path, krait_error *e) {
     kr_map map;
     KR_TRY(check_lane(s, lane, e));
+    if (!path) return kr_fail_null(e, "krait_session_load_state");
     KR_TRY(kr_map_open(&map, path, e));
     int rc = load(s, lane, &map, path, e);
     kr_map_close(&map);

@@ -263,12 +263,24 @@ static void bad_calls_move_nothing(void **state) {
     assert_int_equal(krait_session_reset(s, 2, &e), KRAIT_ERR_ARGUMENT);
     assert_int_equal(krait_session_set_next(s, 0, V, &e), KRAIT_ERR_ARGUMENT);
     assert_int_equal(krait_session_save_state(s, -1, "/tmp/x", &e), KRAIT_ERR_ARGUMENT);
+    const krait_span no_ids = {0, NULL, 1, KRAIT_WANT_NONE};
+    assert_int_equal(krait_session_forward(s, &no_ids, 1, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_forward(s, NULL, 1, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_forward(NULL, &wants, 1, logits, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_reset(NULL, 0, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_copy(s, 0, NULL, 0, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_save_state(s, 0, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_session_load_state(s, 0, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_true(krait_session_position(NULL, 0) == -1 && krait_session_next(NULL, 0) == -1);
+    assert_int_equal(krait_session_create(NULL, &model, NULL, &e), KRAIT_ERR_ARGUMENT);
+    krait_session_close(NULL);
     krait_session_close(&s);
     krait_session_close(&s);
     krait_session_options o = KRAIT_SESSION_OPTIONS_INIT;
     o.lanes = 0;
     assert_int_equal(krait_session_create(&s, &model, &o, &e), KRAIT_ERR_ARGUMENT);
     assert_null(s);
+    assert_int_equal(krait_session_create(&s, NULL, NULL, &e), KRAIT_ERR_ARGUMENT);
 }
 
 static void memory_fails(void **state) {

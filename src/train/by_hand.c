@@ -33,6 +33,7 @@ int krait_recipe_model(krait_model **out, const char *recipe, const char *const 
     kr_config c;
     kr_weights w = {0};
     krait_tokenizer *t = NULL;
+    if (!out) return kr_fail_null(e, "krait_recipe_model");
     *out = NULL;
     kr_recipe_default(&r);
     if (recipe) KR_TRY(kr_recipe_read(&r, recipe, e));
@@ -102,7 +103,8 @@ static int allocate(krait_trainer *t, krait_error *e) {
 int krait_trainer_create(krait_trainer **out, const krait_model *model,
                          const krait_trainer_options *options, krait_error *e) {
     krait_trainer_options o = KRAIT_TRAINER_OPTIONS_INIT;
-    *out = NULL;
+    if (out) *out = NULL;
+    if (!out || !model) return kr_fail_null(e, "krait_trainer_create");
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_trainer_options", e));
     KR_TRY(check_options(&o, e));
     krait_trainer *t = kr_calloc(1, sizeof *t);
@@ -123,7 +125,7 @@ int krait_trainer_create(krait_trainer **out, const krait_model *model,
 }
 
 void krait_trainer_close(krait_trainer **trainer) {
-    krait_trainer *t = *trainer;
+    krait_trainer *t = trainer ? *trainer : NULL;
     if (!t) return;
     kr_optimiser_free(&t->optimiser);
     if (t->lm.g) kr_lm_free(&t->lm);
@@ -196,6 +198,7 @@ static int bind(kr_graph *g, kr_value *v, void *data, int64_t rows, krait_error 
 
 int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const int64_t *counts,
                            int64_t n, double *loss, krait_error *e) {
+    if (!t || !ids || !counts) return kr_fail_null(e, "krait_trainer_backward");
     KR_TRY(check_documents(t, ids, counts, n, e));
     fill(t, ids, counts, n);
     KR_TRY(bind(t->lm.g, t->lm.ids, t->ids, t->rows, e));
@@ -213,6 +216,7 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
 }
 
 int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm, krait_error *e) {
+    if (!t) return kr_fail_null(e, "krait_trainer_update");
     double norm = 0, clip = t->o.clip;
     KR_TRY(kr_optimiser_norm(&t->optimiser, &norm, e));
     if (grad_norm) *grad_norm = norm;

@@ -141,8 +141,11 @@ static void refusals(void **state) {
                          KRAIT_ERR_ARGUMENT);
         printf("%s\n", e.message);
     }
+    assert_int_equal(krait_trainer_backward(t, NULL, NULL, 1, NULL, &e), KRAIT_ERR_ARGUMENT);
     krait_trainer_close(&t);
     krait_trainer_close(&t);
+    assert_int_equal(krait_trainer_update(NULL, 1, NULL, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_trainer_create(&t, NULL, NULL, &e), KRAIT_ERR_ARGUMENT);
     krait_trainer_options o = KRAIT_TRAINER_OPTIONS_INIT;
     o.beta1 = 1;
     assert_int_equal(krait_trainer_create(&t, model, &o, &e), KRAIT_ERR_ARGUMENT);

@@ -145,7 +145,6 @@ static int count_token(kr_eval_run *run, kr_eval_lane *lane, int64_t row, int64_
     lane->logprob -= nll;
     if (run->task && lane->matched)
         lane->matched = is_likeliest(run->logits + row * s->vocabulary, s->vocabulary, id);
-    if (run->o->max_tokens && r->tokens >= run->o->max_tokens) run->full = true;
     return run->o->on_token ? hold(lane, position, id, (float)nll, e) : 0;
 }
 

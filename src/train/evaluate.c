@@ -13,8 +13,24 @@ typedef struct reader {
     kr_docs *docs;
     const krait_eval_options *o;
     kr_eval_lane *owner;
+    bool begun;   /* the document that is being read has had its first token */
+    int64_t left; /* tokens that are still to be predicted */
     bool over;
 } reader;
+
+/* Cuts the document where max_tokens is reached, so that the first ones of the data are counted,
+ * however many documents run together. */
+static void cut(reader *r, kr_doc *doc) {
+    if (doc->first) r->begun = false;
+    int64_t predicted = doc->count - (doc->count > 0 && !r->begun);
+    r->begun = r->begun || doc->count > 0;
+    if (predicted >= r->left) {
+        doc->count -= predicted - r->left;
+        doc->last = r->over = true;
+        predicted = r->left;
+    }
+    r->left -= predicted;
+}
 
 static int tell_progress(const reader *r, krait_error *e) {
     int64_t done, all;
@@ -32,6 +48,7 @@ static int feed_document(void *user, kr_eval_lane *lane, krait_error *e) {
     r->over = rc == 0;
     if (rc <= 0) return rc;
     KR_TRY(tell_progress(r, e));
+    cut(r, &doc);
     if (doc.first) kr_eval_lane_begin(lane, doc.index, 0);
     r->owner = doc.last ? NULL : lane;
     KR_TRY(kr_eval_lane_add(lane, doc.ids, doc.count, doc.last, e));
@@ -45,7 +62,7 @@ static int evaluate_text(const krait_model *model, const krait_eval_options *o,
                          .ids = o->data_is_ids,
                          .tokenizer = model->tokenizer,
                          .vocabulary = model->config.vocabulary};
-    reader r = {.o = o};
+    reader r = {.o = o, .left = o->max_tokens ? o->max_tokens : INT64_MAX};
     kr_eval_run run = {.model = model, .o = o, .result = result, .feed = feed_document, .user = &r};
     if (!model->tokenizer && !o->data_is_ids)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "the model has no tokenizer: give token ids");

@@ -180,6 +180,18 @@ static void stops(void **state) {
     o.n_data = DOCS;
     o.max_tokens = 700;
     assert_int_equal(evaluate(&o).tokens, 700);
+    o.on_token =
+        check_token; /* the first 700 of the data, though documents are read side by side */
+    worst = 0;
+    seen = last_doc = 0;
+    memset(next_position, 0, sizeof next_position);
+    krait_eval_result first = evaluate(&o);
+    int64_t whole = 0, doc = 0;
+    while (whole + sizes[doc] - 1 <= 700) whole += sizes[doc++] - 1;
+    print_message("  %lld documents whole, then %lld tokens of the next\n", (long long)doc,
+                  (long long)(700 - whole));
+    assert_true(seen == 700 && first.tokens == 700 && last_doc == doc);
+    assert_int_equal(next_position[doc], 700 - whole);
     o.on_token = stop_at_once;
     o.user = &calls;
     assert_int_equal(krait_eval(model, &o, &r, &e), KRAIT_ERR_CANCELLED);
@@ -219,6 +231,9 @@ static void lambada(void **state) {
     assert_true(fabs(r.task_perplexity / by_hand_perplexity - 1) < 1e-5);
     assert_int_equal(krait_eval(model, &o, &r, &e), 0);
     assert_true(r.questions == 3 && r.accuracy == 0); /* a model that was never trained */
+    o.max_tokens = 5;
+    assert_int_equal(krait_eval(model, &o, &r, &e), 0);
+    assert_true(r.questions == 2 && r.tokens == 11);
 }
 
 static void refuses(const char *data, const char *task, const char *part) {

@@ -17,7 +17,8 @@ typedef struct questions {
     const krait_eval_options *o;
     int32_t *ids;
     size_t capacity;
-    int64_t count; /* questions so far */
+    int64_t count;     /* questions so far */
+    int64_t predicted; /* tokens of their last words */
     bool over;
 } questions;
 
@@ -58,6 +59,7 @@ static int feed_question(void *user, kr_eval_lane *lane, krait_error *e) {
     questions *q = user;
     kr_piece p;
     int64_t rest = 0, all = 0, done, bytes;
+    if (q->o->max_tokens && q->predicted >= q->o->max_tokens) q->over = true;
     if (q->over || lane->busy) return 0;
     int rc = kr_source_next(q->source, &p, e);
     q->over = rc == 0;
@@ -66,6 +68,7 @@ static int feed_question(void *user, kr_eval_lane *lane, krait_error *e) {
     kr_source_progress(q->source, &done, &bytes);
     if (q->o->on_progress && q->o->on_progress(q->o->user, done, bytes < 0 ? 0 : bytes))
         return kr_fail(e, KRAIT_ERR_CANCELLED, "stopped");
+    q->predicted += all - rest;
     kr_eval_lane_begin(lane, q->count++, rest);
     KR_TRY(kr_eval_lane_add(lane, q->ids, all, true, e));
     return 1;

@@ -22,8 +22,9 @@ int kr_run_log_open(kr_run_log *l, const char *path, int64_t length, krait_error
     if (!l->stream || fstat(fileno(l->stream), &st) != 0) return system_error(l, e);
     if (st.st_size < length)
         return kr_fail(e, KRAIT_ERR_MISMATCH,
-                       "%s: has %lld bytes, the checkpoint was made when it had %lld", path,
-                       (long long)st.st_size, (long long)length);
+                       "%s: has %lld bytes, fewer than the %lld it had at the checkpoint: put the "
+                       "whole file back, or train into another folder",
+                       path, (long long)st.st_size, (long long)length);
     if (ftruncate(fileno(l->stream), length) != 0) return system_error(l, e);
     return 0;
 }

@@ -301,6 +301,77 @@ static void ids_outside_the_initial_model(void **state) {
     assert_non_null(strstr(e.message, "264 ids, the recipe's vocabulary 50000"));
 }
 
+static char notes[2000];
+
+static int take_note(void *user, const krait_train_event *event) {
+    (void)user;
+    if (event->kind == KRAIT_EVENT_NOTE)
+        snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "%s\n", event->text);
+    return 0;
+}
+
+/* Ids whose number the recipe gives need no tokenizer, and make a model without one. */
+static void ids_alone(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=2",       "warmup=0",        "layers=1", "width=8",
+                                       "vocabulary=10", "sample_tokens=5", "batch=1",  "window=8"};
+    char path[128], first[160];
+    const char *const ids[] = {path};
+    krait_error e = {0};
+    krait_model *m;
+    snprintf(path, sizeof path, "%s/few.txt", folder);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    for (int i = 0; i < 100; i++) fprintf(f, "%d 1 2 3 4 5 6 7 8 9\n", i % 10);
+    fclose(f);
+    krait_train_options o = options("alone", sets, 8);
+    o.data = ids;
+    o.data_is_ids = 1;
+    o.on_event = take_note;
+    notes[0] = 0;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    print_message("%s", notes);
+    assert_non_null(strstr(notes, "no tokenizer"));
+    assert_non_null(strstr(notes, "sample_every is 0"));
+    krait_model_options mo = KRAIT_MODEL_OPTIONS_INIT;
+    mo.tokenizer_optional = 1;
+    if (krait_model_open(&m, o.out, &mo, &e) < 0) fail_msg("%s", e.message);
+    krait_model_info info;
+    krait_model_describe(m, &info);
+    assert_true(!krait_model_tokenizer(m) && info.vocabulary_used == 10 && info.end_token == -1);
+    krait_model_close(&m);
+    snprintf(first, sizeof first, "%s", o.out);
+    o.resume = 1; /* all steps are done: the checkpoint alone is read */
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    snprintf(path, sizeof path, "%s/few.txt", folder);
+    const char *const samples_too[] = {"vocabulary=10", "sample_every=1"};
+    o = options("alone-samples", samples_too, 2);
+    o.data = ids;
+    o.data_is_ids = 1;
+    o.init_model = first;
+    assert_int_equal(krait_train(&o, &e), KRAIT_ERR_ARGUMENT);
+    print_message("  %s\n", e.message);
+}
+
+/* A byte model stays one, whatever files lie beside it. */
+static void a_byte_model_stays_one(void **state) {
+    (void)state;
+    static const char *const sets[] = {"steps=1", "warmup=0", "batch=1", "window=8"};
+    char model[128], stale[160];
+    krait_error e = {0};
+    krait_model *m;
+    snprintf(model, sizeof model, "%s/learns", folder);
+    snprintf(stale, sizeof stale, "%s/tokenizer.json", model);
+    write_tokenizer(stale);
+    krait_train_options o = options("stale", sets, 4);
+    o.init_model = model;
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(remove(stale), 0);
+    if (krait_model_open(&m, o.out, NULL, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(krait_tokenizer_vocabulary(krait_model_tokenizer(m)), 257);
+    krait_model_close(&m);
+}
+
 static void fails_with(const char *set, const char *poisoned, const char *part1,
                        const char *part2) {
     krait_train_options o = options("nan", &set, 1);
@@ -436,6 +507,8 @@ int main(void) {
         cmocka_unit_test(starts_from_a_model),
         cmocka_unit_test(the_tokenizer_travels),
         cmocka_unit_test(ids_outside_the_initial_model),
+        cmocka_unit_test(ids_alone),
+        cmocka_unit_test(a_byte_model_stays_one),
         cmocka_unit_test(says_where_a_nan_began),
         cmocka_unit_test(skipped_steps_change_nothing),
         cmocka_unit_test(every_allocation_may_fail),

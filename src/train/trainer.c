@@ -46,6 +46,19 @@ static int compare_recipes(kr_trainer *t, krait_error *e) {
     return 0;
 }
 
+/* Values that were asked for and cannot take effect. */
+static void tell_idle(kr_trainer *t) {
+    const kr_recipe *r = &t->recipe;
+    kr_recipe usual;
+    kr_recipe_default(&usual);
+    if (r->sample_every > 0 || (r->sample_tokens == usual.sample_tokens && !*r->sample_prompt &&
+                                r->sample_temperature == usual.sample_temperature))
+        return;
+    kr_trainer_tell(t, KRAIT_EVENT_NOTE,
+                    "sample_tokens, sample_temperature and sample_prompt have no effect: "
+                    "sample_every is 0");
+}
+
 static int find_checkpoint(kr_trainer *t, krait_error *e) {
     char path[PATH_MAX], note[400];
     if (!t->o.resume) {
@@ -100,8 +113,9 @@ static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights 
 }
 
 static int fresh_model(kr_trainer *t, kr_config *c, kr_weights *w, krait_error *e) {
-    KR_TRY(kr_recipe_config(&t->recipe, krait_tokenizer_vocabulary(t->tokenizer),
-                            krait_tokenizer_end(t->tokenizer), c, e));
+    int64_t ids = t->tokenizer ? krait_tokenizer_vocabulary(t->tokenizer) : 0;
+    int32_t end = t->tokenizer ? krait_tokenizer_end(t->tokenizer) : -1;
+    KR_TRY(kr_recipe_config(&t->recipe, ids, end, c, e));
     KR_TRY(kr_lm_init_weights(c, (uint64_t)t->recipe.seed, w, e));
     kr_weights_sort(w);
     return 0;
@@ -130,18 +144,37 @@ static bool holds(const char *folder, const char *name) {
     return there;
 }
 
-/* The tokenizer of the model that the run starts or goes on from, unless the recipe names one or
- * that model has none (bytes, or ids alone). */
+/* The tokenizer of the model `from`: its folder (*folder is the caller's to free), "bytes", or NULL
+ * when the model reads ids alone. A byte model's folder may hold files of another one. */
+static int find_tokenizer(const char *from, char **folder, const char **path, krait_error *e) {
+    kr_config c;
+    const char *file;
+    KR_TRY(kr_model_find(folder, &file, from, e));
+    char *config = kr_path_join(*folder, "config.json");
+    int rc = config ? kr_config_read(&c, config, e) : kr_fail_memory(e, *folder);
+    kr_free(config);
+    if (rc < 0) return rc;
+    bool there = holds(*folder, "tokenizer.json") || holds(*folder, "vocab.json");
+    *path = c.bytes ? "bytes" : there ? *folder : NULL;
+    return 0;
+}
+
+/* The tokenizer that the recipe names, or that of the model that the run starts or goes on from.
+ * Ids whose number the recipe gives need none. */
 static int open_tokenizer(kr_trainer *t, krait_error *e) {
-    const char *from = t->resume_from ? t->resume_from : t->o.init_model, *file;
-    const char *path = t->recipe.tokenizer;
+    const char *from = t->resume_from ? t->resume_from : t->o.init_model, *path = NULL;
+    bool named = kr_recipe_given(&t->recipe, "tokenizer");
     char *folder = NULL;
-    if (from && !kr_recipe_given(&t->recipe, "tokenizer")) {
-        KR_TRY(kr_model_find(&folder, &file, from, e));
-        if (holds(folder, "tokenizer.json") || holds(folder, "vocab.json")) path = folder;
-    }
-    int rc = krait_tokenizer_open(&t->tokenizer, path, e);
+    int rc = from && !named ? find_tokenizer(from, &folder, &path, e) : 0;
+    bool alone = !named && !path && t->o.data_is_ids && t->recipe.vocabulary > 0;
+    if (!path) path = t->recipe.tokenizer;
+    if (rc == 0 && !alone) rc = krait_tokenizer_open(&t->tokenizer, path, e);
     kr_free(folder);
+    if (rc == 0 && alone && t->recipe.sample_every > 0)
+        rc = kr_fail(e, KRAIT_ERR_ARGUMENT,
+                     "recipe: sample_every needs a tokenizer: token ids alone have no text");
+    if (rc == 0 && alone)
+        kr_trainer_tell(t, KRAIT_EVENT_NOTE, "no tokenizer: the model reads token ids alone");
     return rc;
 }
 
@@ -241,6 +274,7 @@ int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e)
     KR_TRY(read_recipe(t, e));
     KR_TRY(find_checkpoint(t, e));
     KR_TRY(settle_precision(t, e));
+    tell_idle(t);
     KR_TRY(open_tokenizer(t, e));
     KR_TRY(open_data(t, e));
     KR_TRY(open_model(t, e));
