@@ -63,7 +63,11 @@ typedef struct krait_model_options {
 /* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
  * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model
  * that ships with the program by name ("demo": looked for in $KRAIT_MODELS, then in the installed
- * data folder, then in the source tree it was built from). options may be NULL. */
+ * data folder, then in the source tree it was built from). options may be NULL.
+ *
+ * Weights whose type fits are not read but mapped: the file must stay as it is while the model is
+ * open. A program that replaces it should write a new file and rename it over the old one, as
+ * krait_model_save does; a file that is truncated in place ends this process by SIGBUS. */
 KRAIT_API int krait_model_open(krait_model **out, const char *path,
                                const krait_model_options *options, krait_error *e);
 KRAIT_API void krait_model_close(krait_model **model);

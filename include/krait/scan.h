@@ -9,8 +9,8 @@
  *   y_{t,q}   = u_{t,q} * silu(z_{t,q})
  *
  * krait_scan_desc names the member: shapes, how the decay a_t is given, what gain is, which state
- * is read, in which order rows are visited. Source: spec/linear_recurrence.md sections 1 and 2;
- * src/scan/README.md derives the backward pass.
+ * is read, in which order rows are visited. src/scan/README.md derives the backward pass,
+ * docs/references.md names the papers of the members.
  *
  * Layout. Rows are tokens, channels are contiguous; rows may be strided. Per row
  *   x [R,H,P]   b [R,G,N]   c [Q,G,N]   z, y [Q,H,P]   gain [R,H]   dt [H], or [H,P] when decay is
@@ -90,7 +90,7 @@ KRAIT_API krait_scan_desc krait_scan_mamba1(int64_t E, int64_t N);
 /* Mamba-2 (decay SCALAR, exp(delta A), gain delta): A [H], dt [M,H], b c [M,G,N], D [H]. */
 KRAIT_API krait_scan_desc krait_scan_mamba2(int64_t H, int64_t P, int64_t N, int64_t G);
 /* Mamba-3 of rank R: inputs 0..R-1 are this token's, R..2R-1 the previous token's: x [2R,H,P] with
- * gain gamma_t and beta_t, b [2R,H,N] rotated by the sheet's rule, c [R,H,N]; A [M,H] = A_t delta_t
+ * gain gamma_t and beta_t, b [2R,H,N] rotated as that paper says, c [R,H,N]; A [M,H] = A_t delta_t
  * is the logarithm of the decay; D [H]. */
 KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int64_t R);
 /* S4D with N stored complex modes a channel: one head a channel, A [H,N] = lambda with dt [H]

@@ -17,7 +17,7 @@ typedef struct kr_config {
     bool tied;             /* the head is the embedding */
     int32_t bos, eos, pad; /* -1: none */
     bool bytes;            /* "krait_tokenizer": "bytes": there is no tokenizer.json */
-    /* Mamba (spec/mamba.md sections 1, 7, 9) */
+    /* Mamba (Gu & Dao 2023) */
     int64_t inner, state, kernel, dt_rank;
     bool linear_bias, conv_bias;
     bool linear_bias_unsaid; /* config.json is silent on linear_bias: the weights decide */
@@ -35,7 +35,7 @@ int kr_config_check(const kr_config *c, krait_error *e);
 
 /* Reads config.json of the Hugging Face layout (mamba, falcon_mamba) or of the state-spaces layout
  * (d_model, n_layer, ssm_cfg); an unknown architecture is refused by name, with the list of the
- * known ones. Knows the traps of the sheet's section 9. */
+ * known ones. Knows where the two layouts differ. */
 int kr_config_read(kr_config *c, const char *path, krait_error *e);
 /* The same from text, for fuzzing; `path` is only for messages. */
 int kr_config_read_bytes(kr_config *c, const char *text, size_t size, const char *path,

@@ -44,7 +44,7 @@ static double deviation(const float *x, int64_t n) {
     return sqrt(square / (double)n);
 }
 
-static void initial_values_follow_the_sheet(void **state) {
+static void initial_values_follow_the_paper(void **state) {
     (void)state;
     kr_config c;
     kr_config_mamba(&c, 256, 3, 512);
@@ -285,7 +285,7 @@ static void documents_and_sequences_do_not_leak(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(totals_are_the_published_ones),
-        cmocka_unit_test(initial_values_follow_the_sheet),
+        cmocka_unit_test(initial_values_follow_the_paper),
         cmocka_unit_test(mamba_gradients),
         cmocka_unit_test(falcon_gradients),
         cmocka_unit_test(recomputed_gradients),

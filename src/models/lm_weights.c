@@ -75,7 +75,7 @@ int kr_lm_bind_weights(kr_lm *lm, kr_weights *w, krait_error *e) {
 
 /* ---- fresh parameters ------------------------------------------------------------------------ */
 
-/* Mamba's step bias: the inverse softplus of a step drawn log-uniformly (spec/mamba.md section 7).
+/* Mamba's step bias: the inverse softplus of a step drawn log-uniformly (Gu & Dao 2023).
  */
 static double softplus_inverse(const kr_param_decl *d, kr_rng *r) {
     double low = log(d->init.a), high = log(d->init.b);

@@ -1,5 +1,5 @@
 /* scan_member_test.c - every member of the family, computed by the reference of the one recurrence,
- * against its own sheet: loops and attention forms written from the sheet's definition, which share
+ * against its own paper: loops and attention forms written from the paper's definition, which share
  * no code with the engine. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,7 +43,7 @@ static double softplus(double v) { return v <= 20 ? log1p(exp(v)) : v; }
 static double silu(double z) { return z / (1 + exp(-z)); }
 static double sigmoid(double z) { return 1 / (1 + exp(-z)); }
 
-/* spec/mamba.md section 2, step by step. */
+/* Mamba (Gu & Dao 2023), step by step. */
 static void mamba1(void **state) {
     (void)state;
     enum { E = 5, N = 3 };
@@ -66,8 +66,8 @@ static void mamba1(void **state) {
     expect("Mamba", &p, want, T * E);
 }
 
-/* spec/mamba2.md A3: masked attention with scores C.B and mask exp(sum of dt A). Heads 0, 1 use
- * group 0, heads 2, 3 group 1. */
+/* Mamba-2 (Dao & Gu 2024): masked attention with scores C.B and mask exp(sum of dt A). Heads 0, 1
+ * use group 0, heads 2, 3 group 1. */
 static void mamba2(void **state) {
     (void)state;
     enum { H = 4, P = 3, N = 5, G = 2 };
@@ -93,7 +93,7 @@ static void mamba2(void **state) {
     expect("Mamba-2, two groups, against the matrix form", &p, want, T * H * P);
 }
 
-/* What Mamba-3's scan is fed with, from spec/mamba2.md B2: here drawn at random. */
+/* What Mamba-3's scan is fed with, from Lahoti et al. 2026: here drawn at random. */
 typedef struct mamba3_inputs {
     double dt, A, lam, q[2][8], k[2][8], v[2][3], dphi[4];
 } mamba3_inputs;
@@ -119,8 +119,8 @@ static void rotate(double to[8], const double from[8], const double phi[4]) {
     }
 }
 
-/* One head of spec/mamba2.md B2, rank R: S_t = alpha S_{t-1} + beta sum v_{t-1} k_{t-1} + gamma sum
- * v_t k_t. */
+/* One head of Mamba-3 (Lahoti et al. 2026), rank R: S_t = alpha S_{t-1} + beta sum v_{t-1} k_{t-1}
+ * + gamma sum v_t k_t. */
 static void mamba3_naive(const mamba3_inputs in3[T], int R, double D, double *want) {
     double S[3][8] = {{0}}, phi[4] = {0}, k[2][8], q[2][8], before[2][8] = {{0}};
     for (int t = 0; t < T; t++) {
@@ -221,11 +221,11 @@ static void mamba3_complex(void **state) {
     expect("Mamba-3, rotation as a complex decay", &p, want, T * 3);
 }
 
-/* spec/s4.md section 6.1: y = K * u with K_l = 2 Re sum C B (e^z - 1)/lambda e^{l z}, and the
- * sheet's own numbers. */
+/* S4D (Gu et al. 2022): y = K * u with K_l = 2 Re sum C B (e^z - 1)/lambda e^{l z}, and
+ * known numbers. */
 static void s4d(void **state) {
     (void)state;
-    static const double sheet[5] = {0.176858579, 0.122931072, 0.062396568, 0.001664341,
+    static const double known[5] = {0.176858579, 0.122931072, 0.062396568, 0.001664341,
                                     -0.053447381};
     enum { H = 3, N = 4 };
     problem p;
@@ -262,14 +262,14 @@ static void s4d(void **state) {
     for (int t = 0; t < T; t++) in(&p, KR_SCAN_X)[t] = t == 0;
     problem_forward(&p, KR_LEVEL_REF64);
     for (int t = 0; t < 5; t++)
-        assert_true(fabs(get(&p.forward.out[KR_SCAN_OUT_Y], t) - sheet[t]) < 1e-9);
+        assert_true(fabs(get(&p.forward.out[KR_SCAN_OUT_Y], t) - known[t]) < 1e-9);
     problem_free(&p);
 }
 
-/* spec/lru.md section 1 in lane form, and its test vector. */
+/* LRU (Orvieto et al. 2023) in lane form, and known numbers. */
 static void lru(void **state) {
     (void)state;
-    static const cplx sheet[4] = {0.425757263, 1.189595399 + 0.184694423 * I,
+    static const cplx known[4] = {0.425757263, 1.189595399 + 0.184694423 * I,
                                   0.438743367 + 0.662709277 * I, 0.060908023 + 0.716565074 * I};
     enum { N = 4 };
     problem p;
@@ -293,13 +293,13 @@ static void lru(void **state) {
             const double *v = in(&p, KR_SCAN_X) + t * 2 * N;
             h[n] = lambda[n] * h[n] + v[n] + I * v[N + n];
             put_complex(want + t * 2 * N, N, n, h[n]);
-            if (n == 0 && t < 4) assert_true(cabs(h[0] - sheet[t]) < 2e-9);
+            if (n == 0 && t < 4) assert_true(cabs(h[0] - known[t]) < 2e-9);
         }
     expect("LRU, complex lanes", &p, want, T * 2 * N);
 }
 
-/* spec/linear_recurrence.md section 2: y_t = (sum_s phi(k_s) v_s . phi(q_t)) / (sum_s phi(k_s) .
- * phi(q_t)), by a column of ones. */
+/* Linear attention (Katharopoulos et al. 2020): y_t = (sum_s phi(k_s) v_s . phi(q_t)) / (sum_s
+ * phi(k_s) . phi(q_t)), by a column of ones. */
 static void linear_attention(void **state) {
     (void)state;
     enum { H = 2, P = 3, N = 4, X = P + 1 };
@@ -459,7 +459,7 @@ static void mila(void **state) {
     expect("MILA, not causal", &p, want, T * P);
 }
 
-/* spec/mamba2.md check 3: with A equal over n and delta equal over the channels of a head, Mamba is
+/* Dao & Gu 2024: with A equal over n and delta equal over the channels of a head, Mamba is
  * Mamba-2. */
 static void mamba2_is_mamba1(void **state) {
     (void)state;

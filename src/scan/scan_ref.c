@@ -10,7 +10,7 @@
  *              u_q = kappa Re(h . c_q) + D x_q,   y_q = u_q silu(z_q)
  *   backward   L_t = dL/dh_t = kappa conj(c_t) du_t + conj(a_{t+1}) L_{t+1}
  *
- * Source: spec/linear_recurrence.md section 4. */
+ * src/scan/README.md derives it. */
 #include "ops/op_ref.h"
 
 #include <complex.h>

@@ -244,11 +244,11 @@ static void resets(void **state) {
     }
 }
 
-/* ---- checks of the sheets, on every level ---- */
+/* ---- what must hold of the recurrence, on every level ---- */
 
 static double at(const problem *p, int64_t i) { return get(&p->forward.out[KR_SCAN_OUT_Y], i); }
 
-/* spec/mamba.md check 5 and 11: delta -> 0, A = 0, B = 0, z = 0, and scaling delta, A, B together.
+/* Mamba at its edges: delta -> 0, A = 0, B = 0, z = 0, and scaling delta, A, B together.
  */
 static void degenerate(kr_level level) {
     enum { E = 21, N = 16, M = 40 };
@@ -294,7 +294,7 @@ static void degenerate(kr_level level) {
     problem_free(&p);
 }
 
-/* spec/linear_recurrence.md check 6 and mamba.md check 5: a = 1 is a running sum, a = 0 forgets at
+/* Decays at their edges: a = 1 is a running sum, a = 0 forgets at
  * once, and decays of e^-80 leave no NaN. */
 static void extreme(kr_level level) {
     enum { E = 19, N = 16, M = 50 };
@@ -331,7 +331,7 @@ static void extreme(kr_level level) {
     problem_free(&p);
 }
 
-/* spec/mamba.md checks 1 and 3: lengths around powers of two against the reference in double; and
+/* Lengths around powers of two against the reference in double; and
  * what comes later does not move what came before by one bit. */
 static void lengths(kr_level level) {
     static const int64_t sizes[] = {1, 2, 3, 4, 127, 128, 129, 2047, 2048, 2049, 4097};
@@ -363,7 +363,7 @@ static void lengths(kr_level level) {
     assert_true(most < 1e-5);
 }
 
-static void sheets(void **state) {
+static void properties(void **state) {
     (void)state;
     for (kr_level level = KR_LEVEL_REF; level < KR_LEVEL_COUNT; level++) {
         if (!kr_level_supported(level)) continue;
@@ -373,7 +373,7 @@ static void sheets(void **state) {
     }
 }
 
-/* spec/linear_recurrence.md section 4: for a vector of log decays, dL/dg_t = <dL/dh_T, h_T> + sum
+/* Yang et al. 2024 (GLA): for a vector of log decays, dL/dg_t = <dL/dh_T, h_T> + sum
  * over u >= t of c dL/dc - b dL/db. */
 static void closed_form(void **state) {
     (void)state;
@@ -430,7 +430,7 @@ int main(void) {
         cmocka_unit_test(gradients_of_orders),
         cmocka_unit_test(splitting),
         cmocka_unit_test(resets),
-        cmocka_unit_test(sheets),
+        cmocka_unit_test(properties),
         cmocka_unit_test(closed_form),
         cmocka_unit_test(refusals),
     };

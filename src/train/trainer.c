@@ -192,7 +192,7 @@ static int open_data(kr_trainer *t, krait_error *e) {
                             .window = r->window,
                             .shuffle = true,
                             .seed = (uint64_t)r->seed};
-    kr_part held_out;
+    kr_store_part held_out;
     KR_TRY(kr_store_open(&t->store, &so, e));
     kr_store_split(t->store, r->held_out, &lo.part, &held_out);
     lo.store = t->store;

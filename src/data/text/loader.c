@@ -12,7 +12,7 @@
 typedef struct lane {
     int64_t rank; /* of its document in the epoch's order */
     int64_t at;   /* next token, in the store */
-    kr_part document;
+    kr_store_part document;
     int64_t length; /* of the lane's stretch */
 } lane;
 
@@ -46,7 +46,8 @@ static int64_t document_at(const int64_t *starts, int64_t n, int64_t at) {
     return low;
 }
 
-void kr_store_split(const kr_store *s, double fraction, kr_part *train, kr_part *held_out) {
+void kr_store_split(const kr_store *s, double fraction, kr_store_part *train,
+                    kr_store_part *held_out) {
     int64_t n = kr_store_tokens(s), documents = kr_store_documents(s);
     const int64_t *starts = kr_store_starts(s);
     int64_t wanted = (int64_t)((double)n * fraction), cut = n - wanted;
@@ -56,8 +57,8 @@ void kr_store_split(const kr_store *s, double fraction, kr_part *train, kr_part 
         int64_t moved = near > cut ? near - cut : cut - near;
         if (near > 0 && near < n && moved < wanted / 2) cut = near;
     }
-    *train = (kr_part){0, cut};
-    *held_out = (kr_part){cut, n};
+    *train = (kr_store_part){0, cut};
+    *held_out = (kr_store_part){cut, n};
 }
 
 /* ---- the order of an epoch -------------------- */
@@ -87,10 +88,10 @@ static int64_t permuted(const kr_loader *l, int64_t rank) {
 }
 
 /* The tokens of the document with this rank, clipped to the part. */
-static kr_part document(const kr_loader *l, int64_t rank) {
+static kr_store_part document(const kr_loader *l, int64_t rank) {
     int64_t i = l->first + permuted(l, rank);
     const int64_t *starts = kr_store_starts(l->o.store);
-    kr_part d = {starts[i], starts[i + 1]};
+    kr_store_part d = {starts[i], starts[i + 1]};
     if (d.begin < l->o.part.begin) d.begin = l->o.part.begin;
     if (d.end > l->o.part.end) d.end = l->o.part.end;
     return d;
@@ -123,7 +124,7 @@ static void place_lanes(kr_loader *l) {
     }
     qsort(l->marks, (size_t)B, sizeof *l->marks, along_ring);
     int64_t rank = 0, before = 0;
-    kr_part d = document(l, 0);
+    kr_store_part d = document(l, 0);
     for (int64_t i = 0; i < B; i++) {
         while (l->marks[i].ring >= before + d.end - d.begin) {
             before += d.end - d.begin;
@@ -139,7 +140,7 @@ static void place_lanes(kr_loader *l) {
 /* ---- opening -------------------- */
 
 static void measure(kr_loader *l) {
-    const kr_part *p = &l->o.part;
+    const kr_store_part *p = &l->o.part;
     const int64_t *starts = kr_store_starts(l->o.store);
     int64_t all = kr_store_documents(l->o.store);
     l->tokens = p->end - p->begin;

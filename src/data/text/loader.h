@@ -21,18 +21,19 @@
 
 #include "data/text/token_store.h"
 
-typedef struct kr_part {
+typedef struct kr_store_part {
     int64_t begin, end; /* tokens of the store */
-} kr_part;
+} kr_store_part;
 
 /* The last `fraction` of the tokens is held out. The cut is put at the nearest document's beginning
  * when that changes the fraction by less than half of itself, else inside a document. fraction 0:
  * all is for training. */
-void kr_store_split(const kr_store *s, double fraction, kr_part *train, kr_part *held_out);
+void kr_store_split(const kr_store *s, double fraction, kr_store_part *train,
+                    kr_store_part *held_out);
 
 typedef struct kr_loader_options {
     const kr_store *store; /* must live as long as the loader */
-    kr_part part;
+    kr_store_part part;
     int64_t lanes;  /* B */
     int64_t window; /* T */
     bool shuffle;

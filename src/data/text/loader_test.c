@@ -270,7 +270,7 @@ static void seek_is_exact(void **state) {
 
 static void split_and_single_document(void **state) {
     (void)state;
-    kr_part train, held;
+    kr_store_part train, held;
     kr_store *s = letters(NULL, 0);
     kr_store_split(s, 0.1, &train, &held);
     bool at_start = false;
@@ -295,7 +295,7 @@ static void split_and_single_document(void **state) {
     assert_int_equal(n.inputs['x'], 900);
     assert_int_equal(n.targets, 900); /* 901 tokens; nothing to predict where the part was cut */
     kr_loader_close(&l);
-    o.part = (kr_part){5, 6};
+    o.part = (kr_store_part){5, 6};
     assert_int_equal(kr_loader_open(&l, &o, &e), KRAIT_ERR_ARGUMENT);
     kr_store_close(&s);
 }

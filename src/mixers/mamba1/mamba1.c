@@ -10,8 +10,8 @@
  *   out            = out_proj (y * silu(z))
  *
  * FalconMamba is the same with weightless norms on dl, B and C (mixer_rms_eps > 0). State of a
- * sequence: the last K-1 inputs of the convolution, and h [E,N] in f32. Source: Gu & Dao 2023,
- * spec/mamba.md sections 1, 2, 3, 7. */
+ * sequence: the last K-1 inputs of the convolution, and h [E,N] in f32. Source: Gu & Dao 2023;
+ * Zuo et al. 2024 (FalconMamba). docs/references.md has the full titles. */
 #include <krait/scan.h>
 
 #include <math.h>

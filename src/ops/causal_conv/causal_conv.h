@@ -16,7 +16,7 @@
  *      slots that seqs does not name stay as they are
  *
  * Rows of y outside every sequence are not written. On the GPU x, y and their gradients may be
- * bf16, and K is at most 8. Source: spec/mamba.md sections 2 to 5. */
+ * bf16, and K is at most 8. Source: Gu & Dao 2023. */
 #ifndef KR_CAUSAL_CONV_H
 #define KR_CAUSAL_CONV_H
 

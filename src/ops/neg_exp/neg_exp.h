@@ -3,7 +3,7 @@
  *   y = -exp(x),   dx = dy * y
  *
  * in:  x, any rank          out: y
- * Source: spec/mamba.md section 1. */
+ * Source: Gu & Dao 2023 (Mamba keeps log(-A)). */
 #ifndef KR_NEG_EXP_H
 #define KR_NEG_EXP_H
 

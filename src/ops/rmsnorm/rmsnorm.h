@@ -6,7 +6,7 @@
  * in:  x [M,D], residual [M,D] or absent, weight [D] or absent (1)
  * out: y [M,D], sum [M,D] (absent without a residual), rstd [M]
  * On the GPU x may be bf16, and y is with attr.half; all else is f32.
- * Source: spec/mamba.md section 6; Zhang & Sennrich 2019. */
+ * Source: Zhang & Sennrich 2019. */
 #ifndef KR_RMSNORM_H
 #define KR_RMSNORM_H
 
