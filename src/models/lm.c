@@ -83,22 +83,37 @@ static kr_value *head(kr_nn *nn, kr_value *x) {
                      (kr_value *[]){x, w, NULL, kr_nn_half_copy(nn, w)}, 4);
 }
 
+static void enter(kr_lm *lm, kr_nn *nn, int layer, const char *part) {
+    snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.%s", layer, part);
+    kr_graph_scope(lm->g, nn->prefix);
+}
+
+/* Records a layer; *residual becomes the sum that its norm made. */
+static kr_value *add_layer(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o,
+                           int layer, kr_value *hidden, kr_value **residual) {
+    const kr_config *c = nn->config;
+    kr_value *before = *residual;
+    enter(lm, nn, layer, "");
+    add_states(lm, mixer, nn, layer, o);
+    if (nn->step_rows > 0 && mixer->step) {
+        kr_value *norm = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &c->width);
+        enter(lm, nn, layer, "mixer.");
+        kr_value *out = mixer->step(nn, hidden, before, norm, residual);
+        if (out) return out;
+        enter(lm, nn, layer, "");
+    }
+    kr_value *a = kr_nn_rmsnorm(nn, hidden, before, "norm", c->width, c->norm_eps, residual);
+    enter(lm, nn, layer, "mixer.");
+    return mixer->build(nn, a);
+}
+
 /* Embedding and layers; returns the normed output of the last, [M,D]. */
 static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o) {
     const kr_config *c = nn->config;
     kr_graph_scope(lm->g, "embeddings");
     kr_value *hidden = embed(nn, lm->ids), *residual = NULL;
-    for (int layer = 0; layer < (int)c->layers; layer++) {
-        kr_value *sum;
-        snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.", layer);
-        kr_graph_scope(lm->g, nn->prefix);
-        kr_value *a = kr_nn_rmsnorm(nn, hidden, residual, "norm", c->width, c->norm_eps, &sum);
-        residual = sum;
-        snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.mixer.", layer);
-        kr_graph_scope(lm->g, nn->prefix);
-        add_states(lm, mixer, nn, layer, o);
-        hidden = mixer->build(nn, a);
-    }
+    for (int i = 0; i < (int)c->layers; i++)
+        hidden = add_layer(lm, nn, mixer, o, i, hidden, &residual);
     snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
     kr_graph_scope(lm->g, "backbone.norm_f");
     if (lm->rows) { /* only the picked rows go on: the head is most of the work of a short prompt */
@@ -173,6 +188,7 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
     }
     add_inputs(lm, o);
     kr_nn nn = {.g = lm->g, .config = c, .seqs = lm->seqs, .reset = lm->reset};
+    if (o->step) nn.step_rows = o->tokens;
     kr_value *x = backbone(lm, &nn, mixer, o);
     kr_graph_scope(lm->g, "lm_head");
     add_head(lm, &nn, x, o);

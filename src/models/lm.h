@@ -22,6 +22,7 @@ typedef struct kr_lm_options {
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
     /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
     bool reset;
+    bool step; /* row r is sequence r, of one token or none: a decode step */
     bool loss; /* adds targets, nll */
     /* with loss: no logits are wanted; on the GPU they are then never all in memory */
     bool no_logits;

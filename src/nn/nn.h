@@ -13,9 +13,11 @@ struct kr_config;
 typedef struct kr_nn {
     kr_graph *g;
     const struct kr_config *config;
-    char prefix[64];                    /* "backbone.layers.3.mixer." */
-    kr_value *seqs;                     /* I64 [S,3] */
-    kr_value *reset;                    /* U8 [M] or NULL */
+    char prefix[64]; /* "backbone.layers.3.mixer." */
+    kr_value *seqs;  /* I64 [S,3] */
+    kr_value *reset; /* U8 [M] or NULL */
+    /* > 0: a decode step of at most so many rows: row r is sequence r, of one token or none */
+    int64_t step_rows;
     kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
     kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
 } kr_nn;

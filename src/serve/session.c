@@ -48,7 +48,7 @@ static int build_graph(krait_session *s, int threads, krait_error *e) {
     kr_lm_options o = {.tokens = s->max_tokens,
                        .rows = s->max_rows,
                        .sequences = s->lanes,
-                       .slots = s->lanes};
+                       .slots = s->slots};
     o.graph.threads = threads;
     o.graph.level = s->level;
     o.graph.half = s->model->half;
@@ -97,7 +97,7 @@ static int bind(krait_session *s, kr_value *v, void *data, int64_t n, krait_erro
 
 int kr_session_bind_states(const krait_session *s, kr_lm *lm, krait_error *e) {
     for (int i = 0; i < lm->n_states; i++) {
-        kr_tensor t = rows_of(lm->state_in[i], s->state[i], s->lanes);
+        kr_tensor t = rows_of(lm->state_in[i], s->state[i], s->slots);
         KR_TRY(kr_graph_bind(lm->g, lm->state_in[i], &t, e));
         KR_TRY(kr_graph_bind(lm->g, lm->state_out[i], &t, e));
     }
@@ -108,7 +108,7 @@ static int allocate_states(krait_session *s, krait_error *e) {
     size_t total = 0, offset = 0;
     for (int i = 0; i < s->lm.n_states; i++) {
         size_t bytes = kr_tensor_bytes(kr_value_tensor(s->lm.state_in[i]));
-        s->state_bytes[i] = bytes / (size_t)s->lanes;
+        s->state_bytes[i] = bytes / (size_t)s->slots;
         total += bytes;
     }
     s->block = kr_device_alloc(s->level, total);
@@ -120,7 +120,7 @@ static int allocate_states(krait_session *s, krait_error *e) {
     s->bytes += total;
     for (int i = 0; i < s->lm.n_states; i++) {
         s->state[i] = s->block + offset;
-        offset += s->state_bytes[i] / sizeof(float) * (size_t)s->lanes;
+        offset += s->state_bytes[i] / sizeof(float) * (size_t)s->slots;
     }
     return kr_session_bind_states(s, &s->lm, e);
 }
@@ -131,6 +131,7 @@ static int make(krait_session *s, const krait_session_options *o, krait_error *e
     s->max_tokens = o->max_tokens;
     s->max_rows = smaller(s->max_tokens, larger(s->lanes, larger(1, LOGIT_BYTES / row_bytes)));
     KR_TRY(kr_model_level(s->model, &s->level, e));
+    s->slots = s->lanes + (s->level == KR_LEVEL_CUDA);
     KR_TRY(view_weights(s, e));
     KR_TRY(build_graph(s, o->threads, e));
     KR_TRY(allocate_buffers(s, e));

@@ -19,8 +19,9 @@ struct krait_session {
     kr_weights weights; /* views of the model's; owns what had to be converted */
     kr_lm lm;
     int64_t lanes, max_tokens, max_rows;
-    float *block;        /* the states, tensor by tensor, each [lanes, ...] */
-    float **state;       /* [n_states] into block */
+    int64_t slots; /* of the states: the lanes, and on the GPU one more, for rows without a lane */
+    float *block;  /* the states, tensor by tensor, each [slots, ...] */
+    float **state; /* [n_states] into block */
     size_t *state_bytes; /* [n_states] of one lane */
     size_t bytes;
 

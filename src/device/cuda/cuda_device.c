@@ -9,7 +9,7 @@
 #include "device/cuda/cuda_device.h"
 
 static struct {
-    bool open;
+    bool open, begins_early;
     int ordinal, processors;
     cudaStream_t stream;
     char name[128];
@@ -54,6 +54,7 @@ static int check_card(int ordinal, krait_error *e) {
                        p.name, p.major, p.minor);
     snprintf(gpu.name, sizeof gpu.name, "%.120s", p.name);
     gpu.processors = p.multiProcessorCount;
+    gpu.begins_early = p.major >= 9;
     return 0;
 }
 
@@ -75,6 +76,7 @@ int kr_cuda_open(int ordinal, krait_error *e) {
 bool kr_cuda_is_open(void) { return gpu.open; }
 cudaStream_t kr_cuda_stream(void) { return gpu.stream; }
 int kr_cuda_processors(void) { return gpu.processors; }
+bool kr_cuda_begins_early(void) { return gpu.begins_early; }
 const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
 
 /* ---- memory ---------------------------------------------------------------------------------- */

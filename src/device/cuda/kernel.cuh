@@ -42,6 +42,38 @@ __device__ __forceinline__ float kr_warp_max(float x) {
     return x;
 }
 
+/* ---- kernels that begin early ----
+ *
+ * In a row of small kernels each would wait for the one before it to end and for its own launch.
+ * One launched by kr_launch_early may begin when every block of the one before it has said
+ * kr_go_on() or ended: it can load what no kernel of the same step writes (parameters; states that
+ * it alone moves), says kr_go_on() itself, and calls kr_after() before it touches anything else. */
+__device__ __forceinline__ void kr_after(void) {
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+__device__ __forceinline__ void kr_go_on(void) {
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+template <typename... P>
+static void kr_launch_early(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared,
+                            P... arguments) {
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = kr_cuda_stream();
+    config.attrs = &early;
+    config.numAttrs = kr_cuda_begins_early() ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 /* Blocks of `size` that cover n. */
 static inline unsigned kr_blocks(int64_t n, int64_t size) {
     return (unsigned)((n + size - 1) / size);

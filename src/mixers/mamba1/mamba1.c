@@ -19,6 +19,7 @@
 #include "mixers/mixer.h"
 #include "nn/nn.h"
 #include "ops/causal_conv/causal_conv.h"
+#include "ops/mamba_step/mamba_step.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
 
@@ -28,15 +29,21 @@ static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
     return 2;
 }
 
-static kr_value *convolution(kr_nn *nn, kr_value *x) {
+/* The filter, and its bias or NULL. Fresh values of the bias too: the official code leaves the
+ * framework's default. */
+static kr_value *filter(kr_nn *nn, kr_value **bias) {
     const kr_config *c = nn->config;
-    kr_init init =
-        kr_init_fan_in(c->kernel,
-                       1); /* of the bias too: the official code leaves the framework's default */
+    kr_init init = kr_init_fan_in(c->kernel, 1);
     kr_value *w = kr_nn_param(nn, "conv1d.weight", KR_PARAM_DECAY, init, 3,
                               (int64_t[]){c->inner, 1, c->kernel});
-    kr_value *b =
-        c->conv_bias ? kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &c->inner) : NULL;
+    *bias = NULL;
+    if (c->conv_bias) *bias = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &c->inner);
+    return w;
+}
+
+static kr_value *convolution(kr_nn *nn, kr_value *x) {
+    const kr_config *c = nn->config;
+    kr_value *b, *w = filter(nn, &b);
     kr_value *outs[2] = {NULL, c->kernel > 1 ? nn->state_out[0] : NULL};
     kr_value *before = c->kernel > 1 ? nn->state_in[0] : NULL;
     kr_causal_conv_attr attr = {.silu = 1};
@@ -53,22 +60,42 @@ static kr_value *selected(kr_nn *nn, kr_value *xp, int64_t first, int64_t count)
     return eps > 0 ? kr_nn_rmsnorm(nn, v, NULL, NULL, count, eps, NULL) : v;
 }
 
+static kr_init dt_init(const kr_config *c) {
+    double s = c->dt_scale / sqrt((double)c->dt_rank);
+    return c->dt_init_constant ? (kr_init){KR_INIT_CONSTANT, s, 0, 0} : kr_init_symmetric(s);
+}
+
 /* raw = dt_proj.weight dl: the bias joins inside the scan, in front of the softplus. */
 static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
     const kr_config *c = nn->config;
-    double s = c->dt_scale / sqrt((double)c->dt_rank);
-    kr_init init =
-        c->dt_init_constant ? (kr_init){KR_INIT_CONSTANT, s, 0, 0} : kr_init_symmetric(s);
-    kr_value *raw = kr_nn_linear(nn, dl, "dt_proj", c->dt_rank, c->inner, false, init);
+    kr_value *raw = kr_nn_linear(nn, dl, "dt_proj", c->dt_rank, c->inner, false, dt_init(c));
     kr_graph_recompute(nn->g, raw);
     return raw;
+}
+
+/* A decode step on the GPU that nothing of FalconMamba's stands between: dt_proj is part of it. */
+static bool is_step(const kr_nn *nn) {
+    return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
+           nn->config->mixer_rms_eps <= 0 && nn->state_in[1];
+}
+
+static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,
+                                 kr_value *a, kr_value *d) {
+    const kr_config *c = nn->config;
+    kr_value *w = kr_nn_param(nn, "dt_proj.weight", KR_PARAM_MATRIX, dt_init(c), 2,
+                              (int64_t[]){c->inner, c->dt_rank});
+    kr_value *ins[KR_STEP_SCAN_INS] = {xp, w, bias, a, d, u, z, nn->seqs, nn->state_in[1]};
+    kr_value *outs[KR_STEP_SCAN_OUTS] = {NULL, nn->state_out[1]};
+    kr_apply(nn->g, &kr_op_mamba_step_scan, NULL, 0, ins, KR_STEP_SCAN_INS, outs,
+             KR_STEP_SCAN_OUTS);
+    return outs[0];
 }
 
 static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     const kr_config *c = nn->config;
     int64_t E = c->inner, N = c->state, r = c->dt_rank;
     kr_value *xp = kr_nn_linear(nn, u, "x_proj", E, r + 2 * N, false, kr_init_fan_in(E, 1));
-    kr_value *raw = raw_step(nn, selected(nn, xp, 0, r));
+    kr_value *raw = is_step(nn) ? NULL : raw_step(nn, selected(nn, xp, 0, r));
     kr_value *bias =
         kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
                     (kr_init){KR_INIT_SOFTPLUS_INV, c->dt_min, c->dt_max, c->dt_floor}, 1, &E);
@@ -76,6 +103,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
                                   (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2, (int64_t[]){E, N});
     kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
     kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, &E);
+    if (is_step(nn)) return step_recurrence(nn, xp, u, z, bias, a, d);
     krait_scan_desc scan = krait_scan_mamba1(E, N);
     kr_value *ins[] = {
         u,    raw,      a,         selected(nn, xp, r, N), selected(nn, xp, r + N, N), d, z,
@@ -86,15 +114,41 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     return outs[0];
 }
 
+/* Scaled so that the residual stream's variance does not grow with depth. */
+static kr_value *project_out(kr_nn *nn, kr_value *g) {
+    const kr_config *c = nn->config;
+    kr_init out = kr_init_fan_in(c->inner, 1 / sqrt((double)c->layers));
+    return kr_nn_linear(nn, g, "out_proj", c->inner, c->width, c->linear_bias, out);
+}
+
 static kr_value *build(kr_nn *nn, kr_value *a) {
     const kr_config *c = nn->config;
     int64_t D = c->width, E = c->inner;
     kr_value *xz = kr_nn_linear(nn, a, "in_proj", D, 2 * E, c->linear_bias, kr_init_fan_in(D, 1));
     kr_value *x = kr_graph_columns(nn->g, xz, 0, E), *z = kr_graph_columns(nn->g, xz, E, E);
-    kr_value *g = recurrence(nn, convolution(nn, x), z);
-    /* Scaled so that the residual stream's variance does not grow with depth. */
-    kr_init out = kr_init_fan_in(E, 1 / sqrt((double)c->layers));
-    return kr_nn_linear(nn, g, "out_proj", E, D, c->linear_bias, out);
+    return project_out(nn, recurrence(nn, convolution(nn, x), z));
 }
 
-const kr_mixer kr_mixer_mamba1 = {"mamba1", states, build};
+/* A decode step of few rows on the GPU: norm, in_proj and convolution are one kernel. */
+static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value *norm,
+                      kr_value **sum) {
+    const kr_config *c = nn->config;
+    int64_t D = c->width, E2 = 2 * c->inner;
+    if (!is_step(nn) || nn->step_rows > KR_STEP_FEW || c->kernel < 2 || c->kernel > KR_STEP_TAPS ||
+        D > KR_STEP_WIDTH)
+        return NULL;
+    kr_value *w = kr_nn_param(nn, "in_proj.weight", KR_PARAM_MATRIX, kr_init_fan_in(D, 1), 2,
+                              (int64_t[]){E2, D});
+    kr_value *b = NULL, *conv_bias, *conv = filter(nn, &conv_bias);
+    if (c->linear_bias) b = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &E2);
+    kr_value *ins[KR_STEP_IN_INS] = {hidden,    residual, norm,           w, b, conv,
+                                     conv_bias, nn->seqs, nn->state_in[0]};
+    kr_value *outs[KR_STEP_IN_OUTS] = {[KR_STEP_WINDOW_OUT] = nn->state_out[0]};
+    kr_mamba_step_attr attr = {c->norm_eps, kr_graph_half(nn->g)};
+    kr_apply(nn->g, &kr_op_mamba_step_in, &attr, sizeof attr, ins, KR_STEP_IN_INS, outs,
+             KR_STEP_IN_OUTS);
+    *sum = residual ? outs[KR_STEP_SUM] : hidden;
+    return project_out(nn, recurrence(nn, outs[KR_STEP_U], outs[KR_STEP_Z]));
+}
+
+const kr_mixer kr_mixer_mamba1 = {"mamba1", states, build, step};

@@ -1,0 +1,203 @@
+/* mamba_step.c - shape rules and checker cases of a decode step; mamba_step.h has the equations. */
+#include "ops/mamba_step/mamba_step.h"
+
+#include "base/err.h"
+#include "ops/case.h"
+
+/* An argument's rank and dimensions; -1: any. An absent one passes where it may be. */
+typedef struct need {
+    const char *name;
+    int rank;
+    int64_t dim[3];
+    bool optional;
+} need;
+
+static int check(const char *op, const kr_tensor *in, const need *needs, int n, krait_error *e) {
+    for (int i = 0; i < n; i++) {
+        if (needs[i].optional && !in[i].data) continue;
+        KR_TRY(kr_need_rank(op, needs[i].name, &in[i], needs[i].rank, e));
+        for (int d = 0; d < needs[i].rank; d++)
+            if (needs[i].dim[d] >= 0)
+                KR_TRY(kr_need_dim(op, needs[i].name, &in[i], d, needs[i].dim[d], e));
+    }
+    return 0;
+}
+
+static int need_seqs(const char *op, const kr_tensor *seqs, krait_error *e) {
+    if (seqs->dtype == KR_I64) return 0;
+    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: seqs must be i64, is %s", op,
+                   kr_dtype_name(seqs->dtype));
+}
+
+static kr_tensor rows_like(const kr_tensor *x, kr_dtype type, int64_t width) {
+    kr_tensor t = kr_tensor_make(NULL, type, 2, (int64_t[]){x->shape[0], width});
+    t.dim0 = x->dim0;
+    return t;
+}
+
+static int in_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    const kr_tensor *in = c->in, *hidden = &in[KR_STEP_HIDDEN];
+    const kr_mamba_step_attr *attr = c->attr;
+    KR_TRY(kr_need_rank("mamba_step_in", "hidden", hidden, 2, e));
+    KR_TRY(kr_need_rank("mamba_step_in", "conv", &in[KR_STEP_CONV], 3, e));
+    int64_t M = hidden->shape[0], D = hidden->shape[1], E = in[KR_STEP_CONV].shape[0];
+    int64_t K = in[KR_STEP_CONV].shape[2];
+    const need needs[KR_STEP_IN_INS] = {{"hidden", 2, {M, D}, false},
+                                        {"residual", 2, {M, D}, true},
+                                        {"norm", 1, {D}, false},
+                                        {"weight", 2, {2 * E, D}, false},
+                                        {"bias", 1, {2 * E}, true},
+                                        {"conv", 3, {E, 1, K}, false},
+                                        {"conv_bias", 1, {E}, true},
+                                        {"seqs", 2, {-1, 3}, false},
+                                        {"window", 3, {-1, K - 1, E}, false}};
+    KR_TRY(check("mamba_step_in", in, needs, KR_STEP_IN_INS, e));
+    KR_TRY(need_seqs("mamba_step_in", &in[KR_STEP_SEQS], e));
+    if (M > KR_STEP_FEW || D > KR_STEP_WIDTH || K < 2 || K > KR_STEP_TAPS)
+        return kr_fail(e, KRAIT_ERR_SHAPE,
+                       "mamba_step_in: %lld rows of %lld, %lld taps; at most %d, %d, %d are served",
+                       (long long)M, (long long)D, (long long)K, KR_STEP_FEW, KR_STEP_WIDTH,
+                       KR_STEP_TAPS);
+    if ((in[KR_STEP_WEIGHT].dtype == KR_BF16) != (attr->half != 0))
+        return kr_fail(e, KRAIT_ERR_SHAPE, "mamba_step_in: the weight is %s",
+                       kr_dtype_name(in[KR_STEP_WEIGHT].dtype));
+    kr_dtype real = in[KR_STEP_NORM].dtype, type = attr->half ? KR_BF16 : real;
+    if (in[KR_STEP_RESIDUAL].data) out[KR_STEP_SUM] = rows_like(hidden, real, D);
+    out[KR_STEP_U] = out[KR_STEP_Z] = rows_like(hidden, type, E);
+    return 0;
+}
+
+static int scan_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    const kr_tensor *in = c->in, *u = &in[KR_STEP_SCAN_U];
+    KR_TRY(kr_need_rank("mamba_step_scan", "u", u, 2, e));
+    KR_TRY(kr_need_rank("mamba_step_scan", "a", &in[KR_STEP_A], 2, e));
+    KR_TRY(kr_need_rank("mamba_step_scan", "dt_weight", &in[KR_STEP_DT_WEIGHT], 2, e));
+    int64_t M = u->shape[0], E = u->shape[1], N = in[KR_STEP_A].shape[1];
+    int64_t r = in[KR_STEP_DT_WEIGHT].shape[1];
+    const need needs[KR_STEP_SCAN_INS] = {{"xp", 2, {M, r + 2 * N}, false},
+                                          {"dt_weight", 2, {E, r}, false},
+                                          {"dt_bias", 1, {E}, false},
+                                          {"a", 2, {E, N}, false},
+                                          {"d", 1, {E}, false},
+                                          {"u", 2, {M, E}, false},
+                                          {"z", 2, {M, E}, false},
+                                          {"seqs", 2, {-1, 3}, false},
+                                          {"state", 3, {-1, E, N}, false}};
+    KR_TRY(check("mamba_step_scan", in, needs, KR_STEP_SCAN_INS, e));
+    KR_TRY(need_seqs("mamba_step_scan", &in[KR_STEP_SCAN_SEQS], e));
+    kr_dtype type = u->dtype;
+    if (in[KR_STEP_XP].dtype != type || in[KR_STEP_SCAN_Z].dtype != type ||
+        in[KR_STEP_DT_WEIGHT].dtype != type)
+        return kr_fail(e, KRAIT_ERR_SHAPE, "mamba_step_scan: u, z, xp and the weight must agree");
+    out[KR_STEP_Y] = rows_like(u, type, E);
+    return 0;
+}
+
+static void in_cost(const kr_call *c, double *flops, double *bytes) {
+    *flops = 2 * (double)c->in[KR_STEP_HIDDEN].shape[0] *
+             (double)kr_tensor_count(&c->in[KR_STEP_WEIGHT]);
+    *bytes = (double)kr_tensor_bytes(&c->in[KR_STEP_WEIGHT]);
+}
+
+static void scan_cost(const kr_call *c, double *flops, double *bytes) {
+    double rows = (double)c->in[KR_STEP_SCAN_U].shape[0];
+    *flops = rows * (2 * (double)kr_tensor_count(&c->in[KR_STEP_DT_WEIGHT]) +
+                     8 * (double)kr_tensor_count(&c->in[KR_STEP_A]));
+    *bytes = (double)kr_tensor_bytes(&c->in[KR_STEP_DT_WEIGHT]) +
+             (2 * rows + 1) * (double)kr_tensor_bytes(&c->in[KR_STEP_A]);
+}
+
+static const kr_mamba_step_attr plain = {1e-5, 0}, halves = {1e-5, 1};
+
+static bool in_cases(int index, kr_case *k) {
+    static const struct {
+        const char *name;
+        int64_t M, D, E, K, tokens;
+    } rows[] = {{"M=1 D=1", 1, 1, 1, 2, 1},
+                {"M=1", 1, 64, 128, 4, 1},
+                {"M=4 odd", 4, 17, 33, 3, 4},
+                {"M=3, a row of no one", 3, 40, 80, 4, 2},
+                {"M=2 wide", 2, 768, 100, 4, 2},
+                {"M=1 wider", 1, 2560, 24, 4, 1},
+                {"M=1 alone, no bias", 1, 64, 70, 4, 1}};
+    if (index >= (int)(sizeof rows / sizeof *rows)) return false;
+    int64_t M = rows[index].M, D = rows[index].D, E = rows[index].E, K = rows[index].K;
+    int64_t E2 = 2 * E, slots = M + 1;
+    k->name = rows[index].name;
+    k->n_out = KR_STEP_IN_OUTS;
+    k->tokens = rows[index].tokens;
+    k->attr = &plain;
+    k->attr_size = sizeof plain;
+    k->half.attr = &halves;
+    kr_case_normal(k, KR_STEP_HIDDEN, 2, (int64_t[]){M, D});
+    kr_case_normal(k, KR_STEP_RESIDUAL, 2, (int64_t[]){M, D});
+    kr_case_normal(k, KR_STEP_NORM, 1, &D);
+    kr_case_normal(k, KR_STEP_WEIGHT, 2, (int64_t[]){E2, D});
+    kr_case_normal(k, KR_STEP_BIAS, 1, &E2);
+    kr_case_normal(k, KR_STEP_CONV, 3, (int64_t[]){E, 1, K});
+    kr_case_normal(k, KR_STEP_CONV_BIAS, 1, &E);
+    kr_case_in(k, KR_STEP_SEQS, KR_I64, 2, (int64_t[]){M, 3}, KR_FILL_SEQS, 0, 0);
+    kr_case_normal(k, KR_STEP_WINDOW, 3, (int64_t[]){slots, K - 1, E});
+    k->out[KR_STEP_WINDOW_OUT] = kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){slots, K - 1, E});
+    if (index < 6) return true;
+    kr_case_without(k, KR_STEP_RESIDUAL);
+    kr_case_without(k, KR_STEP_BIAS);
+    kr_case_without(k, KR_STEP_CONV_BIAS);
+    k->out_absent[KR_STEP_SUM] = true;
+    k->half.wide = 1; /* behind the embedding */
+    return true;
+}
+
+static bool scan_cases(int index, kr_case *k) {
+    static const struct {
+        const char *name;
+        int64_t M, E, N, r, tokens;
+    } rows[] = {{"M=1 E=1", 1, 1, 1, 1, 1},         {"M=1", 1, 128, 16, 48, 1},
+                {"M=3 odd", 3, 33, 5, 7, 3},        {"M=4, a row of no one", 4, 70, 16, 8, 3},
+                {"M=37", 37, 96, 16, 40, 37},       {"N=17", 5, 20, 17, 24, 5},
+                {"N=64 r=300", 17, 20, 64, 300, 17}};
+    if (index >= (int)(sizeof rows / sizeof *rows)) return false;
+    int64_t M = rows[index].M, E = rows[index].E, N = rows[index].N, r = rows[index].r;
+    k->name = rows[index].name;
+    k->n_out = KR_STEP_SCAN_OUTS;
+    k->tokens = rows[index].tokens;
+    kr_case_normal(k, KR_STEP_XP, 2, (int64_t[]){M, r + 2 * N});
+    kr_case_in(k, KR_STEP_DT_WEIGHT, KR_F32, 2, (int64_t[]){E, r}, KR_FILL_NORMAL, 0.2, 0);
+    kr_case_normal(k, KR_STEP_DT_BIAS, 1, &E);
+    kr_case_in(k, KR_STEP_A, KR_F32, 2, (int64_t[]){E, N}, KR_FILL_UNIFORM, -4, -0.1);
+    kr_case_normal(k, KR_STEP_D, 1, &E);
+    kr_case_normal(k, KR_STEP_SCAN_U, 2, (int64_t[]){M, E});
+    kr_case_normal(k, KR_STEP_SCAN_Z, 2, (int64_t[]){M, E});
+    kr_case_in(k, KR_STEP_SCAN_SEQS, KR_I64, 2, (int64_t[]){M, 3}, KR_FILL_SEQS, 0, 0);
+    kr_case_normal(k, KR_STEP_STATE, 3, (int64_t[]){M + 1, E, N});
+    k->out[KR_STEP_STATE_OUT] = kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){M + 1, E, N});
+    return true;
+}
+
+KR_DECLARE_REF_KERNEL(kr_mamba_step_in);
+KR_DECLARE_REF_KERNEL(kr_mamba_step_scan);
+
+const kr_op kr_op_mamba_step_in = {
+    .name = "mamba_step_in",
+    .shape = in_shape,
+    .cost = in_cost,
+    .cases = in_cases,
+    .n_in = KR_STEP_IN_INS,
+    .n_out = KR_STEP_IN_OUTS,
+    .no_accumulate = 15,
+    .half_in = 1u << KR_STEP_HIDDEN | 1u << KR_STEP_WEIGHT,
+    .kernel = KR_REF_KERNELS_GPU(kr_mamba_step_in),
+};
+
+const kr_op kr_op_mamba_step_scan = {
+    .name = "mamba_step_scan",
+    .shape = scan_shape,
+    .cost = scan_cost,
+    .cases = scan_cases,
+    .n_in = KR_STEP_SCAN_INS,
+    .n_out = KR_STEP_SCAN_OUTS,
+    .no_accumulate = 3,
+    .half_in =
+        1u << KR_STEP_XP | 1u << KR_STEP_DT_WEIGHT | 1u << KR_STEP_SCAN_U | 1u << KR_STEP_SCAN_Z,
+    .kernel = KR_REF_KERNELS_GPU(kr_mamba_step_scan),
+};

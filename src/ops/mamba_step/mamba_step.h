@@ -1,0 +1,78 @@
+/* mamba_step.h - a decode step of the Mamba mixer in few kernels: what stands in front of x_proj as
+ * one op, what stands behind it as another. For steps of one token a sequence: row r of every
+ * tensor is sequence r of seqs, whose count is 1, or 0 where the row is no one's: then its states
+ * are neither read nor written, and u is 0.
+ *
+ * mamba_step_in:
+ *   s      = hidden + residual                     (s = hidden without a residual)
+ *   [x; z] = weight (norm * s * (mean of s^2 + eps)^(-1/2)) + bias
+ *   u      = silu(conv_bias + conv[K-1] x + sum over w < K-1 of conv[w] state[w])
+ *   state  = the last K-1 of x, oldest first
+ * mamba_step_scan:
+ *   delta  = softplus(dt_weight dl + dt_bias)      where xp = [dl; B; C], of r, N, N columns
+ *   h      = exp(delta A) h + delta B u,   y = (C . h + D u) silu(z)
+ *
+ * Sums are f32; on the GPU hidden, weights, xp, u, z and y may be bf16. Source: spec/mamba.md. */
+#ifndef KR_MAMBA_STEP_H
+#define KR_MAMBA_STEP_H
+
+#include "ops/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* mamba_step_in serves few rows, short convolutions, and widths D that its rows of shared memory
+ * hold. */
+enum { KR_STEP_FEW = 4, KR_STEP_TAPS = 4, KR_STEP_WIDTH = 8192 };
+
+typedef struct kr_mamba_step_attr {
+    double eps;
+    int half; /* u and z are bf16; the weight must be */
+} kr_mamba_step_attr;
+
+enum {
+    KR_STEP_HIDDEN,    /* [M,D], M <= KR_STEP_FEW */
+    KR_STEP_RESIDUAL,  /* [M,D] f32, or absent */
+    KR_STEP_NORM,      /* [D] */
+    KR_STEP_WEIGHT,    /* [2E,D] */
+    KR_STEP_BIAS,      /* [2E], or absent */
+    KR_STEP_CONV,      /* [E,1,K], 2 <= K <= KR_STEP_TAPS */
+    KR_STEP_CONV_BIAS, /* [E], or absent */
+    KR_STEP_SEQS,      /* I64 [M,3] */
+    KR_STEP_WINDOW,    /* [slots,K-1,E]: the state */
+    KR_STEP_IN_INS
+};
+enum {
+    KR_STEP_SUM,        /* s [M,D] f32; absent without a residual */
+    KR_STEP_U,          /* [M,E] */
+    KR_STEP_Z,          /* [M,E] */
+    KR_STEP_WINDOW_OUT, /* given; may be the memory of the state */
+    KR_STEP_IN_OUTS
+};
+extern const kr_op kr_op_mamba_step_in;
+
+enum {
+    KR_STEP_XP,        /* [M,r+2N] */
+    KR_STEP_DT_WEIGHT, /* [E,r] */
+    KR_STEP_DT_BIAS,   /* [E] */
+    KR_STEP_A,         /* [E,N] */
+    KR_STEP_D,         /* [E] */
+    KR_STEP_SCAN_U,    /* [M,E] */
+    KR_STEP_SCAN_Z,    /* [M,E] */
+    KR_STEP_SCAN_SEQS, /* I64 [M,3] */
+    KR_STEP_STATE,     /* h [slots,E,N] */
+    KR_STEP_SCAN_INS
+};
+enum {
+    KR_STEP_Y,         /* [M,E] */
+    KR_STEP_STATE_OUT, /* given; may be the memory of the state */
+    KR_STEP_SCAN_OUTS
+};
+extern const kr_op kr_op_mamba_step_scan;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,268 @@
+/* mamba_step_in.cu - norm, in_proj and convolution of a decode step of few rows in one kernel.
+ * mamba_step.h has the equations.
+ *
+ * Reading the weight is the cost: a warp takes a row of it, with all of the row's loads in flight
+ * before the kernel in front has ended. Meanwhile nothing else is known; then every block makes the
+ * norm for itself (a few KB), and each warp its product; the lane of each row of x finishes it:
+ * a channel of x passes through its convolution, one of z is stored. */
+#include "device/cuda/kernel.cuh"
+#include "ops/mamba_step/mamba_step.h"
+
+enum { THREADS = 128, WARPS = THREADS / 32, LOADS = 10, TAPS = KR_STEP_TAPS };
+
+template <typename X, typename W, typename Y>
+struct arguments {
+    const X *hidden; /* [M,D] */
+    const float *residual, *norm;
+    const W *weight; /* [2E,D] */
+    const float *bias, *conv, *conv_bias, *window;
+    const int64_t *seqs;
+    float *sum, *window_out;
+    Y *u, *z;
+    int64_t D, E, ld_hidden, ld_residual, ld_weight, ld_sum, ld_u, ld_z;
+    int64_t from_slot, from_tap, to_slot, to_tap;
+    int M, K;
+    float eps;
+};
+
+/* What the lane of row `lane` needs of output n besides the product. */
+struct finish {
+    float bias, conv_bias, tap[TAPS], past[TAPS - 1];
+    int64_t slot; /* -1: no one's */
+};
+
+template <typename A>
+static __device__ __forceinline__ finish fetch_finish(const A &a, int64_t n, int lane) {
+    finish f = {};
+    f.slot = -1;
+    if (lane >= a.M) return f;
+    if (a.bias) f.bias = a.bias[n];
+    if (a.seqs[3 * lane + 1] > 0) f.slot = a.seqs[3 * lane + 2];
+    if (n >= a.E) return f;
+    if (a.conv_bias) f.conv_bias = a.conv_bias[n];
+#pragma unroll
+    for (int w = 0; w < TAPS; w++) {
+        if (w < a.K) f.tap[w] = a.conv[n * a.K + w];
+        if (w < a.K - 1 && f.slot >= 0)
+            f.past[w] = a.window[f.slot * a.from_slot + w * a.from_tap + n];
+    }
+    return f;
+}
+
+template <typename A>
+static __device__ __forceinline__ void finish_output(const A &a, const finish &f, int64_t n,
+                                                     int lane, float x) {
+    if (lane >= a.M) return;
+    x += f.bias;
+    if (n >= a.E) {
+        kr_store(a.z + lane * a.ld_z + n - a.E, x);
+        return;
+    }
+    float u = f.conv_bias;
+#pragma unroll
+    for (int w = 0; w < TAPS; w++) {
+        if (w >= a.K || f.slot < 0) break;
+        float v = x;
+        if (w < TAPS - 1 && w < a.K - 1) v = f.past[w];
+        u += f.tap[w] * v;
+        if (w > 0) a.window_out[f.slot * a.to_slot + (w - 1) * a.to_tap + n] = v;
+    }
+    kr_store(a.u + lane * a.ld_u + n, f.slot < 0 ? 0 : u / (1 + __expf(-u)));
+}
+
+/* ---- the norm -------------------------------------------------------------------------------- */
+
+/* Where element k of a row lies in shared memory: the quads that one vector of weights meets are
+ * apart, so that neighbouring lanes read neighbouring quads. */
+template <int SIZE>
+static __device__ __forceinline__ int64_t place(int64_t k, int64_t D) {
+    if (SIZE <= 4) return k;
+    return k % SIZE / 4 * (D / SIZE * 4) + k / SIZE * 4 + k % 4;
+}
+
+/* xs[m] = norm * s, unscaled; returns 1 / rms of each row. */
+template <int ROWS, int SIZE, typename A>
+static __device__ __forceinline__ void make_norm(const A &a, const float *norm, float *xs,
+                                                 float *rstd) {
+    __shared__ float parts[ROWS][WARPS];
+#pragma unroll
+    for (int m = 0; m < ROWS; m++) {
+        float squares = 0;
+        for (int64_t k = threadIdx.x; k < a.D && m < a.M; k += THREADS) {
+            float s = kr_load(a.hidden + m * a.ld_hidden + k);
+            if (a.residual) s += a.residual[m * a.ld_residual + k];
+            if (a.sum && blockIdx.x == 0) a.sum[m * a.ld_sum + k] = s;
+            xs[m * a.D + place<SIZE>(k, a.D)] = s * norm[k];
+            squares += s * s;
+        }
+        squares = kr_warp_sum(squares);
+        if (threadIdx.x % 32 == 0) parts[m][threadIdx.x / 32] = squares;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < ROWS; m++) {
+        float all = 0;
+        for (int i = 0; i < WARPS; i++) all += parts[m][i];
+        rstd[m] = rsqrtf(all / (float)a.D + a.eps);
+    }
+}
+
+/* ---- the product ----------------------------------------------------------------------------- */
+
+template <typename W>
+static __device__ __forceinline__ void fetch(uint4 (&v)[LOADS], const W *w, int64_t D,
+                                             int64_t first, int lane) {
+    constexpr int SIZE = 16 / sizeof(W);
+#pragma unroll
+    for (int i = 0; i < LOADS; i++) {
+        int64_t k = first + (i * 32 + lane) * SIZE;
+        if (k < D) v[i] = *(const uint4 *)(w + k);
+    }
+}
+
+template <int ROWS, typename W>
+static __device__ __forceinline__ void multiply(const uint4 (&v)[LOADS], const float *xs, int64_t D,
+                                                int64_t first, int lane, float (&sum)[ROWS]) {
+    constexpr int SIZE = 16 / sizeof(W);
+#pragma unroll
+    for (int i = 0; i < LOADS; i++) {
+        int64_t k = first + (i * 32 + lane) * SIZE;
+        if (k >= D) break;
+#pragma unroll
+        for (int m = 0; m < ROWS; m++) {
+#pragma unroll
+            for (int q = 0; q < SIZE / 4; q++) {
+                float4 x = *(const float4 *)(xs + m * D + place<SIZE>(k + 4 * q, D));
+                const W *w = (const W *)&v[i] + 4 * q;
+                sum[m] += kr_load(w) * x.x + kr_load(w + 1) * x.y + kr_load(w + 2) * x.z +
+                          kr_load(w + 3) * x.w;
+            }
+        }
+    }
+}
+
+/* The product of a row of the weight, its first loads in v, with all rows of xs; in every lane. */
+template <int ROWS, bool VECTORS, typename W>
+static __device__ __forceinline__ void product(uint4 (&v)[LOADS], const W *w, const float *xs,
+                                               int64_t D, int lane, float (&sum)[ROWS]) {
+    constexpr int64_t CHUNK = LOADS * 32 * 16 / sizeof(W);
+#pragma unroll
+    for (int m = 0; m < ROWS; m++) sum[m] = 0;
+    if constexpr (VECTORS) {
+        multiply<ROWS, W>(v, xs, D, 0, lane, sum);
+        for (int64_t first = CHUNK; first < D; first += CHUNK) {
+            fetch(v, w, D, first, lane);
+            multiply<ROWS, W>(v, xs, D, first, lane, sum);
+        }
+    } else {
+        for (int64_t k = lane; k < D; k += 32)
+            for (int m = 0; m < ROWS; m++) sum[m] += kr_load(w + k) * xs[m * D + k];
+    }
+#pragma unroll
+    for (int m = 0; m < ROWS; m++) sum[m] = kr_warp_sum(sum[m]);
+}
+
+template <int ROWS, bool VECTORS, typename X, typename W, typename Y>
+static __global__ void __launch_bounds__(THREADS, 4) step_in(arguments<X, W, Y> a) {
+    constexpr int SIZE = VECTORS ? 16 / sizeof(W) : 1;
+    extern __shared__ float4 memory[];
+    float *xs = (float *)memory, *norm = xs + ROWS * a.D; /* [ROWS,D], [D] */
+    int lane = threadIdx.x % 32;
+    int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, step = (int64_t)gridDim.x * WARPS;
+    uint4 v[LOADS];
+    finish f;
+    kr_go_on();
+    if (VECTORS && n < 2 * a.E) fetch(v, a.weight + n * a.ld_weight, a.D, 0, lane);
+    if (n < 2 * a.E) f = fetch_finish(a, n, lane);
+    for (int64_t k = threadIdx.x; k < a.D; k += THREADS) norm[k] = a.norm[k];
+    kr_after();
+    float rstd[ROWS], sum[ROWS];
+    make_norm<ROWS, SIZE>(a, norm, xs, rstd);
+    while (n < 2 * a.E) {
+        const W *w = a.weight + n * a.ld_weight;
+        product<ROWS, VECTORS>(v, w, xs, a.D, lane, sum);
+        finish now = f;
+        int64_t done = n;
+        n += step;
+        if (VECTORS && n < 2 * a.E) fetch(v, a.weight + n * a.ld_weight, a.D, 0, lane);
+        if (n < 2 * a.E) f = fetch_finish(a, n, lane);
+        float x = 0;
+#pragma unroll
+        for (int m = 0; m < ROWS; m++) x = lane == m ? sum[m] * rstd[m] : x;
+        finish_output(a, now, done, lane, x);
+    }
+}
+
+/* ---- launching ------------------------------------------------------------------------------- */
+
+template <int ROWS, bool VECTORS, typename X, typename W, typename Y>
+static void launch_rows(const arguments<X, W, Y> &a) {
+    size_t shared = (size_t)(ROWS + 1) * (size_t)a.D * sizeof(float);
+    void (*kernel)(arguments<X, W, Y>) = step_in<ROWS, VECTORS, X, W, Y>;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10);
+    unsigned blocks = kr_blocks(2 * a.E, WARPS), most = (unsigned)kr_cuda_processors() * 4;
+    unsigned rounds = kr_blocks(blocks, most);
+    kr_launch_early(kernel, dim3(kr_blocks(blocks, rounds)), THREADS, shared, a);
+}
+
+template <bool VECTORS, typename X, typename W, typename Y>
+static void launch_vectors(const arguments<X, W, Y> &a) {
+    if (a.M <= 1)
+        launch_rows<1, VECTORS>(a);
+    else if (a.M <= 2)
+        launch_rows<2, VECTORS>(a);
+    else
+        launch_rows<4, VECTORS>(a);
+}
+
+template <typename X, typename W, typename Y>
+static void launch(const kr_call *c) {
+    const kr_tensor *in = c->in, *out = c->out, *hidden = &in[KR_STEP_HIDDEN];
+    const kr_tensor *from = &in[KR_STEP_WINDOW], *to = &out[KR_STEP_WINDOW_OUT];
+    const kr_tensor *weight = &in[KR_STEP_WEIGHT], *conv = &in[KR_STEP_CONV];
+    arguments<X, W, Y> a = {(const X *)hidden->data,
+                            (const float *)in[KR_STEP_RESIDUAL].data,
+                            (const float *)in[KR_STEP_NORM].data,
+                            (const W *)weight->data,
+                            (const float *)in[KR_STEP_BIAS].data,
+                            (const float *)conv->data,
+                            (const float *)in[KR_STEP_CONV_BIAS].data,
+                            (const float *)from->data,
+                            (const int64_t *)in[KR_STEP_SEQS].data,
+                            (float *)out[KR_STEP_SUM].data,
+                            (float *)to->data,
+                            (Y *)out[KR_STEP_U].data,
+                            (Y *)out[KR_STEP_Z].data};
+    a.D = hidden->shape[1];
+    a.E = conv->shape[0];
+    a.ld_hidden = hidden->stride[0];
+    a.ld_residual = in[KR_STEP_RESIDUAL].stride[0];
+    a.ld_weight = weight->stride[0];
+    a.ld_sum = out[KR_STEP_SUM].stride[0];
+    a.ld_u = out[KR_STEP_U].stride[0];
+    a.ld_z = out[KR_STEP_Z].stride[0];
+    a.from_slot = from->stride[0];
+    a.from_tap = from->stride[1];
+    a.to_slot = to->stride[0];
+    a.to_tap = to->stride[1];
+    a.M = (int)hidden->shape[0];
+    a.K = (int)conv->shape[2];
+    a.eps = (float)((const kr_mamba_step_attr *)c->attr)->eps;
+    if (a.M == 0 || a.E == 0) return;
+    bool vectors = (((uintptr_t)a.weight | (uintptr_t)a.ld_weight * sizeof(W)) & 15) == 0 &&
+                   a.D % (int64_t)(16 / sizeof(W)) == 0;
+    if (vectors)
+        launch_vectors<true>(a);
+    else
+        launch_vectors<false>(a);
+}
+
+extern "C" void kr_mamba_step_in_cuda(const kr_call *c) {
+    bool half = ((const kr_mamba_step_attr *)c->attr)->half != 0;
+    if (!half)
+        launch<float, float, float>(c);
+    else if (c->in[KR_STEP_HIDDEN].dtype == KR_BF16)
+        launch<bf16, bf16, bf16>(c);
+    else
+        launch<float, bf16, bf16>(c);
+}
