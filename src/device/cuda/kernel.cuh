@@ -47,7 +47,8 @@ __device__ __forceinline__ float kr_warp_max(float x) {
  * In a row of small kernels each would wait for the one before it to end and for its own launch.
  * One launched by kr_launch_early may begin when every block of the one before it has said
  * kr_go_on() or ended: it can load what no kernel of the same step writes (parameters; states that
- * it alone moves), says kr_go_on() itself, and calls kr_after() before it touches anything else. */
+ * it alone moves), says kr_go_on() itself, and calls kr_after() before it touches anything else.
+ * Without `early` it is an ordinary launch. */
 __device__ __forceinline__ void kr_after(void) {
 #if __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
@@ -59,18 +60,18 @@ __device__ __forceinline__ void kr_go_on(void) {
 #endif
 }
 template <typename... P>
-static void kr_launch_early(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared,
-                            P... arguments) {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, unsigned block,
+                            size_t shared, P... arguments) {
+    cudaLaunchAttribute how = {};
+    how.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    how.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = kr_cuda_stream();
-    config.attrs = &early;
-    config.numAttrs = kr_cuda_begins_early() ? 1 : 0;
+    config.attrs = &how;
+    config.numAttrs = early && kr_cuda_begins_early() ? 1 : 0;
     cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

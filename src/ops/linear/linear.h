@@ -22,6 +22,7 @@ extern "C" {
 /* NULL: all zero. */
 typedef struct kr_linear_attr {
     int f32_out; /* y is f32 though x is bf16 */
+    int early;   /* nothing of the same run writes the weight: the GPU may read it ahead of x */
 } kr_linear_attr;
 
 extern const kr_op kr_op_linear;

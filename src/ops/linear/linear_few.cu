@@ -47,17 +47,24 @@ static __device__ __forceinline__ void load_x(float *to, const X *from) {
     }
 }
 
-/* This thread's share of the row at w, 16 bytes at a time. */
+/* The next loads of this thread's share of the row at w, from element k on. */
+template <typename X, typename W, typename Y>
+static __device__ __forceinline__ void fetch(const few<X, W, Y> &f, const W *w, int64_t k,
+                                             vector<W> *v) {
+    int64_t step = (int64_t)f.group * vector<W>::SIZE;
+#pragma unroll
+    for (int i = 0; i < LOADS; i++)
+        if (k + i * step < f.K) v[i].bits = *(const uint4 *)(w + k + i * step);
+}
+
+/* This thread's share of the row at w, 16 bytes at a time; its first loads are in v. */
 template <int ROWS, typename X, typename W, typename Y>
 static __device__ __forceinline__ void multiply_vectors(const few<X, W, Y> &f, const W *w, int t,
-                                                        float *sum) {
+                                                        vector<W> *v, float *sum) {
     constexpr int SIZE = vector<W>::SIZE;
     int64_t step = (int64_t)f.group * SIZE;
     for (int64_t k = (int64_t)t * SIZE; k < f.K; k += step * LOADS) {
-        vector<W> v[LOADS];
-#pragma unroll
-        for (int i = 0; i < LOADS; i++)
-            if (k + i * step < f.K) v[i].bits = *(const uint4 *)(w + k + i * step);
+        if (k >= step * LOADS) fetch(f, w, k, v);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
             if (k + i * step >= f.K) break;
@@ -106,9 +113,13 @@ static __global__ void __launch_bounds__(THREADS) few_rows(few<X, W, Y> f) {
     int64_t n = (int64_t)blockIdx.x * (THREADS / f.group) + threadIdx.x / f.group;
     float sum[ROWS] = {};
     const W *w = f.w + n * f.ldw;
+    vector<W> v[LOADS];
+    kr_go_on();
+    if (VECTORS && n < f.N) fetch(f, w, (int64_t)t * vector<W>::SIZE, v);
+    kr_after();
     if (n < f.N) {
         if constexpr (VECTORS)
-            multiply_vectors<ROWS>(f, w, t, sum);
+            multiply_vectors<ROWS>(f, w, t, v, sum);
         else
             multiply_elements<ROWS>(f, w, t, sum);
     }
@@ -127,6 +138,8 @@ static bool aligned(const T *p, int64_t ld) {
 
 template <typename X, typename W, typename Y>
 static void launch(const kr_call *c, const kr_tensor *w) {
+    const kr_linear_attr *attr = (const kr_linear_attr *)c->attr;
+    bool early = attr && attr->early;
     const kr_tensor *x = &c->in[0], *y = &c->out[0];
     few<X, W, Y> f = {(const X *)x->data,
                       (const W *)w->data,
@@ -146,15 +159,15 @@ static void launch(const kr_call *c, const kr_tensor *w) {
     while (f.group < THREADS && f.group * LOADS < shares) f.group *= 2;
     unsigned blocks = kr_blocks(f.N, THREADS / f.group);
     if (!vectors)
-        few_rows<false, 8><<<blocks, THREADS, 0, kr_cuda_stream()>>>(f);
+        kr_launch_early(few_rows<false, 8, X, W, Y>, early, blocks, THREADS, 0, f);
     else if (f.M <= 1)
-        few_rows<true, 1><<<blocks, THREADS, 0, kr_cuda_stream()>>>(f);
+        kr_launch_early(few_rows<true, 1, X, W, Y>, early, blocks, THREADS, 0, f);
     else if (f.M <= 2)
-        few_rows<true, 2><<<blocks, THREADS, 0, kr_cuda_stream()>>>(f);
+        kr_launch_early(few_rows<true, 2, X, W, Y>, early, blocks, THREADS, 0, f);
     else if (f.M <= 4)
-        few_rows<true, 4><<<blocks, THREADS, 0, kr_cuda_stream()>>>(f);
+        kr_launch_early(few_rows<true, 4, X, W, Y>, early, blocks, THREADS, 0, f);
     else
-        few_rows<true, 8><<<blocks, THREADS, 0, kr_cuda_stream()>>>(f);
+        kr_launch_early(few_rows<true, 8, X, W, Y>, early, blocks, THREADS, 0, f);
 }
 
 template <typename X, typename Y>

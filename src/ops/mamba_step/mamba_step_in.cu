@@ -202,7 +202,7 @@ static void launch_rows(const arguments<X, W, Y> &a) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10);
     unsigned blocks = kr_blocks(2 * a.E, WARPS), most = (unsigned)kr_cuda_processors() * 4;
     unsigned rounds = kr_blocks(blocks, most);
-    kr_launch_early(kernel, dim3(kr_blocks(blocks, rounds)), THREADS, shared, a);
+    kr_launch_early(kernel, true, dim3(kr_blocks(blocks, rounds)), THREADS, shared, a);
 }
 
 template <bool VECTORS, typename X, typename W, typename Y>

@@ -162,9 +162,9 @@ static void launch_quads(const arguments<T> &a) {
     bool quads = a.N % 4 == 0 && aligned(a.A, a.ld_A * 4) && aligned(a.state, a.from_slot * 4) &&
                  aligned(a.state_out, a.to_slot * 4);
     if (quads)
-        kr_launch_early(step_scan<VECTORS, true, T>, grid, THREADS, 0, a);
+        kr_launch_early(step_scan<VECTORS, true, T>, true, grid, THREADS, 0, a);
     else
-        kr_launch_early(step_scan<VECTORS, false, T>, grid, THREADS, 0, a);
+        kr_launch_early(step_scan<VECTORS, false, T>, true, grid, THREADS, 0, a);
 }
 
 template <typename T>
