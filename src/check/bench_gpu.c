@@ -7,9 +7,15 @@
 
 #include "base/err.h"
 #include "check/bench_call.h"
+#include "ops/adamw/adamw.h"
 #include "ops/case.h"
+#include "ops/cast/cast.h"
 #include "ops/causal_conv/causal_conv.h"
+#include "ops/embedding/embedding.h"
 #include "ops/linear/linear.h"
+#include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/rmsnorm/rmsnorm.h"
+#include "ops/sum_squares/sum_squares.h"
 #include "scan/scan_op.h"
 
 enum { COPY_BYTES = 1 << 30, HALF_SIDE = 8192, SIDE = 4096, STATE = 16, KERNEL = 4 };
@@ -184,13 +190,71 @@ static int bench_linear(const kr_bench *b, int64_t M, int64_t N, int64_t K, krai
     return bench_op(b, &kr_op_linear_dw, &k, shape, false, e);
 }
 
+/* Around a mixer: the norm in front of it, with the residual sum in f32. */
+static int bench_norm(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
+    static const kr_rmsnorm_attr half = {1e-5, 1};
+    kr_case k = {.name = "bench", .n_out = 3, .attr = &half};
+    char shape[60];
+    snprintf(shape, sizeof shape, "M%lld D%lld", (long long)M, (long long)D);
+    normal(&k, 0, KR_BF16, M, D);
+    normal(&k, 1, KR_F32, M, D);
+    kr_case_in(&k, 2, KR_F32, 1, &D, KR_FILL_NORMAL, 1, 0);
+    KR_TRY(bench_op(b, &kr_op_rmsnorm, &k, shape, false, e));
+    k.in[3] = k.in[2];
+    k.fill[3] = k.fill[2];
+    normal(&k, 2, KR_F32, M, D);
+    kr_case_in(&k, 4, KR_F32, 1, &M, KR_FILL_UNIFORM, 0.5, 1);
+    return bench_op(b, &kr_op_rmsnorm_grad, &k, shape, false, e);
+}
+
+/* Both ends of the model: tokens to vectors, and head and loss in one. */
+static int bench_ends(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
+    static const kr_linear_cross_entropy_attr once = {1};
+    enum { VOCABULARY = 50280 };
+    kr_case k = {.name = "bench", .n_out = 1};
+    char shape[60];
+    snprintf(shape, sizeof shape, "M%lld D%lld V%d", (long long)M, (long long)D, VOCABULARY);
+    kr_case_in(&k, 0, KR_I32, 1, &M, KR_FILL_INDEX, VOCABULARY, 0);
+    normal(&k, 1, KR_F32, VOCABULARY, D);
+    KR_TRY(bench_op(b, &kr_op_embedding, &k, shape, false, e));
+    k.in[1] = k.in[0];
+    k.fill[1] = k.fill[0];
+    normal(&k, 0, KR_F32, M, D);
+    k.out[0] = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){VOCABULARY, D});
+    KR_TRY(bench_op(b, &kr_op_embedding_grad, &k, shape, false, e));
+    k = (kr_case){.name = "bench", .n_out = 3, .attr = &once};
+    normal(&k, 0, KR_BF16, M, D);
+    normal(&k, 1, KR_F32, VOCABULARY, D);
+    kr_case_in(&k, 2, KR_I32, 1, &M, KR_FILL_INDEX, VOCABULARY, 0);
+    normal(&k, 3, KR_BF16, VOCABULARY, D);
+    k.fill[4].kind = KR_FILL_ABSENT;
+    kr_case_in(&k, 5, KR_F32, 1, &M, KR_FILL_UNIFORM, 0, 1);
+    return bench_op(b, &kr_op_linear_cross_entropy_grad, &k, shape, false, e);
+}
+
+/* What walks over all parameters once a step. */
+static int bench_parameters(const kr_bench *b, int64_t n, krait_error *e) {
+    static const kr_adamw_attr attr = {1e-3, 0.9, 0.95, 1e-8, 0.1, 1, 10};
+    kr_case k = {.name = "bench", .n_out = 3, .attr = &attr};
+    char shape[60];
+    snprintf(shape, sizeof shape, "n%lld", (long long)n);
+    for (int i = 0; i < 4; i++) kr_case_in(&k, i, KR_F32, 1, &n, KR_FILL_UNIFORM, 1e-3, 1);
+    KR_TRY(bench_op(b, &kr_op_adamw, &k, shape, false, e));
+    k.n_in = k.n_out = 1;
+    KR_TRY(bench_op(b, &kr_op_sum_squares, &k, shape, false, e));
+    return bench_op(b, &kr_op_cast, &k, shape, false, e);
+}
+
 int kr_bench_gpu_ops(kr_bench *b, krait_error *e) {
-    int64_t D = 768, layers = 0;
+    int64_t D = 768, layers = 24;
     kr_bench_shape(b->o.model, &D, &layers);
     int64_t B = b->o.batch ? b->o.batch : 8, T = b->o.tokens ? b->o.tokens : 2048;
     int64_t M = B * T, R = (D + 15) / 16, E = 2 * D, rows[] = {1, 128, M};
     int64_t sizes[][2] = {{2 * E, D}, {R + 2 * STATE, E}, {E, R}, {D, E}};
     for (int m = 0; m < 3; m++)
         for (int s = 0; s < 4; s++) KR_TRY(bench_linear(b, rows[m], sizes[s][0], sizes[s][1], e));
-    return bench_conv(b, B, T, E, e);
+    KR_TRY(bench_conv(b, B, T, E, e));
+    KR_TRY(bench_norm(b, M, D, e));
+    KR_TRY(bench_ends(b, M, D, e));
+    return bench_parameters(b, layers * 7 * D * D, e);
 }

@@ -179,6 +179,7 @@ static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_
     o.lanes = lanes;
     o.max_tokens = lanes * prompt < 16384 ? lanes * prompt : 16384;
     o.ignore_end = 1;
+    o.sampler.temperature = 0;
     o.ids = s->documents;
     o.counts = s->counts;
     for (int i = -1; i < b->o.runs; i++) { /* the first one warms up */

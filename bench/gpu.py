@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+# gpu.py - what bench/gpu.sh needs of Python: the official CUDA kernels and models timed, and the
+# table of all rows.
+#
+#   gpu.py peer PART...          parts: scan conv train decode prefill (all when none is named)
+#   gpu.py table KRAIT.jsonl PEER.jsonl   lines of krait bench --json and of `peer`, to Markdown
+#
+# `peer` needs torch, mamba_ssm and causal_conv1d; it prints a JSON line for each row: {"what",
+# "values", "unit"}. Times are of CUDA events (kernels, training) or the host's clock around work
+# that ends with a synchronisation (generation).
+import json
+import statistics
+import sys
+import time
+
+RUNS = 11
+VOCABULARY = 50280
+SHAPES = {"130m": (768, 24), "370m": (1024, 48), "1.4b": (2048, 48), "2.8b": (2560, 64)}
+SCANS = [(8, 2048, 1536), (1, 131072, 1536), (1, 1048576, 1536), (64, 197, 384)]
+
+
+def tell(what, unit, values):
+    print(json.dumps({"what": what, "unit": unit, "values": values}), flush=True)
+
+
+def events(work, runs=RUNS, warm=3):
+    """Milliseconds of each run on the GPU. It is kept busy while the run is queued, so that no time
+    of the host is in them."""
+    import torch
+    times = []
+    for i in range(warm + runs):
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(1000000)
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        if i >= warm:
+            times.append(start.elapsed_time(end))
+    return times
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+def scan_inputs(batch, tokens, channels, states=16):
+    import torch
+
+    def uniform(shape, low, high, dtype=torch.bfloat16):
+        return torch.empty(shape, device="cuda", dtype=dtype).uniform_(low, high)
+    tall = (batch, channels, tokens)
+    return dict(u=uniform(tall, -1, 1), dt=uniform(tall, -2, 2),
+                A=uniform((channels, states), -states, -1, torch.float32),
+                B=uniform((batch, 1, states, tokens), -1, 1),
+                C=uniform((batch, 1, states, tokens), -1, 1),
+                D=uniform((channels,), 0, 1, torch.float32), z=uniform(tall, -1, 1),
+                bias=uniform((channels,), -5, -2, torch.float32))
+
+
+def check_scan(inputs, out):
+    """The peer's output on a few channels of the first sequence against the recurrence in double:
+    what is timed is what was meant."""
+    import torch
+    rows = slice(0, 8)
+    u, dt, z = (inputs[k][0, rows, :256].double() for k in ("u", "dt", "z"))
+    A, D, bias = (inputs[k][rows].double() for k in ("A", "D", "bias"))
+    B, C = (inputs[k][0, 0, :, :256].double() for k in ("B", "C"))
+    dt = torch.nn.functional.softplus(dt + bias[:, None])
+    h = torch.zeros_like(A)
+    worst = 0
+    for t in range(min(256, u.shape[1])):
+        h = torch.exp(dt[:, t, None] * A) * h + (dt[:, t] * u[:, t])[:, None] * B[:, t]
+        y = (h @ C[:, t] + D * u[:, t]) * torch.nn.functional.silu(z[:, t])
+        worst = max(worst, float((y - out[0, rows, t].double()).abs().max()))
+    if not worst < 3e-2:
+        sys.exit(f"the peer's scan is off by {worst}")
+
+
+def peer_scan():
+    import selective_scan_cuda as kernels
+    import torch
+    for batch, tokens, channels in SCANS:
+        i = scan_inputs(batch, tokens, channels)
+        ins = [i[k] for k in ("u", "dt", "A", "B", "C", "D", "z", "bias")]
+        out, x, out_z = kernels.fwd(*ins, True)
+        check_scan(i, out_z)
+        shape = f"bf16 B{batch} T{tokens} E{channels}"
+        tell(f"scan {shape}", "ms", events(lambda: kernels.fwd(*ins, True)))
+        dout = torch.randn_like(out)
+        tell(f"scan_grad {shape}", "ms",
+             events(lambda: kernels.bwd(*ins, dout, x, out, None, True, False)))
+        del i, ins, out, x, out_z, dout
+        torch.cuda.empty_cache()
+
+
+def peer_conv():
+    import causal_conv1d_cuda as kernels
+    import torch
+    batch, tokens, channels = 8, 2048, 1536
+    x = torch.randn(batch, channels, tokens, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(channels, 4, device="cuda")
+    bias = torch.randn(channels, device="cuda")
+    y, dx, dy = torch.empty_like(x), torch.empty_like(x), torch.randn_like(x)
+    dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
+
+    def forward():
+        kernels.causal_conv1d_fwd(x, weight, bias, None, None, y, None, True)
+
+    def backward():
+        kernels.causal_conv1d_bwd(x, weight, bias, dy, None, None, None, dx, dweight, dbias, None,
+                                  True)
+    forward()
+    want = torch.nn.functional.conv1d(torch.nn.functional.pad(x.float(), (3, 0)),
+                                      weight[:, None], bias, groups=channels)
+    if not (torch.nn.functional.silu(want) - y.float()).abs().max() < 0.1:
+        sys.exit("the peer's convolution is off")
+    del want
+    shape = f"bf16 B{batch} T{tokens} E{channels}"
+    tell(f"causal_conv {shape}", "ms", events(forward))
+    tell(f"causal_conv_grad {shape}", "ms", events(backward))
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+def model_of(name, dtype):
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+    width, layers = SHAPES[name]
+    config = MambaConfig(d_model=width, n_layer=layers, vocab_size=VOCABULARY)
+    return MambaLMHeadModel(config, device="cuda", dtype=dtype)
+
+
+def forget():
+    import gc
+    import torch
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def peer_train():
+    import torch
+    batch, tokens = 8, 2048
+    for name in ("130m", "370m"):
+        torch.cuda.reset_peak_memory_stats()
+        model = model_of(name, torch.float32)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        ids = torch.randint(0, VOCABULARY, (batch, tokens), device="cuda")
+
+        def step():
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                logits = model(ids).logits[:, :-1]
+                loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY),
+                                                         ids[:, 1:].reshape(-1))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        what = f"train {name} B{batch} T{tokens}"
+        tell(what, "tok/s", [1e3 * batch * tokens / ms for ms in events(step)])
+        tell(what + ", memory", "GiB", [torch.cuda.max_memory_allocated() / 2 ** 30])
+        del model, optimiser, step
+        forget()
+
+
+def generation(model, batch, prompt, new, runs):
+    """Tokens a second of decoding alone: the time of `new` tokens less that of one."""
+    import torch
+    ids = torch.randint(0, VOCABULARY, (batch, prompt), device="cuda")
+
+    def seconds(count):
+        torch.cuda.synchronize()
+        start = time.monotonic()
+        model.generate(input_ids=ids, max_length=prompt + count, top_k=1, cg=True)
+        torch.cuda.synchronize()
+        return time.monotonic() - start
+    seconds(1 + new)
+    return [batch * new / (seconds(1 + new) - seconds(1)) for _ in range(runs)]
+
+
+def peer_decode():
+    import torch
+    for name, batch, prompt, new in (("130m", 1, 16, 128), ("1.4b", 1, 16, 128),
+                                     ("2.8b", 1, 16, 96), ("1.4b", 128, 2048, 64)):
+        model = model_of(name, torch.bfloat16)
+        tell(f"decode {name} b{batch}", "tok/s", generation(model, batch, prompt, new, 10))
+        del model
+        forget()
+
+
+def peer_prefill():
+    import torch
+    batch, tokens = 64, 2048
+    model = model_of("1.4b", torch.bfloat16)
+    ids = torch.randint(0, VOCABULARY, (batch, tokens), device="cuda")
+    with torch.inference_mode():
+        tell(f"prefill 1.4b {batch} x {tokens}", "ms",
+             events(lambda: model(ids, num_last_tokens=1), warm=2))
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+# What the issue asks for: row, what it is called in words, unit, target, floor.
+ROWS = [
+    ("scan bf16 B8 T2048 E1536", "scan forward, B 8, T 2048, E 1536, N 16", "ms", 0.20,
+     "0.11 (exponentials), 0.07 (bytes)"),
+    ("scan_grad bf16 B8 T2048 E1536", "scan backward, same", "ms", 0.65, "0.13 (bytes)"),
+    ("scan bf16 B1 T131072 E1536", "scan forward, B 1, T 131,072", "ms", 1.6, "0.87"),
+    ("scan_grad bf16 B1 T131072 E1536", "scan backward, same", "ms", 5.0, ""),
+    ("scan bf16 B1 T1048576 E1536", "scan forward, B 1, T 1,048,576", "ms", 12, "7.0"),
+    ("scan_grad bf16 B1 T1048576 E1536", "scan backward, same", "ms", 38, ""),
+    ("scan bf16 B64 T197 E384", "scan forward, B 64, T 197, E 384", "ms", 0.06, ""),
+    ("scan_grad bf16 B64 T197 E384", "scan backward, same", "ms", 0.2, ""),
+    ("causal_conv bf16 B8 T2048 E1536", "convolution forward, B 8, T 2048", "ms", 0.05, "0.034"),
+    ("causal_conv_grad bf16 B8 T2048 E1536", "convolution backward, same", "ms", 0.10, "0.05"),
+    ("train 130m B8 T2048", "training step, 130M, B 8, T 2048", "tok/s", 400e3, "16 ms"),
+    ("train 130m B8 T2048, memory", "its memory", "GiB", 8, ""),
+    ("train 370m B8 T2048", "training step, 370M, same", "tok/s", 170e3, "46 ms"),
+    ("train 370m B8 T2048, memory", "its memory", "GiB", 16, ""),
+    ("decode 130m b1", "decode 130M, batch 1", "tok/s", 4000, ""),
+    ("decode 1.4b b1", "decode 1.4B, batch 1", "tok/s", 850, "1,070"),
+    ("decode 2.8b b1", "decode 2.8B, batch 1", "tok/s", 450, "540"),
+    ("decode 1.4b b128", "decode 1.4B, batch 128, after 2,048 tokens each", "tok/s", 50e3, ""),
+    ("prefill 1.4b 64 x 2048", "prefill 1.4B, 64 x 2,048 tokens", "ms", 650, "460"),
+]
+
+
+def read(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f if line.startswith("{")]
+
+
+def krait_values(rows):
+    """what -> (median, lowest, highest) in the unit of ROWS."""
+    found = {}
+    for r in rows:
+        name, model = r["name"], r["model"]
+        span = [r["median"], r["minimum"], r["maximum"]]
+        if r.get("ms"):  # a kernel: rates fall as times rise
+            found[name] = [r["ms"], r["ms"] * span[0] / span[2], r["ms"] * span[0] / span[1]]
+        elif name.startswith("train step "):
+            found[f"train {model} {name[11:]}"] = span
+        elif name == "train: peak memory":
+            found[f"train {model} B8 T2048, memory"] = [x / 1024 for x in span]
+        elif name.startswith("decode "):
+            found[f"decode {model} {name[7:]}"] = span
+        elif name.startswith("prefill ") and " x " in name:
+            lanes, tokens = (int(x) for x in name[8:-7].split(" x "))
+            ms = [1e3 * lanes * tokens / x for x in span]
+            found[f"prefill {model} {lanes} x {tokens}"] = [ms[0], ms[2], ms[1]]
+    return found
+
+
+def number(x):
+    if x >= 1000:
+        return f"{x:,.0f}"
+    return f"{x:.3g}"
+
+
+def main_table(krait, peer):
+    print("| what | unit | Krait | its range | peer | ratio | target | floor |")
+    print("|---|---|---|---|---|---|---|---|")
+    for key, words, unit, target, floor in ROWS:
+        mine, theirs = krait.get(key), peer.get(key)
+        less = unit in ("ms", "GiB")
+        cells = [words, unit, "not measured", "", "", "", "", floor]
+        if mine:
+            cells[2] = number(mine[0])
+            cells[3] = f"{number(mine[1])} .. {number(mine[2])}"
+        if theirs:
+            cells[4] = number(theirs)
+        if mine and theirs:
+            cells[5] = f"{theirs / mine[0] if less else mine[0] / theirs:.2f}"
+        met = mine and (mine[0] <= target if less else mine[0] >= target)
+        sign = "<=" if less else ">="
+        cells[6] = f"{sign} {number(target)}" + ("" if not mine else " reached" if met else " missed")
+        print("| " + " | ".join(cells) + " |")
+
+
+def kernel_table(rows):
+    print("| kernel | ms | rate | of the ceiling | bytes and operations |")
+    print("|---|---|---|---|---|")
+    for r in rows:
+        if not r.get("ms"):
+            continue
+        share = f"{100 * r['median'] / r['ceiling']:.0f}%" if r.get("ceiling") else ""
+        print(f"| {r['name']} | {r['ms']:.4f} | {number(r['median'])} {r['unit']} | {share} | "
+              f"{r.get('note', '')} |")
+
+
+def table(krait_path, peer_path):
+    rows = read(krait_path)
+    peer = {r["what"]: statistics.median(r["values"]) for r in read(peer_path)}
+    main_table(krait_values(rows), peer)
+    print("\nThe card, measured: ", end="")
+    seen = {r["name"]: r for r in rows if r["name"] == "copy" or r["name"].startswith("matrix pro")}
+    print("; ".join(f"{n} {number(r['median'])} {r['unit']}" for n, r in seen.items()) + ".\n")
+    kernel_table(rows)
+
+
+def main(args):
+    parts = {"scan": peer_scan, "conv": peer_conv, "train": peer_train, "decode": peer_decode,
+             "prefill": peer_prefill}
+    if args[:1] == ["peer"] and all(a in parts for a in args[1:]):
+        for part in args[1:] or parts:
+            parts[part]()
+    elif args[:1] == ["table"] and len(args) == 3:
+        table(args[1], args[2])
+    else:
+        sys.exit("usage: gpu.py peer|table ...; the file's first lines say how")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# gpu.sh - Krait beside the official CUDA kernels and models on one GPU in one run, and every kernel
+# of Krait beside the ceilings of the card. Writes bench/gpu.md. README.md here says how to get the
+# peers; without them their column is empty.
+#
+#   KRAIT                the program (default build/bin/krait)
+#   KRAIT_PEER_PYTHON    a Python with torch, mamba_ssm and causal_conv1d (default python3)
+#   RUNS                 default 11
+#   OUT                  the file to write (default gpu.md here)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+krait=${KRAIT:-$here/../build/bin/krait} python=${KRAIT_PEER_PYTHON:-python3} runs=${RUNS:-11}
+out=${OUT:-$here/gpu.md}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+: >"$work/krait"
+: >"$work/peer"
+
+# krait_rows MODEL ARGUMENTS...: rows of krait bench, with the model's name in each
+krait_rows() {
+  local model=$1
+  shift
+  "$krait" bench "$@" --model "mamba-$model" --device cuda --json |
+    sed "s/^{/{\"model\": \"$model\", /" >>"$work/krait"
+}
+peer_rows() {
+  "$python" "$here/gpu.py" peer "$1" >>"$work/peer" 2>"$work/log" ||
+    { echo "peer $1: no rows:" >&2; tail -3 "$work/log" >&2; }
+}
+
+krait_rows 130m machine --runs "$runs"
+krait_rows 130m scan --runs "$runs"
+peer_rows scan
+krait_rows 130m ops --runs "$runs"
+peer_rows conv
+krait_rows 130m train --dtype bf16 --runs "$runs"
+krait_rows 370m train --dtype bf16 --runs "$runs"
+peer_rows train
+for model in 130m 1.4b 2.8b; do
+  krait_rows $model decode --dtype bf16 --batch 1 --runs "$runs"
+done
+krait_rows 1.4b decode --dtype bf16 --batch 128 --tokens 2048 --runs "$runs"
+peer_rows decode
+krait_rows 1.4b prefill --dtype bf16 --batch 64 --tokens 2048 --runs "$runs"
+peer_rows prefill
+
+{
+  echo '# On the GPU'
+  echo
+  echo "Written by bench/gpu.sh on $(date -u +%Y-%m-%d): medians of $runs runs, Krait and its peers"
+  echo 'on one card in one run.'
+  echo
+  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader |
+    sed 's/^/- card, driver: /'
+  echo "- Krait: $("$krait" --version 2>&1 | head -1)"
+  "$python" - 2>/dev/null <<'PEERS' || echo '- peers: not there'
+import causal_conv1d, mamba_ssm, torch, triton
+print(f"- peers: mamba-ssm {mamba_ssm.__version__}, causal-conv1d {causal_conv1d.__version__}, "
+      f"PyTorch {torch.__version__}, Triton {triton.__version__}")
+PEERS
+  echo
+  "$python" "$here/gpu.py" table "$work/krait" "$work/peer"
+} >"$work/page"
+mv "$work/page" "$out"
