@@ -272,7 +272,8 @@ def main_table(krait, peer):
             cells[5] = f"{theirs / mine[0] if less else mine[0] / theirs:.2f}"
         met = mine and (mine[0] <= target if less else mine[0] >= target)
         sign = "<=" if less else ">="
-        cells[6] = f"{sign} {number(target)}" + ("" if not mine else " reached" if met else " missed")
+        verdict = "" if not mine else " reached" if met else " missed"
+        cells[6] = f"{sign} {number(target)}{verdict}"
         print("| " + " | ".join(cells) + " |")
 
 
