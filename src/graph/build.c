@@ -55,9 +55,9 @@ void kr_graph_free(kr_graph *g) {
     kr_free(g->params);
     kr_free(g->scopes);
     kr_graph_drop_records(g);
-    kr_device_free(g->o.level, g->arena);
+    if (!g->borrowed) kr_device_free(g->o.level, g->arena);
+    if (!g->borrowed) kr_device_free(g->o.level, g->scratch);
     kr_device_free(g->o.level, g->gradients);
-    kr_device_free(g->o.level, g->scratch);
     kr_device_free(g->o.level, g->inputs);
     kr_free(g);
 }

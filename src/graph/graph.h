@@ -136,6 +136,12 @@ typedef struct kr_plan_sizes {
 int kr_graph_plan(kr_graph *g, krait_error *e);
 void kr_graph_sizes(const kr_graph *g, kr_plan_sizes *sizes);
 int kr_graph_allocate(kr_graph *g, krait_error *e);
+/* May g use the memory of `other`? Both planned, at one level. */
+bool kr_graph_fits(const kr_graph *g, const kr_graph *other);
+/* The same in the arena and scratch of `other`, where g fits: allocated before, freed after. The
+ * two take turns, and each overwrites all that the other made: kr_graph_params_changed(g) comes
+ * before g's turn. */
+int kr_graph_allocate_over(kr_graph *g, const kr_graph *other, krait_error *e);
 
 /* Where the gradients lie in their one block: first those of decayed parameters, then those of the
  * other parameters, then of what else was wanted; what pads them stays zero. Offsets in bytes,

@@ -103,7 +103,8 @@ struct kr_graph {
     kr_gradient_layout layout;
     unsigned char *arena, *gradients, *scratch, *inputs;
     bool planned, allocated;
-    bool stale; /* a binding changed: calls must be refreshed before the next run */
+    bool borrowed; /* arena and scratch are another graph's */
+    bool stale;    /* a binding changed: calls must be refreshed before the next run */
     bool constants_done;
     int64_t last_m, last_r;
     /* run_device.c */

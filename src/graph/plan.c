@@ -210,17 +210,35 @@ static int place_value(kr_graph *g, kr_value *v, krait_error *e) {
     return v->shown ? 0 : kr_fail_memory(e, v->name);
 }
 
-int kr_graph_allocate(kr_graph *g, krait_error *e) {
-    if (!g->planned) return kr_fail(e, KRAIT_ERR_ARGUMENT, "the graph has not been planned");
-    if (!(g->arena = block(g, g->sizes.activations, e))) return KRAIT_ERR_MEMORY;
+static int allocate_rest(kr_graph *g, krait_error *e) {
     if (!(g->gradients = block(g, g->sizes.gradients, e))) return KRAIT_ERR_MEMORY;
-    if (!(g->scratch = block(g, g->sizes.scratch, e))) return KRAIT_ERR_MEMORY;
     if (g->sizes.inputs && !(g->inputs = block(g, g->sizes.inputs, e))) return KRAIT_ERR_MEMORY;
     KR_TRY(check_spare(e));
     for (int64_t i = 0; i < g->n_values; i++) KR_TRY(place_value(g, g->values[i], e));
     kr_graph_zero_gradients(g);
     g->allocated = g->stale = true;
     return 0;
+}
+
+int kr_graph_allocate(kr_graph *g, krait_error *e) {
+    if (!g->planned) return kr_fail(e, KRAIT_ERR_ARGUMENT, "the graph has not been planned");
+    if (!(g->arena = block(g, g->sizes.activations, e))) return KRAIT_ERR_MEMORY;
+    if (!(g->scratch = block(g, g->sizes.scratch, e))) return KRAIT_ERR_MEMORY;
+    return allocate_rest(g, e);
+}
+
+bool kr_graph_fits(const kr_graph *g, const kr_graph *other) {
+    return g->sizes.activations <= other->sizes.activations &&
+           g->sizes.scratch <= other->sizes.scratch;
+}
+
+int kr_graph_allocate_over(kr_graph *g, const kr_graph *other, krait_error *e) {
+    if (!other->allocated || !kr_graph_fits(g, other))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "the graph does not fit into the other's memory");
+    g->borrowed = true;
+    g->arena = other->arena;
+    g->scratch = other->scratch;
+    return allocate_rest(g, e);
 }
 
 void kr_graph_zero_gradients(kr_graph *g) {

@@ -207,7 +207,8 @@ int kr_eval_lanes_run(kr_eval_run *run, krait_error *e) {
     if (o.graph.level == KR_LEVEL_CUDA && !run->task) o.tokens = ROWS_GPU;
     KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, &o, e));
     run->lanes = kr_calloc(LANES, sizeof *run->lanes);
-    int rc = run->lanes ? kr_scorer_allocate(&run->scorer, e) : kr_fail_memory(e, "evaluation");
+    int rc =
+        run->lanes ? kr_scorer_allocate(&run->scorer, NULL, e) : kr_fail_memory(e, "evaluation");
     if (rc == 0) rc = score_all(run, e);
     if (rc == 0) finish(run->result, run->task);
     for (int i = 0; run->lanes && i < LANES; i++) {

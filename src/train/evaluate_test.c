@@ -77,7 +77,7 @@ static double by_hand(int d, int64_t context, double *losses) {
     kr_scorer_options o = {.graph.threads = 1, .tokens = n, .lanes = 1};
     assert_int_equal(kr_device_level(&o.graph.level, &e), 0);
     assert_int_equal(kr_scorer_create(&s, &model->config, &model->weights, &o, &e), 0);
-    assert_int_equal(kr_scorer_allocate(&s, &e), 0);
+    assert_int_equal(kr_scorer_allocate(&s, NULL, &e), 0);
     for (int64_t i = 0; i < n; i++) {
         s.ids[i] = byte_of(d, i);
         s.targets[i] = byte_of(d, i + 1);

@@ -31,10 +31,11 @@ int kr_scorer_create(kr_scorer *s, const kr_config *c, kr_weights *w, const kr_s
     return rc;
 }
 
-size_t kr_scorer_bytes(const kr_scorer *s) {
+size_t kr_scorer_bytes(const kr_scorer *s, const kr_graph *over) {
     kr_plan_sizes sizes;
     kr_graph_sizes(s->lm.g, &sizes);
-    return sizes.activations + sizes.scratch + sizes.inputs + kr_lane_states_bytes(&s->lm, false) +
+    size_t own = over && kr_graph_fits(s->lm.g, over) ? 0 : sizes.activations + sizes.scratch;
+    return own + sizes.inputs + kr_lane_states_bytes(&s->lm, false) +
            block_bytes(s->tokens, s->lanes);
 }
 
@@ -47,8 +48,11 @@ static int bind_inputs(kr_scorer *s, krait_error *e) {
     return kr_graph_bind(s->lm.g, s->lm.reset, &reset, e);
 }
 
-int kr_scorer_allocate(kr_scorer *s, krait_error *e) {
-    KR_TRY(kr_graph_allocate(s->lm.g, e));
+int kr_scorer_allocate(kr_scorer *s, const kr_graph *over, krait_error *e) {
+    if (over && kr_graph_fits(s->lm.g, over))
+        KR_TRY(kr_graph_allocate_over(s->lm.g, over, e));
+    else
+        KR_TRY(kr_graph_allocate(s->lm.g, e));
     KR_TRY(kr_lane_states_create(&s->states, &s->lm, false, e));
     s->block = kr_aligned(block_bytes(s->tokens, s->lanes));
     if (!s->block) return kr_fail_memory(e, "evaluation");

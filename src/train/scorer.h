@@ -30,9 +30,10 @@ typedef struct kr_scorer_options {
 /* Records and plans the graph on these weights; its sizes are known from here on. */
 int kr_scorer_create(kr_scorer *s, const kr_config *c, kr_weights *w, const kr_scorer_options *o,
                      krait_error *e);
-/* Allocates; all states are zero. */
-int kr_scorer_allocate(kr_scorer *s, krait_error *e);
-size_t kr_scorer_bytes(const kr_scorer *s); /* what allocate takes */
+/* Allocates; all states are zero. `over` (or NULL): a graph whose memory is used where it is large
+ * enough; kr_scorer_refresh then comes before runs that follow one of it. */
+int kr_scorer_allocate(kr_scorer *s, const kr_graph *over, krait_error *e);
+size_t kr_scorer_bytes(const kr_scorer *s, const kr_graph *over); /* what allocate takes */
 void kr_scorer_free(kr_scorer *s);
 
 /* The weights have changed since the last run. */

@@ -102,6 +102,10 @@ static size_t weight_bytes(const kr_trainer *t) {
     return (size_t)t->model->parameters * sizeof(float);
 }
 
+static size_t evaluation_bytes(const kr_trainer *t) {
+    return t->scorer.lm.g ? kr_scorer_bytes(&t->scorer, kr_trainer_under(t)) : 0;
+}
+
 static void tell_bytes(text *s, const char *what, size_t bytes, size_t *total) {
     line(s, "  %-22s %10.2f MiB\n", what, (double)bytes / 1048576);
     *total += bytes;
@@ -134,7 +138,7 @@ static void tell_memory(text *s, const kr_trainer *t) {
     kr_plan_sizes p;
     const kr_recipe *r = &t->recipe;
     size_t batches = kr_micro_batches_bytes(r->accumulate, r->batch, r->window), total = 0;
-    size_t evaluation = t->scorer.lm.g ? kr_scorer_bytes(&t->scorer) : 0;
+    size_t evaluation = evaluation_bytes(t);
     bool gpu = t->level == KR_LEVEL_CUDA;
     if (!gpu) warm_up(t);
     tell_host(s, t, &total);
@@ -197,7 +201,7 @@ static int check_room(const kr_trainer *t, krait_error *e) {
     char advice[120];
     if (t->level != KR_LEVEL_CUDA) return 0;
     kr_device_memory(t->level, &left, &all);
-    size_t fixed = weight_bytes(t) + SLACK + (t->scorer.lm.g ? kr_scorer_bytes(&t->scorer) : 0);
+    size_t fixed = weight_bytes(t) + SLACK + evaluation_bytes(t);
     size_t need = fixed + graph_bytes(&t->lm);
     if (need <= left) return 0;
     advise(t, left > fixed ? left - fixed : 0, advice, sizeof advice);

@@ -243,6 +243,10 @@ static int plan_graphs(kr_trainer *t, krait_error *e) {
     return kr_scorer_create(&t->scorer, &t->model->config, &t->model->weights, &s, e);
 }
 
+const kr_graph *kr_trainer_under(const kr_trainer *t) {
+    return t->level == KR_LEVEL_CUDA ? t->lm.g : NULL;
+}
+
 static int allocate(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     KR_TRY(kr_graph_allocate(t->lm.g, e));
@@ -252,7 +256,7 @@ static int allocate(kr_trainer *t, krait_error *e) {
     if (!t->scorer.lm.g) return 0;
     KR_TRY(kr_optimiser_view_weights(&t->optimiser, &t->placed, e));
     KR_TRY(kr_lm_bind_weights(&t->scorer.lm, &t->placed, e));
-    return kr_scorer_allocate(&t->scorer, e);
+    return kr_scorer_allocate(&t->scorer, kr_trainer_under(t), e);
 }
 
 static int check_options(kr_trainer *t, const krait_train_options *given, krait_error *e) {
@@ -286,7 +290,7 @@ int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e)
 void kr_trainer_close(kr_trainer *t) {
     kr_event_file_close(&t->events);
     kr_run_log_close(&t->log);
-    kr_scorer_free(&t->scorer);
+    kr_scorer_free(&t->scorer); /* before the graph in whose memory it may be */
     kr_optimiser_free(&t->optimiser);
     kr_weights_free(&t->placed);
     kr_micro_batches_free(&t->batches);

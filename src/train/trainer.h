@@ -58,6 +58,9 @@ void kr_trainer_close(kr_trainer *t);
 /* The training graph's options at so many sequences, recomputing or not. */
 kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recompute);
 
+/* The graph whose memory the evaluation uses: on the GPU the training graph, between its steps. */
+const kr_graph *kr_trainer_under(const kr_trainer *t);
+
 /* Tells the plan, and refuses one that the GPU has no memory for: called between planning and
  * allocating. */
 int kr_trainer_tell_plan(kr_trainer *t, krait_error *e);

@@ -1,0 +1,439 @@
+/* train_gpu_test.c - a model on the GPU beside the same one on the CPU: losses, gradients, logits
+ * and whole runs; two runs, a resumed run, and recomputation give the same bytes. Says "skipped"
+ * where there is no GPU. */
+#define _DEFAULT_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <krait/train.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "models/lm.h"
+#include "train/lane_states.h"
+#include "train/optimiser.h"
+
+enum { TOKENS = 150, SEQUENCES = 3, WIDTH = 48, LAYERS = 3, VOCABULARY = 300 };
+
+static bool gpu_is_there(void) {
+    kr_level level;
+    krait_error e;
+    if (kr_device_open("cuda", &level, &e) == 0) return true;
+    print_message("  skipped: no GPU (%s)\n", e.message);
+    return false;
+}
+
+static void ok(int rc, const krait_error *e) {
+    if (rc < 0) fail_msg("%s", e->message);
+}
+
+/* ---- one step of a small model --------------------------------------------------------------- */
+
+typedef struct small {
+    kr_config c;
+    kr_weights w;
+    kr_lm lm;
+    kr_lane_states states;
+    kr_optimiser optimiser;
+    int32_t ids[TOKENS], targets[TOKENS];
+    float seed[TOKENS];
+    uint8_t reset[TOKENS];
+    int64_t seqs[SEQUENCES][3];
+} small;
+
+/* Three ragged sequences, the last one empty; a document begins in the first. */
+static void fill(small *s) {
+    kr_rng r = kr_rng_make(3, 1);
+    for (int i = 0; i < TOKENS; i++) {
+        s->ids[i] = (int32_t)(kr_rng_uniform(&r) * VOCABULARY);
+        s->targets[i] = i % 7 == 3 ? -1 : (int32_t)(kr_rng_uniform(&r) * VOCABULARY);
+        s->seed[i] = 1.0f / TOKENS;
+        s->reset[i] = i == 40;
+    }
+    const int64_t seqs[SEQUENCES][3] = {{0, 101, 1}, {101, 49, 0}, {150, 0, 2}};
+    memcpy(s->seqs, seqs, sizeof seqs);
+}
+
+static void bind(small *s, kr_value *v, void *data) {
+    krait_error e;
+    if (!v) return;
+    const kr_tensor *like = kr_value_tensor(v);
+    kr_tensor t = kr_tensor_make(data, like->dtype, like->rank, like->shape);
+    ok(kr_graph_bind(s->lm.g, v, &t, &e), &e);
+}
+
+static small *build(kr_graph_options g, bool training) {
+    krait_error e;
+    small *s = kr_calloc(1, sizeof *s);
+    g.training = training;
+    g.cast = g.half;
+    kr_lm_options o = {.graph = g,
+                       .tokens = TOKENS,
+                       .sequences = SEQUENCES,
+                       .slots = SEQUENCES,
+                       .reset = true,
+                       .loss = training};
+    kr_config_mamba(&s->c, WIDTH, LAYERS, VOCABULARY);
+    fill(s);
+    ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
+    kr_weights_sort(&s->w);
+    ok(kr_lm_build(&s->lm, &s->c, &o, &e), &e);
+    if (g.level != KR_LEVEL_CUDA) ok(kr_lm_bind_weights(&s->lm, &s->w, &e), &e);
+    ok(kr_graph_plan(s->lm.g, &e), &e);
+    ok(kr_graph_allocate(s->lm.g, &e), &e);
+    ok(kr_lane_states_create(&s->states, &s->lm, true, &e), &e);
+    bind(s, s->lm.ids, s->ids);
+    bind(s, s->lm.targets, s->targets);
+    bind(s, s->lm.seed, s->seed);
+    bind(s, s->lm.reset, s->reset);
+    bind(s, s->lm.seqs, s->seqs);
+    return s;
+}
+
+static void drop(small *s) {
+    kr_optimiser_free(&s->optimiser);
+    kr_lane_states_free(&s->states);
+    kr_lm_free(&s->lm);
+    kr_weights_free(&s->w);
+    kr_free(s);
+}
+
+/* Two windows: the second one begins in the states of the first. Returns the mean loss. */
+static double step(small *s) {
+    krait_error e;
+    double sum = 0;
+    if (!s->optimiser.g) ok(kr_optimiser_create(&s->optimiser, s->lm.g, &s->w, 1, &e), &e);
+    kr_graph_zero_gradients(s->lm.g);
+    for (int window = 0; window < 2; window++) {
+        ok(kr_graph_run(s->lm.g, TOKENS, 0, &e), &e);
+        const float *nll = kr_graph_fetch(s->lm.g, s->lm.nll, &e);
+        ok(nll ? 0 : -1, &e);
+        for (int i = 0; i < TOKENS; i++) sum += (double)nll[i] / TOKENS / 2;
+        ok(kr_lane_states_swap(&s->states, &e), &e);
+    }
+    return sum;
+}
+
+static const float *gradient(small *s, int i, int64_t *n, const char **name) {
+    krait_error e;
+    const kr_param_decl *d;
+    kr_value *v = kr_graph_gradient(s->lm.g, kr_graph_param_at(s->lm.g, i, &d));
+    *n = kr_tensor_count(kr_value_tensor(v));
+    *name = d->name;
+    const float *g = kr_graph_fetch(s->lm.g, v, &e);
+    ok(g ? 0 : -1, &e);
+    return g;
+}
+
+/* |a - b| / |a| of a parameter's gradients, the worst; *most: the largest difference of one
+ * element, relative to the largest of its parameter. */
+static double gradients_differ(small *a, small *b, double *most) {
+    double worst = 0;
+    const char *name, *where = "";
+    *most = 0;
+    for (int p = 0; p < kr_graph_param_count(a->lm.g); p++) {
+        int64_t n;
+        const float *x = gradient(a, p, &n, &name), *y = gradient(b, p, &n, &name);
+        double apart = 0, size = 0, gap = 0, top = 0;
+        for (int64_t i = 0; i < n; i++) {
+            double d = (double)x[i] - (double)y[i];
+            apart += d * d;
+            size += (double)x[i] * (double)x[i];
+            gap = fmax(gap, fabs(d));
+            top = fmax(top, fabs((double)x[i]));
+        }
+        assert_true(size > 0);
+        *most = fmax(*most, gap / top);
+        if (sqrt(apart / size) > worst) {
+            worst = sqrt(apart / size);
+            where = name;
+        }
+    }
+    print_message("  gradients: %.2g of their norm apart (%s), one element %.2g\n", worst, where,
+                  *most);
+    return worst;
+}
+
+static kr_graph_options on_cpu(void) {
+    kr_graph_options o = {.threads = 1};
+    krait_error e;
+    ok(kr_device_level(&o.level, &e), &e);
+    return o;
+}
+
+static kr_graph_options on_gpu(bool half, int recompute) {
+    return (kr_graph_options){.threads = 1,
+                              .level = KR_LEVEL_CUDA,
+                              .half = half,
+                              .recompute = recompute};
+}
+
+static void f32_gives_what_the_cpu_gives(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    small *cpu = build(on_cpu(), true), *gpu = build(on_gpu(false, 0), true);
+    double a = step(cpu), b = step(gpu), most;
+    print_message("  loss %.9f and %.9f\n", a, b);
+    assert_true(fabs(a - b) <= 1e-5 * a);
+    assert_true(gradients_differ(cpu, gpu, &most) <= 1e-3 && most <= 1e-3);
+    drop(cpu);
+    drop(gpu);
+}
+
+static void bf16_is_close(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    small *cpu = build(on_cpu(), true), *gpu = build(on_gpu(true, 0), true);
+    double a = step(cpu), b = step(gpu), most;
+    print_message("  loss %.9f and %.9f\n", a, b);
+    assert_true(fabs(a - b) <= 2e-3 * a);
+    assert_true(gradients_differ(cpu, gpu, &most) <= 0.05);
+    drop(cpu);
+    drop(gpu);
+}
+
+/* Kept or computed again, launched or replayed: the same bytes. */
+static void recomputing_changes_nothing(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    for (int half = 0; half < 2; half++) {
+        small *kept = build(on_gpu(half, 0), true);
+        double loss = step(kept);
+        for (int recompute = 1; recompute <= 2; recompute++) {
+            small *again = build(on_gpu(half, recompute), true);
+            for (int round = 0; round < 3; round++) { /* launched, recorded, replayed */
+                krait_error e;
+                ok(kr_lane_states_zero(&again->states, &e), &e);
+                assert_true(step(again) == loss);
+                for (int p = 0; p < kr_graph_param_count(kept->lm.g); p++) {
+                    int64_t n;
+                    const char *name;
+                    const float *x = gradient(kept, p, &n, &name);
+                    assert_memory_equal(x, gradient(again, p, &n, &name), (size_t)n * sizeof *x);
+                }
+            }
+            kr_plan_sizes a, b;
+            kr_graph_sizes(kept->lm.g, &a);
+            kr_graph_sizes(again->lm.g, &b);
+            print_message("  %s, recomputing %d: activations of %zu bytes instead of %zu\n",
+                          half ? "bf16" : "f32", recompute, b.activations, a.activations);
+            assert_true(b.activations < a.activations);
+            drop(again);
+        }
+        drop(kept);
+    }
+}
+
+/* The largest difference of two models' logits, relative to the largest logit. */
+static double logits_differ(small *a, small *b) {
+    krait_error e;
+    double worst = 0, top = 0;
+    ok(kr_graph_run(a->lm.g, TOKENS, 0, &e), &e);
+    ok(kr_graph_run(b->lm.g, TOKENS, 0, &e), &e);
+    const float *x = kr_graph_fetch(a->lm.g, a->lm.logits, &e);
+    const float *y = kr_graph_fetch(b->lm.g, b->lm.logits, &e);
+    ok(x && y ? 0 : -1, &e);
+    for (int64_t i = 0; i < TOKENS * VOCABULARY; i++) {
+        worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
+        top = fmax(top, fabs((double)x[i]));
+    }
+    return worst / top;
+}
+
+static void logits_are_the_cpus(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    for (int half = 0; half < 2; half++) {
+        krait_error e;
+        kr_weights there = {0};
+        small *cpu = build(on_cpu(), false), *gpu = build(on_gpu(half, 0), false);
+        small *owner = build(on_gpu(false, 0), true); /* has the weights there */
+        ok(kr_optimiser_create(&owner->optimiser, owner->lm.g, &owner->w, 1, &e), &e);
+        ok(kr_optimiser_view_weights(&owner->optimiser, &there, &e), &e);
+        ok(kr_lm_bind_weights(&gpu->lm, &there, &e), &e);
+        double differ = logits_differ(cpu, gpu);
+        print_message("  %s: logits %.2g apart\n", half ? "bf16" : "f32", differ);
+        assert_true(differ <= (half ? 0.03 : 1e-4));
+        kr_weights_free(&there);
+        drop(cpu);
+        drop(gpu);
+        drop(owner);
+    }
+}
+
+/* ---- whole runs ------------------------------------------------------------------------------ */
+
+static char folder[64], text[80];
+
+typedef struct run {
+    const char *name, *device, *sets[12];
+    bool resume;
+    int64_t stop_at;
+    double loss, held_out; /* the last ones */
+    krait_error e;
+    int rc;
+} run;
+
+static int on_event(void *user, const krait_train_event *event) {
+    run *r = user;
+    if (event->kind == KRAIT_EVENT_STEP) r->loss = event->loss;
+    if (event->kind == KRAIT_EVENT_EVAL) r->held_out = event->loss;
+    return event->kind == KRAIT_EVENT_STEP && event->step == r->stop_at;
+}
+
+static void train(run *r) {
+    static const char *const sets[] = {"layers=2",      "width=32",       "batch=4",
+                                       "window=64",     "steps=30",       "learning_rate=0.01",
+                                       "eval_every=10", "eval_batches=2", "checkpoint_every=10",
+                                       "warmup=5",      "log_every=1",    "accumulate=2"};
+    enum { N = sizeof sets / sizeof *sets };
+    const char *const data[] = {text}, *all[N + 12];
+    char out[200];
+    krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
+    snprintf(out, sizeof out, "%s/%s", folder, r->name);
+    memcpy(all, sets, sizeof sets);
+    for (o.n_sets = N; r->sets[o.n_sets - N]; o.n_sets++) all[o.n_sets] = r->sets[o.n_sets - N];
+    o.data = data;
+    o.n_data = 1;
+    o.out = out;
+    o.sets = all;
+    o.threads = 1;
+    o.resume = r->resume;
+    o.device = r->device;
+    o.on_event = on_event;
+    o.user = r;
+    r->rc = krait_train(&o, &r->e);
+}
+
+static void must_train(run *r) {
+    train(r);
+    ok(r->rc, &r->e);
+    print_message("  %s: loss %.6f, held-out %.6f\n", r->name, r->loss, r->held_out);
+}
+
+static void assert_same_file(const char *a, const char *b, const char *name) {
+    char path_a[300], path_b[300];
+    kr_map x, y;
+    krait_error e;
+    snprintf(path_a, sizeof path_a, "%s/%s/%s", folder, a, name);
+    snprintf(path_b, sizeof path_b, "%s/%s/%s", folder, b, name);
+    ok(kr_map_open(&x, path_a, &e), &e);
+    ok(kr_map_open(&y, path_b, &e), &e);
+    assert_int_equal(x.size, y.size);
+    assert_memory_equal(x.data, y.data, x.size);
+    print_message("  %s: %zu bytes, the same\n", name, x.size);
+    kr_map_close(&x);
+    kr_map_close(&y);
+}
+
+static void assert_same_run(const char *a, const char *b) {
+    assert_same_file(a, b, "model.safetensors");
+    assert_same_file(a, b, "log.jsonl");
+    assert_same_file(a, b, "checkpoints/step-30/state.safetensors");
+}
+
+static void runs_agree_with_the_cpus(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    run cpu = {.name = "cpu"};
+    run f32 = {.name = "f32", .device = "cuda", .sets = {"precision=f32"}};
+    run bf16 = {.name = "bf16", .device = "cuda"};
+    must_train(&cpu);
+    must_train(&f32);
+    must_train(&bf16);
+    assert_true(fabs(f32.held_out - cpu.held_out) <= 1e-4 * cpu.held_out);
+    assert_true(fabs(bf16.held_out - cpu.held_out) <= 1e-2 * cpu.held_out);
+}
+
+static void runs_repeat_and_resume(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    run once = {.name = "once", .device = "cuda", .sets = {"carry_state=true"}};
+    run twice = {.name = "twice", .device = "cuda", .sets = {"carry_state=true"}};
+    run part = {.name = "part", .device = "cuda", .sets = {"carry_state=true"}, .stop_at = 13};
+    must_train(&once);
+    must_train(&twice);
+    assert_same_run("once", "twice");
+    train(&part);
+    assert_int_equal(part.rc, KRAIT_ERR_CANCELLED);
+    part.resume = true;
+    part.stop_at = 0;
+    must_train(&part);
+    assert_same_run("once", "part");
+}
+
+/* A checkpoint of the GPU in f32 goes on on the CPU; one in bf16 says what it needs. */
+static void checkpoints_travel(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    run there = {.name = "there", .device = "cuda", .sets = {"precision=f32"}, .stop_at = 13};
+    run half = {.name = "half", .device = "cuda", .stop_at = 13};
+    train(&there);
+    train(&half);
+    assert_int_equal(there.rc, KRAIT_ERR_CANCELLED);
+    there = (run){.name = "there", .resume = true};
+    must_train(&there);
+    half = (run){.name = "half", .resume = true};
+    train(&half);
+    assert_int_equal(half.rc, KRAIT_ERR_UNSUPPORTED);
+    print_message("  refused: %s\n", half.e.message);
+}
+
+static void too_large_a_plan_says_what_would_fit(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    run large = {.name = "large",
+                 .device = "cuda",
+                 .sets = {"width=512", "layers=24", "batch=512", "window=4096", "held_out=0"}};
+    train(&large);
+    assert_int_equal(large.rc, KRAIT_ERR_MEMORY);
+    print_message("  refused: %s\n", large.e.message);
+    assert_non_null(strstr(large.e.message, "--set batch="));
+}
+
+/* ---- the text -------------------------------------------------------------------------------- */
+
+static int set_up(void **state) {
+    static const char *const words[] = {"the ", "snake ", "reads ", "a ",   "line ",
+                                        "and ", "keeps ", "what ",  "it ",  "needs ",
+                                        "of ",  "it.\n",  "then ",  "the ", "next "};
+    kr_rng r = kr_rng_make(5, 2);
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/krait-gpu-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(text, sizeof text, "%s/text.txt", folder);
+    FILE *f = fopen(text, "wb");
+    for (int i = 0; f && i < 6000; i++) fputs(words[(int)(kr_rng_uniform(&r) * 15)], f);
+    return f && fclose(f) == 0 ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f32_gives_what_the_cpu_gives),
+        cmocka_unit_test(bf16_is_close),
+        cmocka_unit_test(recomputing_changes_nothing),
+        cmocka_unit_test(logits_are_the_cpus),
+        cmocka_unit_test(runs_agree_with_the_cpus),
+        cmocka_unit_test(runs_repeat_and_resume),
+        cmocka_unit_test(checkpoints_travel),
+        cmocka_unit_test(too_large_a_plan_says_what_would_fit),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
