@@ -303,7 +303,11 @@ def main(args):
              "prefill": peer_prefill}
     if args[:1] == ["peer"] and all(a in parts for a in args[1:]):
         for part in args[1:] or parts:
-            parts[part]()
+            try:
+                parts[part]()
+            except Exception as error:  # the rows of the other parts are wanted all the same
+                print(f"peer {part}: {error!r}", file=sys.stderr)
+            forget()
     elif args[:1] == ["table"] and len(args) == 3:
         table(args[1], args[2])
     else:

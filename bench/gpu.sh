@@ -23,26 +23,18 @@ krait_rows() {
   "$krait" bench "$@" --model "mamba-$model" --device cuda --json |
     sed "s/^{/{\"model\": \"$model\", /" >>"$work/krait"
 }
-peer_rows() {
-  "$python" "$here/gpu.py" peer "$1" >>"$work/peer" 2>"$work/log" ||
-    { echo "peer $1: no rows:" >&2; tail -3 "$work/log" >&2; }
-}
 
 krait_rows 130m machine --runs "$runs"
 krait_rows 130m scan --runs "$runs"
-peer_rows scan
 krait_rows 130m ops --runs "$runs"
-peer_rows conv
 krait_rows 130m train --dtype bf16 --runs "$runs"
 krait_rows 370m train --dtype bf16 --runs "$runs"
-peer_rows train
 for model in 130m 1.4b 2.8b; do
   krait_rows $model decode --dtype bf16 --batch 1 --runs "$runs"
 done
 krait_rows 1.4b decode --dtype bf16 --batch 128 --tokens 2048 --runs "$runs"
-peer_rows decode
 krait_rows 1.4b prefill --dtype bf16 --batch 64 --tokens 2048 --runs "$runs"
-peer_rows prefill
+"$python" "$here/gpu.py" peer >>"$work/peer" || echo 'peers: some rows are missing' >&2
 
 {
   echo '# On the GPU'

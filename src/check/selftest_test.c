@@ -75,6 +75,39 @@ static void a_wrong_value_is_caught(void **state) {
     }
 }
 
+/* On the GPU, where there is one: all kernels pass, and a wrong value of any of them is caught. */
+static void the_gpu_passes_too(void **state) {
+    (void)state;
+    krait_error e = {0};
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+    tally t = {0};
+    kr_level level;
+    if (kr_device_open("cuda", &level, &e) < 0) {
+        printf("%s\n", e.message);
+        assert_true(strlen(e.message) > 0 && !strchr(e.message, '\n'));
+        skip();
+    }
+    o.device = "cuda";
+    o.large = 1;
+    o.on_row = count;
+    o.user = &t;
+    int rc = krait_selftest(&o, &e);
+    printf("%lld rows, %lld failed, %lld skipped, worst %.2f of its tolerance\n", (long long)t.rows,
+           (long long)t.failed, (long long)t.skipped, t.worst);
+    if (rc < 0) fail_msg("%s", e.message);
+    for (int i = 0; kr_ops[i]; i++) {
+        if (!kr_ops[i]->kernel[KR_LEVEL_CUDA]) continue;
+        tally wrong = {.only = kr_ops[i]->name};
+        o.large = 0;
+        o.only = o.corrupt = kr_ops[i]->name;
+        o.on_row = count_quietly;
+        o.user = &wrong;
+        if (krait_selftest(&o, &e) != KRAIT_ERR_NUMERIC || wrong.failed == 0 ||
+            wrong.failed != wrong.rows - wrong.skipped)
+            fail_msg("a corrupted %s was not caught", kr_ops[i]->name);
+    }
+}
+
 static void bad_options_are_refused(void **state) {
     (void)state;
     krait_error e = {0};
@@ -82,6 +115,9 @@ static void bad_options_are_refused(void **state) {
     o.corrupt = "nothing";
     assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
     o.corrupt = NULL;
+    o.device = "abacus";
+    assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    o.device = NULL;
     o.only = "nothing";
     assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
     o.size = 3;
@@ -93,6 +129,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_kernels_pass),
         cmocka_unit_test(a_wrong_value_is_caught),
+        cmocka_unit_test(the_gpu_passes_too),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
