@@ -1,9 +1,12 @@
 /* scan_step_vec.c - one row a sequence (plan LANES_STEP): a decode step of many sequences at once.
  *
  * The states [slots,E,N] are read and written once, where they lie: vectors run over the N numbers
- * of a channel. Channels are the outer loop, so that a line of A serves every sequence; the sum
- * over n is folded at the end. */
+ * of a channel. Channels are the outer loop, so that a line of A serves every sequence, and the
+ * states of sequences to come, which lie far apart, are fetched meanwhile; the sum over n is folded
+ * at the end. */
 #include "scan/vec_scan.h"
+
+enum { LINE = 16 }; /* floats of a cache line */
 
 typedef struct step {
     const kr_scan_view *v;
@@ -28,6 +31,12 @@ KR_VINLINE float channel(const kr_scan_view *v, int64_t e, const float *b, const
     return kr_vsum(sum);
 }
 
+/* The states of channel e of sequence s; NULL: there are none. */
+KR_VINLINE const float *states(const kr_scan_view *v, int64_t s, int64_t e) {
+    if (!v->state_in || s >= v->S) return NULL;
+    return v->state_in + kr_scan_sequence(v, s).slot * v->state_slot + e * v->N;
+}
+
 /* W channels from e of sequence s. */
 static void block(const step *p, int64_t s, int64_t e, int64_t w) {
     const kr_scan_view *v = p->v;
@@ -35,7 +44,8 @@ static void block(const step *p, int64_t s, int64_t e, int64_t w) {
     int64_t row = q.first, group = e / (v->E / v->G), each = kr_scan_skip_each(v->d);
     const float *b = v->b + row * v->b_row + group * v->N,
                 *c = v->c + row * v->c_row + group * v->N;
-    bool fresh = !v->state_in || kr_scan_starts(&q, 0);
+    const float *now = kr_scan_starts(&q, 0) ? NULL : states(v, s, e);
+    const float *next = states(v, s + KR_SCAN_AHEAD, e);
     float delta[KR_W], dx[KR_W], sums[KR_W] = {0}, D[KR_W] = {0};
     kr_vf x = kr_vload_n(v->x + row * v->x_row + e, w);
     kr_vf raw = kr_vload_n(v->dt + row * v->dt_row + e, w);
@@ -44,9 +54,9 @@ static void block(const step *p, int64_t s, int64_t e, int64_t w) {
     kr_vstore(delta, raw);
     kr_vstore(dx, v->d->gain == KRAIT_GAIN_DT ? raw * x : x);
     for (int64_t i = 0; i < KR_W && i < w; i++) {
-        const float *h = fresh ? NULL : v->state_in + q.slot * v->state_slot + (e + i) * v->N;
+        for (int64_t n = 0; next && n < v->N; n += LINE) __builtin_prefetch(next + i * v->N + n, 1);
         float *out = p->state ? p->state + q.slot * p->slot + (e + i) * v->N : NULL;
-        sums[i] = channel(v, e + i, b, c, h, out, delta[i], dx[i]);
+        sums[i] = channel(v, e + i, b, c, now ? now + i * v->N : NULL, out, delta[i], dx[i]);
         if (v->D) D[i] = v->D[(e + i) / each];
     }
     kr_vf y = kr_vfma(kr_vload(D), x, kr_vload(sums) * (float)v->d->kappa);
