@@ -194,23 +194,34 @@ static __global__ void sum_runs(scatter s) {
     if (d < s.D) put_sum<T>(s, r, d, now, before, next == now, sum);
 }
 
-/* The sums that begin in run r and go on behind it. */
+/* How many runs behind r begin with this place. All lanes of a warp must call it. */
+template <typename I>
+static __device__ __forceinline__ int64_t runs_behind(const scatter &s, int64_t r, uint32_t key) {
+    for (int64_t n = 0;; n += 32) {
+        int64_t first = (r + 1 + n + threadIdx.x) * KR_SCATTER_RUN;
+        unsigned others = __ballot_sync(~0u, key_at<I>(s, first) != key);
+        if (others) return n + __ffs((int)others) - 1;
+    }
+}
+
+/* The sum that begins in run r and goes on behind it. */
 template <typename T, typename I, int V>
 static __global__ void join_runs(scatter s) {
-    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.y;
-    int64_t d = ((int64_t)blockIdx.y * 32 + threadIdx.x) * V, end = (r + 1) * KR_SCATTER_RUN;
-    if (end >= s.M || d >= s.D) return;
+    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.y, end = (r + 1) * KR_SCATTER_RUN;
+    int64_t d = ((int64_t)blockIdx.y * 32 + threadIdx.x) * V, first = end - KR_SCATTER_RUN;
+    if (end >= s.M) return;
     uint32_t key = key_at<I>(s, end - 1);
     if (key >= s.N || key_at<I>(s, end) != key) return;
-    if (key_at<I>(s, end - KR_SCATTER_RUN) == key && key_at<I>(s, end - KR_SCATTER_RUN - 1) == key)
-        return; /* it began before this run */
+    if (key_at<I>(s, first) == key && key_at<I>(s, first - 1) == key) return; /* begun before */
+    int64_t n = runs_behind<I>(s, r, key);
+    if (d >= s.D) return;
     float sum[V], x[V];
     kr_load_pack<V>(s.tails + r * s.D + d, sum);
-    for (; key_at<I>(s, end) == key; end += KR_SCATTER_RUN) {
-        kr_load_pack<V>(s.heads + end / KR_SCATTER_RUN * s.D + d, x);
+#pragma unroll 8
+    for (int64_t i = 1; i <= n; i++) {
+        kr_load_pack<V>(s.heads + (r + i) * s.D + d, x);
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += x[j];
-        if (key_at<I>(s, end + KR_SCATTER_RUN - 1) != key) break;
     }
     kr_put_pack<V>((T *)s.dx + key * s.dx_row + d, sum, s.add);
 }

@@ -1,13 +1,14 @@
 /* causal_conv.cu - the causal convolution forward on the GPU. causal_conv.h has the contract.
  *
- * A thread takes V neighbouring channels down a run of rows, the window of inputs in registers, so
- * that each input is loaded once (and the K-1 before the run again). Runs are cut without regard
- * to sequences: the block first writes down what each of its rows is (conv_rows.cuh). Where
- * sequences are short (a decode step) a thread takes one sequence from its state to its state
- * instead. Kernels know 4 taps or 8; fewer are those with zeros in front. */
+ * A warp goes down a run of rows, the window of inputs in registers, so that each input is loaded
+ * once (and those of KK rows before the run again). Runs are cut without regard to sequences: the
+ * block first writes down what each of its rows is (conv_rows.cuh); batches of rows that just go on
+ * take a path without questions. Where sequences are short (a decode step) a thread takes one
+ * sequence from its state to its state instead. Kernels know 4 taps or 8; fewer are those with
+ * zeros in front. */
 #include "ops/causal_conv/conv_rows.cuh"
 
-enum { RUN = 16, AHEAD = 8, MOST_THREADS = 256, SHORT = 4, MOST_TAPS = 8 };
+enum { SHORT = 4 };
 
 typedef struct conv {
     conv_seqs q;
@@ -16,88 +17,87 @@ typedef struct conv {
     const void *x; /* [M,E] of the kernel's T, and so is y */
     void *y;
     int64_t x_row, y_row;
-    bool silu;
+    int run; /* rows a warp */
 } conv;
 
-template <typename T, int V>
-static __device__ __forceinline__ void put_y(const conv &v, int64_t r, int64_t e, float (&p)[V]) {
+/* y of one row, to `to`. */
+template <bool SILU, typename T, int KK, int V>
+static __device__ __forceinline__ void put_y(T *to, const float (&w)[KK][V], const float (&b)[V],
+                                             const float (&window)[KK - 1][V],
+                                             const float (&x)[V]) {
+    float p[V];
+    conv_sum<KK>(w, b, window, x, p);
 #pragma unroll
     for (int i = 0; i < V; i++)
-        if (v.silu) p[i] *= conv_sigmoid(p[i]);
-    kr_store_pack<V>((T *)v.y + r * v.y_row + e, p);
+        if (SILU) p[i] *= conv_sigmoid(p[i]);
+    kr_store_pack<V>(to, p);
 }
 
-/* Row r, which is x: the window before it, its output, the window after it. */
-template <typename T, int KK, int V>
-static __device__ __forceinline__ void row(const conv &v, int64_t r, int64_t e, int kind,
-                                           bool output, const kr_pack<T, V> &pack,
-                                           const float (&w)[KK][V], const float (&b)[V],
-                                           float (&window)[KK - 1][V]) {
-    float x[V], p[V];
-    if (kind != ROW_GOES_ON) {
-        int64_t slot = kind < 0 ? 0 : v.q.seqs[3 * (int64_t)kind + 2];
-        conv_load_window<KK>(v.state, slot, v.q.K, e, kind >= 0, window);
-    }
-    kr_unpack(pack, x);
-    if (output && kind != ROW_IS_OUTSIDE) {
-        conv_sum<KK>(w, b, window, x, p);
-        put_y<T>(v, r, e, p);
-    }
-    conv_shift<KK>(window, x);
+/* The window before a row that does not go on. */
+template <int KK, int V>
+static __device__ __forceinline__ void enter(const conv &v, int64_t e, int kind,
+                                             float (&window)[KK - 1][V]) {
+    int64_t slot = kind < 0 ? 0 : v.q.seqs[3 * (int64_t)kind + 2];
+    conv_load_window<KK>(v.state, slot, v.q.K, e, kind >= 0, window);
 }
 
-template <typename T, int V>
-static __device__ __forceinline__ void fetch(const conv &v, int64_t r, int64_t e,
-                                             kr_pack<T, V> &pack) {
-    if (r >= 0 && r < v.q.M && e < v.q.E)
-        pack = kr_fetch<V>((const T *)v.x + r * v.x_row + e);
-    else
-        pack = kr_pack<T, V>();
-}
-
-template <typename T, int KK, int V>
-static __global__ void __launch_bounds__(MOST_THREADS) runs(conv v) {
-    __shared__ int kinds[RUN + KK - 1];
-    int64_t first = (int64_t)blockIdx.x * RUN;
-    int64_t e = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * V;
-    kr_pack<T, V> before[KK - 1], packs[AHEAD];
-    float w[KK][V], b[V], window[KK - 1][V] = {};
+template <typename T, int KK, int V, bool SILU>
+static __global__ void __launch_bounds__(32 * CONV_WARPS, sizeof(T) == 2 ? 7 : 6) runs(conv v) {
+    extern __shared__ int4 aligned[];
+    int *kinds = (int *)aligned, rows = CONV_WARPS * v.run + KK, n = v.run + KK;
+    int64_t first = (int64_t)blockIdx.x * CONV_WARPS * v.run - KK, mine = threadIdx.y * v.run;
+    int64_t e = ((int64_t)blockIdx.y * 32 + threadIdx.x) * V;
+    bool idle = e >= v.q.E || first + mine + KK >= v.q.M;
+    conv_stream<T, V> in =
+        conv_open<T, V>(v.x, v.x_row, first + mine, idle ? 0 : n, v.q.M, idle ? 0 : e);
+    kr_pack<T, V> packs[CONV_AHEAD];
 #pragma unroll
-    for (int i = 0; i < KK - 1; i++) fetch(v, first - (KK - 1) + i, e, before[i]);
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) fetch(v, first + i, e, packs[i]);
-    conv_kinds(v.q, v.state.data != NULL, first - (KK - 1), RUN + KK - 1, kinds, NULL);
-    if (e >= v.q.E) return;
+    for (int i = 0; i < CONV_AHEAD; i++) in.fetch(i, packs[i]);
+    conv_kinds(v.q, v.state.data != NULL, first, rows, kinds, NULL);
+    if (idle) return;
+    kinds += mine;
+    T *y = (T *)v.y + (first + mine) * v.y_row + e;
+    float w[KK][V], b[V], window[KK - 1][V] = {}, x[V];
     conv_load_taps<KK>(v.taps, v.q.K, e, w, b);
-#pragma unroll
-    for (int i = 0; i < KK - 1; i++)
-        row<T, KK, V>(v, first - (KK - 1) + i, e, kinds[i], false, before[i], w, b, window);
 #pragma unroll 1
-    for (int part = 0; part < RUN; part += AHEAD) {
+    for (int part = 0; part < n; part += CONV_AHEAD) {
+        if (part >= KK && conv_plain(kinds + part)) {
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            row<T, KK, V>(v, first + part + i, e, kinds[KK - 1 + part + i], true, packs[i], w, b,
-                          window);
-            if (part + AHEAD < RUN) fetch(v, first + part + AHEAD + i, e, packs[i]);
+            for (int i = 0; i < CONV_AHEAD; i++, y += v.y_row) {
+                kr_unpack(packs[i], x);
+                in.fetch(part + i + CONV_AHEAD, packs[i]);
+                put_y<SILU>(y, w, b, window, x);
+                conv_shift<KK>(window, x);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < CONV_AHEAD; i++, y += v.y_row) {
+                int kind = kinds[part + i];
+                kr_unpack(packs[i], x);
+                in.fetch(part + i + CONV_AHEAD, packs[i]);
+                if (kind != ROW_GOES_ON) enter<KK>(v, e, kind, window);
+                if (part >= KK && kind != ROW_IS_OUTSIDE) put_y<SILU>(y, w, b, window, x);
+                conv_shift<KK>(window, x);
+            }
         }
     }
 }
 
 /* Block column s: sequence s from its state to its state. Only this thread touches its channels of
  * the slot, so the two may be one memory. */
-template <typename T, int KK, int V>
-static __global__ void __launch_bounds__(MOST_THREADS) sequences(conv v) {
+template <typename T, int KK, int V, bool SILU>
+static __global__ void sequences(conv v) {
     int64_t s = blockIdx.x, e = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * V;
     if (e >= v.q.E) return;
     int64_t first = v.q.seqs[3 * s], count = v.q.seqs[3 * s + 1], slot = v.q.seqs[3 * s + 2];
-    float w[KK][V], b[V], window[KK - 1][V];
+    float w[KK][V], b[V], window[KK - 1][V], x[V];
     conv_load_taps<KK>(v.taps, v.q.K, e, w, b);
     conv_load_window<KK>(v.state, slot, v.q.K, e, v.state.data != NULL, window);
     for (int64_t r = first; r < first + count; r++) {
-        kr_pack<T, V> pack;
-        fetch(v, r, e, pack);
-        int kind = v.q.reset && v.q.reset[r] ? ROW_IS_FRESH : ROW_GOES_ON;
-        row<T, KK, V>(v, r, e, kind, true, pack, w, b, window);
+        kr_load_pack<V>((const T *)v.x + r * v.x_row + e, x);
+        if (v.q.reset && v.q.reset[r]) enter<KK>(v, e, ROW_IS_FRESH, window);
+        put_y<SILU>((T *)v.y + r * v.y_row + e, w, b, window, x);
+        conv_shift<KK>(window, x);
     }
     if (!v.next.data) return;
 #pragma unroll
@@ -114,10 +114,10 @@ static __global__ void states(conv v) {
     int64_t s = blockIdx.x, e = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
     if (e >= v.q.E) return;
     int64_t first = v.q.seqs[3 * s], count = v.q.seqs[3 * s + 1], slot = v.q.seqs[3 * s + 2];
-    float window[MOST_TAPS - 1]; /* the input j + 1 rows before the end */
+    float window[CONV_TAPS - 1]; /* the input j + 1 rows before the end */
     bool seen = true;
 #pragma unroll
-    for (int j = 0; j < MOST_TAPS - 1; j++) {
+    for (int j = 0; j < CONV_TAPS - 1; j++) {
         int64_t t = count - 1 - j;
         window[j] = 0;
         if (j >= v.q.K - 1 || !seen) continue;
@@ -128,38 +128,34 @@ static __global__ void states(conv v) {
         if (t >= 0 && v.q.reset && v.q.reset[first + t]) seen = false;
     }
 #pragma unroll
-    for (int j = 0; j < MOST_TAPS - 1; j++)
+    for (int j = 0; j < CONV_TAPS - 1; j++)
         if (j < v.q.K - 1)
             v.next.data[slot * v.next.slot + (v.q.K - 2 - j) * v.next.row + e] = window[j];
 }
 
-/* Threads of a block and blocks, over the packs of a row. */
-static unsigned threads_for(int64_t E, int V, unsigned *blocks) {
-    int64_t packs = (E + V - 1) / V;
-    *blocks = kr_blocks(packs, MOST_THREADS);
-    return (kr_blocks(packs, *blocks) + 31) / 32 * 32;
-}
-
-template <typename T, int KK, int V>
-static void launch(const conv &v) {
-    unsigned columns, threads = threads_for(v.q.E, V, &columns);
+template <typename T, int KK, int V, bool SILU>
+static void launch(conv v) {
     if (v.q.M <= SHORT * v.q.S) {
-        sequences<T, KK, V><<<dim3((unsigned)v.q.S, columns), threads, 0, kr_cuda_stream()>>>(v);
+        dim3 grid((unsigned)v.q.S, kr_blocks(v.q.E, 64 * V));
+        sequences<T, KK, V, SILU><<<grid, 64, 0, kr_cuda_stream()>>>(v);
         return;
     }
-    runs<T, KK, V><<<dim3(kr_blocks(v.q.M, RUN), columns), threads, 0, kr_cuda_stream()>>>(v);
+    v.run = kr_causal_conv_run(v.q.M, v.q.E, KR_CAUSAL_CONV_WARPS);
+    dim3 grid(kr_blocks(v.q.M, CONV_WARPS * v.run), kr_blocks(v.q.E, 32 * V));
+    size_t shared = (size_t)(CONV_WARPS * v.run + KK) * sizeof(int);
+    runs<T, KK, V, SILU><<<grid, dim3(32, CONV_WARPS), shared, kr_cuda_stream()>>>(v);
     if (v.next.data && v.q.K > 1)
         states<T><<<dim3((unsigned)v.q.S, kr_blocks(v.q.E, 128)), 128, 0, kr_cuda_stream()>>>(v);
 }
 
-template <typename T, int WIDE>
+template <typename T, bool SILU>
 static void launch_type(const conv &v, bool packs) {
     if (v.q.K > 4)
-        launch<T, MOST_TAPS, 1>(v);
+        launch<T, CONV_TAPS, 1, SILU>(v);
     else if (packs)
-        launch<T, 4, WIDE>(v);
+        launch<T, 4, 4, SILU>(v);
     else
-        launch<T, 4, 1>(v);
+        launch<T, 4, 1, SILU>(v);
 }
 
 extern "C" void kr_causal_conv_cuda(const kr_call *c) {
@@ -167,23 +163,23 @@ extern "C" void kr_causal_conv_cuda(const kr_call *c) {
     const kr_tensor *state = &c->in[5], *next = &c->out[1];
     conv v = {{(const int64_t *)c->in[3].data, (const uint8_t *)c->in[4].data, c->in[3].shape[0],
                x->shape[0], x->shape[1], (int)weight->shape[2]},
-              {(const float *)weight->data, (const float *)c->in[2].data},
+              conv_taps_of(weight, &c->in[2]),
               conv_state_of(state),
               conv_state_of(next),
               x->data,
               y->data,
               x->stride[0],
               y->stride[0],
-              ((const kr_causal_conv_attr *)c->attr)->silu != 0};
-    if (weight->shape[2] > MOST_TAPS) {
+              0};
+    bool silu = ((const kr_causal_conv_attr *)c->attr)->silu != 0;
+    if (weight->shape[2] > CONV_TAPS) {
         kr_cuda_fault("more than 8 taps: use --device cpu");
         return;
     }
     if (v.q.E == 0 || v.q.S == 0) return;
-    int wide = x->dtype == KR_BF16 ? 8 : 4;
-    bool packs = kr_packs(x, wide) && kr_packs(y, wide) && kr_packs(state, 4) && kr_packs(next, 4);
-    if (x->dtype == KR_BF16)
-        launch_type<bf16, 8>(v, packs);
-    else
-        launch_type<float, 4>(v, packs);
+    bool packs = kr_packs(x, 4) && kr_packs(y, 4) && kr_packs(state, 4) && kr_packs(next, 4);
+    if (x->dtype == KR_BF16 && silu) launch_type<bf16, true>(v, packs);
+    if (x->dtype == KR_BF16 && !silu) launch_type<bf16, false>(v, packs);
+    if (x->dtype == KR_F32 && silu) launch_type<float, true>(v, packs);
+    if (x->dtype == KR_F32 && !silu) launch_type<float, false>(v, packs);
 }

@@ -37,12 +37,18 @@ extern const kr_op kr_op_causal_conv;
  *   dweight[w] = sum over t of g[t] * x[t - (K-1-w)],   dbias = sum over t of g[t] */
 extern const kr_op kr_op_causal_conv_grad;
 
-/* On the GPU a warp of the gradient takes a run of so many rows, a block eight runs: few enough for
- * the card to be full, many enough for the K-1 rows around each to weigh little. */
-static inline int kr_causal_conv_run(int64_t M) { return M >= 8192 ? 64 : M >= 2048 ? 32 : 16; }
-/* Into how many parts the sums over M rows are cut there. */
-static inline int64_t kr_causal_conv_parts(int64_t M) {
-    int64_t rows = 8 * kr_causal_conv_run(M);
+/* On the GPU a warp of 128 channels takes a run of so many rows, a block four runs. The first suits
+ * the number of warps that a large card holds at once; runs are neither so short that the K rows
+ * around each weigh much, nor so long that the last ones are waited for. */
+static inline int kr_causal_conv_run(int64_t M, int64_t E, int64_t warps) {
+    int64_t rows = (M * ((E + 127) / 128) / warps + 4) / 4 * 4;
+    return rows < 8 ? 8 : rows < 128 ? (int)rows : 128;
+}
+#define KR_CAUSAL_CONV_WARPS (132 * 28)
+#define KR_CAUSAL_CONV_GRAD_WARPS (132 * 16)
+/* Into how many parts the gradient cuts the sums over M rows there. */
+static inline int64_t kr_causal_conv_parts(int64_t M, int64_t E) {
+    int64_t rows = 4 * kr_causal_conv_run(M, E, KR_CAUSAL_CONV_GRAD_WARPS);
     return (M + rows - 1) / rows;
 }
 

@@ -1,15 +1,14 @@
 /* causal_conv_grad.cu - the gradient of the causal convolution on the GPU. causal_conv.h has the
  * equations.
  *
- * A warp takes 32 V channels down a run of rows, and K-1 rows before and behind it: at row t the
- * pre-activation and g[t] are formed from the window of inputs, g[t] x[t-k] joins the sums of
- * dweight, weight g[t] the gradients of the last K rows, which wait in registers until complete.
- * Each warp leaves its sums to its block, each block to scratch, where parts.cuh adds them. The
- * gradients of states, a few rows a sequence, are a kernel of their own. */
+ * A warp goes down a run of rows, KK rows before it and KK behind it: at row t the pre-activation
+ * and g[t] are formed from the window of inputs, g[t] x[t-k] joins the sums of dweight, weight g[t]
+ * the gradients of the last rows, which wait in registers until complete. Batches of rows that just
+ * go on take a path without questions. Each warp leaves its sums to its block, each block to
+ * scratch, where parts.cuh adds them. The gradients of states, a few rows a sequence, are a kernel
+ * of their own. */
 #include "ops/causal_conv/conv_rows.cuh"
 #include "ops/parts.cuh"
-
-enum { WARPS = 8, AHEAD = 4, MOST_TAPS = 8 };
 
 typedef struct conv_back {
     conv_seqs q;
@@ -20,7 +19,7 @@ typedef struct conv_back {
     float *parts;       /* [blocks, K+1, E]: dweight by tap, dbias */
     int64_t x_row, dy_row, dx_row;
     int run; /* rows a warp */
-    bool silu, add_dx, add_dstate;
+    bool add_dx, add_dstate;
 } conv_back;
 
 /* ---- places of a sequence -------------------------------------------------------------------- */
@@ -53,9 +52,11 @@ static __device__ float from_next(const conv_back &v, place_of s, int64_t q) {
 /* ---- the walk -------------------------------------------------------------------------------- */
 
 /* g = dy * silu'(p) */
-static __device__ __forceinline__ float slope(float dy, float p, bool silu) {
+template <bool SILU>
+static __device__ __forceinline__ float slope(float dy, float p) {
+    if (!SILU) return dy;
     float s = conv_sigmoid(p);
-    return silu ? dy * (s * (1 + p * (1 - s))) : dy;
+    return dy * (s * fmaf(p, 1 - s, 1));
 }
 
 /* What a thread carries down its rows. */
@@ -120,31 +121,34 @@ static __device__ __forceinline__ void add_next(const conv_back &v, int64_t r, i
     }
 }
 
-/* The i-th row of the walk, which begins K-1 rows before the run. */
-template <typename T, int KK, int V>
-static __device__ __forceinline__ void row(const conv_back &v, int64_t first, int i, int64_t e,
-                                           const int *kinds, const int *last,
-                                           const kr_pack<T, V> &x_pack,
-                                           const kr_pack<T, V> &dy_pack, walk<KK, V> &k) {
-    float x[V], dy[V], p[V], done[V];
-    int kind = kinds[i];
+/* g of a row, in place of its dy. */
+template <bool SILU, int KK, int V>
+static __device__ __forceinline__ void form_g(const walk<KK, V> &k, const float (&x)[V],
+                                              float (&g)[V]) {
+    float p[V];
+    conv_sum<KK>(k.w, k.b, k.window, x, p);
+#pragma unroll
+    for (int i = 0; i < V; i++) g[i] = slope<SILU>(g[i], p[i]);
+}
+
+/* Row i of the walk, whatever it is. The run begins at row KK of it. */
+template <typename T, int KK, int V, bool SILU>
+static __device__ __forceinline__ void any_row(const conv_back &v, int i, const int *kinds,
+                                               const int *last, int64_t first, int64_t e,
+                                               const float (&x)[V], float (&g)[V], walk<KK, V> &k) {
+    float done[V];
+    int kind = kinds[i], of = i - (KK - 1); /* the row whose gradient is done */
     if (kind == ROW_GOES_ON)
         k.since++;
     else
         enter<KK>(v, e, kind, k);
-    kr_unpack(x_pack, x);
-    kr_unpack(dy_pack, dy);
-    if (i >= KK - 1) {
-        conv_sum<KK>(k.w, k.b, k.window, x, p);
+    if (i >= KK) {
+        form_g<SILU>(k, x, g);
 #pragma unroll
-        for (int c = 0; c < V; c++) dy[c] = k.since < 0 ? 0 : slope(dy[c], p[c], v.silu);
-        if (i < KK - 1 + v.run && k.since >= 0) add_sums(k, dy, x);
-        if (k.since >= KK - 1)
-            spread<KK, V, true>(k, dy, done);
-        else
-            spread<KK, V, false>(k, dy, done);
-        int of = i - (KK - 1); /* the row that is done */
-        if (of >= KK - 1 && v.dx && kinds[of] != ROW_IS_OUTSIDE) {
+        for (int c = 0; c < V; c++) g[c] = k.since < 0 ? 0 : g[c];
+        if (i < KK + v.run && k.since >= 0) add_sums(k, g, x);
+        spread<KK, V, false>(k, g, done);
+        if (of >= KK && of < KK + v.run && v.dx && kinds[of] != ROW_IS_OUTSIDE) {
             if (last && last[of] >= 0) add_next(v, first + of, e, last[of], done);
             kr_put_pack<V>((T *)v.dx + (first + of) * v.dx_row + e, done, v.add_dx);
         }
@@ -152,65 +156,90 @@ static __device__ __forceinline__ void row(const conv_back &v, int64_t first, in
     conv_shift<KK>(k.window, x);
 }
 
-template <typename T, int V>
-static __device__ __forceinline__ void fetch(const conv_back &v, const void *from, int64_t stride,
-                                             int64_t r, int64_t e, kr_pack<T, V> &pack) {
-    if (from && r >= 0 && r < v.q.M && e < v.q.E)
-        pack = kr_fetch<V>((const T *)from + r * stride + e);
-    else
-        pack = kr_pack<T, V>();
+/* All of a warp's rows; first is the first of the walk. */
+template <typename T, int KK, int V, bool SILU>
+static __device__ __forceinline__ void go(const conv_back &v, const int *kinds, const int *last,
+                                          int64_t first, int64_t e, conv_stream<T, V> &xs,
+                                          conv_stream<T, V> &dys, kr_pack<T, V> (&x_ahead)[4],
+                                          kr_pack<T, V> (&dy_ahead)[4], walk<KK, V> &k) {
+    T *dx = (T *)v.dx + (first - (KK - 1)) * v.dx_row + e; /* of the row that is done */
+    float x[V], g[V], done[V];
+    bool simple = !last && v.dx && !v.add_dx;
+#pragma unroll 1
+    for (int part = 0; part < v.run + 2 * KK; part += CONV_AHEAD) {
+        if (simple && part >= 2 * KK && part < v.run + KK && k.since >= KK - 2 &&
+            conv_plain(kinds + part)) {
+#pragma unroll
+            for (int i = 0; i < CONV_AHEAD; i++, dx += v.dx_row) {
+                kr_unpack(x_ahead[i], x);
+                kr_unpack(dy_ahead[i], g);
+                xs.fetch(part + i + CONV_AHEAD, x_ahead[i]);
+                dys.fetch(part + i + CONV_AHEAD, dy_ahead[i]);
+                form_g<SILU>(k, x, g);
+                add_sums(k, g, x);
+                spread<KK, V, true>(k, g, done);
+                kr_store_pack<V>(dx, done);
+                conv_shift<KK>(k.window, x);
+            }
+            k.since += CONV_AHEAD;
+        } else {
+#pragma unroll
+            for (int i = 0; i < CONV_AHEAD; i++, dx += v.dx_row) {
+                kr_unpack(x_ahead[i], x);
+                kr_unpack(dy_ahead[i], g);
+                xs.fetch(part + i + CONV_AHEAD, x_ahead[i]);
+                dys.fetch(part + i + CONV_AHEAD, dy_ahead[i]);
+                any_row<T, KK, V, SILU>(v, part + i, kinds, last, first, e, x, g, k);
+            }
+        }
+    }
 }
 
 /* The block's warps' sums in order, to its part. */
 template <int KK, int V>
 static __device__ __forceinline__ void put_sums(const conv_back &v, const walk<KK, V> &k) {
-    __shared__ float all[WARPS][KK + 1][32 * V];
+    __shared__ float all[CONV_WARPS][KK + 1][32 * V];
 #pragma unroll
     for (int w = 0; w <= KK; w++)
 #pragma unroll
         for (int i = 0; i < V; i++) all[threadIdx.y][w][threadIdx.x * V + i] = k.sums[w][i];
     __syncthreads();
     int skip = KK - v.q.K;
-    for (int w = skip + threadIdx.y; w <= KK; w += WARPS)
+    for (int w = skip + threadIdx.y; w <= KK; w += CONV_WARPS)
         for (int i = threadIdx.x; i < 32 * V; i += 32) {
             int64_t e = (int64_t)blockIdx.y * 32 * V + i;
             float sum = 0;
-            for (int j = 0; j < WARPS; j++) sum += all[j][w][i];
+            for (int j = 0; j < CONV_WARPS; j++) sum += all[j][w][i];
             if (e < v.q.E)
                 v.parts[((int64_t)blockIdx.x * (v.q.K + 1) + w - skip) * v.q.E + e] = sum;
         }
 }
 
-template <typename T, int KK, int V>
-static __global__ void __launch_bounds__(32 * WARPS) runs(conv_back v) {
-    extern __shared__ int kinds[];
-    int64_t first = (int64_t)blockIdx.x * WARPS * v.run - (KK - 1);
+template <typename T, int KK, int V, bool SILU>
+static __global__ void __launch_bounds__(32 * CONV_WARPS, sizeof(T) == 2 ? 4 : 3)
+    runs(conv_back v) {
+    extern __shared__ int4 aligned[];
+    int rows = CONV_WARPS * v.run + 2 * KK, n = v.run + 2 * KK, mine = threadIdx.y * v.run;
+    int *kinds = (int *)aligned, *last = v.dnext.data ? kinds + rows : NULL;
+    int64_t top = (int64_t)blockIdx.x * CONV_WARPS * v.run - KK, first = top + mine;
     int64_t e = ((int64_t)blockIdx.y * 32 + threadIdx.x) * V;
-    int n = v.run + 2 * (KK - 1), mine = threadIdx.y * v.run;
-    kr_pack<T, V> x[AHEAD], dy[AHEAD];
+    bool idle = e >= v.q.E || first + KK >= v.q.M;
+    if (idle) e = n = 0;
+    conv_stream<T, V> x = conv_open<T, V>(v.x, v.x_row, first, n, v.q.M, e);
+    conv_stream<T, V> dy = conv_open<T, V>(v.dy, v.dy_row, first, n, v.q.M, e);
+    kr_pack<T, V> x_ahead[CONV_AHEAD], dy_ahead[CONV_AHEAD];
     walk<KK, V> k = {};
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-        fetch(v, v.x, v.x_row, first + mine + i, e, x[i]);
-        fetch(v, v.dy, v.dy_row, first + mine + i, e, dy[i]);
+    for (int i = 0; i < CONV_AHEAD; i++) {
+        x.fetch(i, x_ahead[i]);
+        dy.fetch(i, dy_ahead[i]);
     }
-    int all = WARPS * v.run + 2 * (KK - 1), *last = v.dnext.data ? kinds + all : NULL;
-    conv_kinds(v.q, v.state.data != NULL, first, all, kinds, last);
-    if (e < v.q.E && first + KK - 1 + mine < v.q.M) {
+    conv_kinds(v.q, v.state.data != NULL, top, rows, kinds, last);
+    if (!idle) {
         k.since = -1;
         conv_load_taps<KK>(v.taps, v.q.K, e, k.w, k.b);
-#pragma unroll 1
-        for (int part = 0; part < n; part += AHEAD) {
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (part + i >= n) break;
-                row<T, KK, V>(v, first + mine, part + i, e, kinds + mine, last ? last + mine : NULL,
-                              x[i], dy[i], k);
-                if (part + AHEAD + i >= n) continue;
-                fetch(v, v.x, v.x_row, first + mine + part + AHEAD + i, e, x[i]);
-                fetch(v, v.dy, v.dy_row, first + mine + part + AHEAD + i, e, dy[i]);
-            }
-        }
+        go<T, KK, V, SILU>(v, kinds + mine, last ? last + mine : NULL, first, e, x, dy, x_ahead,
+                           dy_ahead, k);
     }
     put_sums(v, k);
 }
@@ -225,7 +254,7 @@ static __device__ float input(const conv_back &v, place_of s, int64_t q) {
 }
 
 /* g[t] */
-template <typename T>
+template <typename T, bool SILU>
 static __device__ float slope_at(const conv_back &v, place_of s, int64_t t) {
     if (!v.dy) return 0;
     float p = v.taps.bias ? v.taps.bias[s.e] : 0;
@@ -233,11 +262,11 @@ static __device__ float slope_at(const conv_back &v, place_of s, int64_t t) {
         int64_t q = t - (v.q.K - 1 - w);
         if (seen(v, s, q, t)) p = fmaf(v.taps.weight[s.e * v.q.K + w], input<T>(v, s, q), p);
     }
-    return slope(kr_load((const T *)v.dy + (s.first + t) * v.dy_row + s.e), p, v.silu);
+    return slope<SILU>(kr_load((const T *)v.dy + (s.first + t) * v.dy_row + s.e), p);
 }
 
 /* Block column i is sequence i: the gradient of its state. */
-template <typename T>
+template <typename T, bool SILU>
 static __global__ void states(conv_back v) {
     place_of s = place_in(v, blockIdx.x, (int64_t)blockIdx.y * blockDim.x + threadIdx.x);
     if (s.e >= v.q.E) return;
@@ -246,7 +275,7 @@ static __global__ void states(conv_back v) {
         for (int w = 0; w < v.q.K; w++) {
             int64_t t = q + v.q.K - 1 - w;
             if (t >= 0 && t < s.count && seen(v, s, q, t))
-                sum = fmaf(v.taps.weight[s.e * v.q.K + w], slope_at<T>(v, s, t), sum);
+                sum = fmaf(v.taps.weight[s.e * v.q.K + w], slope_at<T, SILU>(v, s, t), sum);
         }
         /* cleared before, or added to */
         v.dstate.data[s.slot * v.dstate.slot + (v.q.K - 1 + q) * v.dstate.row + s.e] += sum;
@@ -273,31 +302,30 @@ struct put_weights {
     }
 };
 
-template <typename T, int KK, int V>
+template <typename T, int KK, int V, bool SILU>
 static void launch(const conv_back &v, const put_weights &put) {
-    dim3 grid((unsigned)kr_causal_conv_parts(v.q.M), kr_blocks(v.q.E, 32 * V));
-    size_t shared = (size_t)(WARPS * v.run + 2 * (KK - 1)) * sizeof(int);
-    if (v.dnext.data) shared *= 2;
-    runs<T, KK, V><<<grid, dim3(32, WARPS), shared, kr_cuda_stream()>>>(v);
+    dim3 grid((unsigned)kr_causal_conv_parts(v.q.M, v.q.E), kr_blocks(v.q.E, 32 * V));
+    size_t shared = (size_t)(CONV_WARPS * v.run + 2 * KK) * sizeof(int) * (v.dnext.data ? 2 : 1);
+    runs<T, KK, V, SILU><<<grid, dim3(32, CONV_WARPS), shared, kr_cuda_stream()>>>(v);
     if (put.dweight || put.dbias) kr_sum_parts_launch(v.parts, grid.x, (v.q.K + 1) * v.q.E, put);
 }
 
-template <typename T>
+template <typename T, bool SILU>
 static void launch_type(const conv_back &v, int64_t slots, const put_weights &put, bool packs) {
     if (v.q.M > 0) {
         if (v.q.K > 4)
-            launch<T, MOST_TAPS, 1>(v, put);
+            launch<T, CONV_TAPS, 1, SILU>(v, put);
         else if (packs)
-            launch<T, 4, 4>(v, put);
+            launch<T, 4, 4, SILU>(v, put);
         else
-            launch<T, 4, 1>(v, put);
+            launch<T, 4, 1, SILU>(v, put);
     }
     unsigned columns = kr_blocks(v.q.E, 128);
     if (v.dstate.data && !v.add_dstate && slots > 0)
         clear<<<dim3((unsigned)slots, columns), 128, 0, kr_cuda_stream()>>>(v.dstate, v.q.K - 1,
                                                                             v.q.E);
     if (v.dstate.data && v.q.S > 0)
-        states<T><<<dim3((unsigned)v.q.S, columns), 128, 0, kr_cuda_stream()>>>(v);
+        states<T, SILU><<<dim3((unsigned)v.q.S, columns), 128, 0, kr_cuda_stream()>>>(v);
 }
 
 extern "C" void kr_causal_conv_grad_cuda(const kr_call *c) {
@@ -309,7 +337,7 @@ extern "C" void kr_causal_conv_grad_cuda(const kr_call *c) {
            x->shape[0],
            x->shape[1],
            (int)weight->shape[2]};
-    v.taps = {(const float *)weight->data, (const float *)c->in[3].data};
+    v.taps = conv_taps_of(weight, &c->in[3]);
     v.state = conv_state_of(&c->in[6]);
     v.dnext = conv_state_of(&c->in[7]);
     v.dstate = conv_state_of(&c->out[3]);
@@ -317,19 +345,20 @@ extern "C" void kr_causal_conv_grad_cuda(const kr_call *c) {
     v.dy = dy->data, v.dy_row = dy->stride[0];
     v.dx = dx->data, v.dx_row = dx->stride[0];
     v.parts = (float *)c->scratch;
-    v.run = kr_causal_conv_run(v.q.M);
-    v.silu = ((const kr_causal_conv_attr *)c->attr)->silu != 0;
+    v.run = kr_causal_conv_run(v.q.M, v.q.E, KR_CAUSAL_CONV_GRAD_WARPS);
+    bool silu = ((const kr_causal_conv_attr *)c->attr)->silu != 0;
+    int64_t slots = c->out[3].shape[0];
     v.add_dx = KR_ACC(c, 0), v.add_dstate = KR_ACC(c, 3);
     put_weights put = {(float *)c->out[1].data, (float *)c->out[2].data, v.q.E, v.q.K,
                        KR_ACC(c, 1) != 0,       KR_ACC(c, 2) != 0};
-    if (weight->shape[2] > MOST_TAPS) {
+    if (weight->shape[2] > CONV_TAPS) {
         kr_cuda_fault("more than 8 taps: use --device cpu");
         return;
     }
     if (v.q.E == 0) return;
     bool packs = kr_packs(x, 4) && kr_packs(dy, 4) && kr_packs(dx, 4);
-    if (x->dtype == KR_BF16)
-        launch_type<bf16>(v, c->out[3].shape[0], put, packs);
-    else
-        launch_type<float>(v, c->out[3].shape[0], put, packs);
+    if (x->dtype == KR_BF16 && silu) launch_type<bf16, true>(v, slots, put, packs);
+    if (x->dtype == KR_BF16 && !silu) launch_type<bf16, false>(v, slots, put, packs);
+    if (x->dtype == KR_F32 && silu) launch_type<float, true>(v, slots, put, packs);
+    if (x->dtype == KR_F32 && !silu) launch_type<float, false>(v, slots, put, packs);
 }

@@ -13,9 +13,18 @@ typedef struct conv_seqs {
     int K;
 } conv_seqs;
 
+/* Threads (32, CONV_WARPS): a warp takes 32 V channels down a run of rows, and rows before it. */
+enum { CONV_WARPS = 4, CONV_AHEAD = 4, CONV_TAPS = 8 };
+
 typedef struct conv_taps {
     const float *weight, *bias; /* [E,1,K], [E] or NULL */
+    bool fours;                 /* K = 4, and the taps of a channel can be loaded at once */
 } conv_taps;
+
+static inline conv_taps conv_taps_of(const kr_tensor *weight, const kr_tensor *bias) {
+    conv_taps t = {(const float *)weight->data, (const float *)bias->data, kr_packs(weight, 4)};
+    return t;
+}
 
 /* [slots,K-1,E] or NULL */
 typedef struct conv_state {
@@ -51,15 +60,45 @@ static __device__ __forceinline__ void conv_kinds(const conv_seqs &q, bool state
     __syncthreads();
 }
 
+/* The next rows of a matrix, fetched one after the other: of row i those between low and high. */
+template <typename T, int V>
+struct conv_stream {
+    const T *at;
+    int64_t step;
+    int low, high;
+    __device__ __forceinline__ void fetch(int i, kr_pack<T, V> &pack) {
+        pack = kr_pack<T, V>();
+        if (i >= low && i < high) pack = kr_fetch<V>(at);
+        at += step;
+    }
+};
+
+/* From row `first` of M on, n rows; the matrix may be NULL. */
+template <typename T, int V>
+static __device__ __forceinline__ conv_stream<T, V> conv_open(const void *matrix, int64_t step,
+                                                              int64_t first, int n, int64_t M,
+                                                              int64_t e) {
+    conv_stream<T, V> s = {(const T *)matrix + first * step + e, step, 0, n};
+    if (first < 0) s.low = (int)-first;
+    if (M - first < n) s.high = (int)(M - first);
+    if (!matrix) s.high = 0;
+    return s;
+}
+
 /* w[k] = tap k of KK, the last K of which are the weight's; b = bias */
 template <int KK, int V>
 static __device__ __forceinline__ void conv_load_taps(const conv_taps &t, int K, int64_t e,
                                                       float (&w)[KK][V], float (&b)[V]) {
 #pragma unroll
     for (int i = 0; i < V; i++) {
+        float four[4] = {};
+        if (KK == 4 && t.fours) kr_load_pack<4>(t.weight + (e + i) * 4, four);
 #pragma unroll
         for (int k = 0; k < KK; k++)
-            w[k][i] = k >= KK - K ? t.weight[(e + i) * K + k - (KK - K)] : 0;
+            if (KK == 4 && t.fours)
+                w[k][i] = four[k % 4];
+            else
+                w[k][i] = k >= KK - K ? t.weight[(e + i) * K + k - (KK - K)] : 0;
         b[i] = t.bias ? t.bias[e + i] : 0;
     }
 }
@@ -98,6 +137,12 @@ static __device__ __forceinline__ void conv_shift(float (&window)[KK - 1][V], co
         for (int j = KK - 2; j > 0; j--) window[j][i] = window[j - 1][i];
         window[0][i] = x[i];
     }
+}
+
+/* Whether the rows of a batch just go on, as those kinds say. */
+static __device__ __forceinline__ bool conv_plain(const int *kinds) {
+    int4 k = *(const int4 *)kinds;
+    return (k.x & k.y & k.z & k.w) == ROW_GOES_ON;
 }
 
 static __device__ __forceinline__ float conv_sigmoid(float p) {

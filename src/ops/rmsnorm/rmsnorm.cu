@@ -1,12 +1,13 @@
 /* rmsnorm.cu - the root-mean-square norm and its gradient on the GPU. rmsnorm.h has the equations.
  *
  * Bound by memory: a row is read once and waits in the registers of the warps that share it (HELD
- * packs a lane; what a very wide row has beyond them is read again). A block takes several rows. */
+ * packs a lane; what a very wide row has beyond them is read again). A block takes several rows.
+ * All loads of a row are on their way before the first store. */
 #include "device/cuda/pack.cuh"
 #include "ops/parts.cuh"
 #include "ops/rmsnorm/rmsnorm.h"
 
-enum { HELD = 8, WARPS = 4, MOST_WARPS = 32 };
+enum { HELD = 4, WARPS = 4, MOST_WARPS = 16 };
 
 /* Threads (32 w, rows): how many warps share a row of D. */
 static dim3 threads_for(int64_t M, int64_t D, int v) {
@@ -41,56 +42,79 @@ typedef struct norm_call {
     float eps;
 } norm_call;
 
-/* s = x + residual from column d of row m on; kept in `sum`. */
+/* What a row is read as, from column d of row m on. */
 template <typename X, int V>
-static __device__ __forceinline__ void load_sum(const norm_call &n, int64_t m, int64_t d,
-                                                float (&s)[V], bool keep) {
-    kr_load_pack<V>((const X *)n.x + m * n.x_row + d, s);
-    if (n.residual) {
+struct addends {
+    kr_pack<X, V> x;
+    kr_pack<float, V> residual;
+    __device__ __forceinline__ void load(const norm_call &n, int64_t m, int64_t d) {
+        x = kr_fetch<V>((const X *)n.x + m * n.x_row + d);
+        residual = kr_pack<float, V>();
+        if (n.residual) residual = kr_fetch<V>(n.residual + m * n.residual_row + d);
+    }
+    /* s = x + residual */
+    __device__ __forceinline__ void add(float (&s)[V]) const {
         float r[V];
-        kr_load_pack<V>(n.residual + m * n.residual_row + d, r);
+        kr_unpack(x, s);
+        kr_unpack(residual, r);
 #pragma unroll
         for (int i = 0; i < V; i++) s[i] += r[i];
     }
-    if (keep && n.sum) kr_store_pack<V>(n.sum + m * n.sum_row + d, s);
+};
+
+template <int V>
+static __device__ __forceinline__ float square_of(const float (&s)[V]) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < V; i++) sum = fmaf(s[i], s[i], sum);
+    return sum;
 }
 
+/* sum and y of V columns */
 template <typename Y, int V>
-static __device__ __forceinline__ void put_y(const norm_call &n, int64_t m, int64_t d,
-                                             float (&s)[V], float rstd) {
-    float w[V];
-    if (n.weight) kr_load_pack<V>(n.weight + d, w);
+static __device__ __forceinline__ void put(const norm_call &n, int64_t m, int64_t d,
+                                           const float (&s)[V], float (&w)[V], float rstd) {
+    if (n.sum) kr_store_pack<V>(n.sum + m * n.sum_row + d, s);
 #pragma unroll
-    for (int i = 0; i < V; i++) s[i] *= n.weight ? rstd * w[i] : rstd;
-    kr_store_pack<V>((Y *)n.y + m * n.y_row + d, s);
+    for (int i = 0; i < V; i++) w[i] = s[i] * (n.weight ? rstd * w[i] : rstd);
+    kr_store_pack<V>((Y *)n.y + m * n.y_row + d, w);
 }
 
 template <typename X, typename Y, int V>
-static __global__ void forward(norm_call n) {
+static __global__ void __launch_bounds__(32 * MOST_WARPS) forward(norm_call n) {
     int64_t m = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, step = (int64_t)blockDim.x * V;
-    int64_t first = threadIdx.x * V, D = m < n.M ? n.D : 0;
-    float s[HELD][V], t[V], square = 0;
+    int64_t first = threadIdx.x * V, rest = first + HELD * step, D = m < n.M ? n.D : 0;
+    addends<X, V> in[HELD];
+    float s[HELD][V], w[HELD][V], t[V], square = 0;
 #pragma unroll
     for (int h = 0; h < HELD; h++)
-        if (first + h * step < D) load_sum<X, V>(n, m, first + h * step, s[h], true);
+        if (first + h * step < D) in[h].load(n, m, first + h * step);
 #pragma unroll
     for (int h = 0; h < HELD; h++)
+        kr_load_pack_if<V>(n.weight && first + h * step < D, n.weight + first + h * step, w[h]);
 #pragma unroll
-        for (int i = 0; i < V; i++)
-            if (first + h * step < D) square += s[h][i] * s[h][i];
-    for (int64_t d = first + HELD * step; d < D; d += step) {
-        load_sum<X, V>(n, m, d, t, true);
-#pragma unroll
-        for (int i = 0; i < V; i++) square += t[i] * t[i];
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < D) {
+            in[h].add(s[h]);
+            square += square_of<V>(s[h]);
+        }
+    for (int64_t d = rest; d < D; d += step) {
+        addends<X, V> more;
+        more.load(n, m, d);
+        more.add(t);
+        square += square_of<V>(t);
     }
     float rstd = 1 / sqrtf(row_sum(square) / (float)n.D + n.eps);
-    for (int64_t d = first + HELD * step; d < D; d += step) {
-        load_sum<X, V>(n, m, d, t, false);
-        put_y<Y, V>(n, m, d, t, rstd);
-    }
 #pragma unroll
     for (int h = 0; h < HELD; h++)
-        if (first + h * step < D) put_y<Y, V>(n, m, first + h * step, s[h], rstd);
+        if (first + h * step < D) put<Y, V>(n, m, first + h * step, s[h], w[h], rstd);
+    for (int64_t d = rest; d < D; d += step) {
+        addends<X, V> more;
+        more.load(n, m, d);
+        more.add(t);
+        kr_load_pack_if<V>(n.weight != NULL, n.weight + d, w[0]);
+        put<Y, V>(n, m, d, t, w[0], rstd);
+    }
     if (threadIdx.x == 0 && D > 0 && n.rstd) n.rstd[m] = rstd;
 }
 
@@ -141,115 +165,123 @@ typedef struct norm_back {
     bool add_ds, add_dx;
 } norm_back;
 
-/* a = weight * dy, and what joins the sum of dweight, from column d on */
-template <int V>
-static __device__ __forceinline__ void weigh(const norm_back &n, int64_t d, float (&a)[V]) {
-    if (!n.weight) return;
-    float w[V];
-    kr_load_pack<V>(n.weight + d, w);
-#pragma unroll
-    for (int i = 0; i < V; i++) a[i] *= w[i];
-}
-
-/* ds = dsum + rstd * (a - s * pull), into a */
-template <typename Y, int V>
-static __device__ __forceinline__ void put_ds(const norm_back &n, int64_t m, int64_t d,
-                                              float (&a)[V], const float (&s)[V], float rstd,
-                                              float pull) {
-    weigh<V>(n, d, a);
-#pragma unroll
-    for (int i = 0; i < V; i++) a[i] = rstd * (a[i] - s[i] * pull);
-    if (n.dsum) {
-        float r[V];
-        kr_load_pack<V>(n.dsum + m * n.dsum_row + d, r);
-#pragma unroll
-        for (int i = 0; i < V; i++) a[i] += r[i];
-    }
-    if (n.ds) kr_put_pack<V>(n.ds + m * n.ds_row + d, a, n.add_ds);
-    if (n.dx) kr_put_pack<V>((Y *)n.dx + m * n.dx_row + d, a, n.add_dx);
-}
-
-/* Sum of weight * dy * s; dy * s * rstd joins dw. */
-template <int V>
-static __device__ __forceinline__ float dot(const norm_back &n, int64_t d, const float (&dy)[V],
-                                            const float (&s)[V], float rstd, float (&dw)[V]) {
-    float a[V], sum = 0;
-#pragma unroll
-    for (int i = 0; i < V; i++) {
-        a[i] = dy[i] * s[i];
-        dw[i] += a[i] * rstd;
-    }
-    weigh<V>(n, d, a);
-#pragma unroll
-    for (int i = 0; i < V; i++) sum += a[i];
-    return sum;
-}
-
-/* The columns beyond the held ones: their sum of dweight lives in the block's part itself. */
+/* What the gradient of a row is made of, from column d of row m on. */
 template <typename Y, typename X, int V>
-static __device__ __forceinline__ float wide_dot(const norm_back &n, int64_t m, int64_t d,
-                                                 float rstd, bool first) {
-    float dy[V], s[V], dw[V] = {0};
-    kr_load_pack<V>((const Y *)n.dy + m * n.dy_row + d, dy);
-    kr_load_pack<V>((const X *)n.s + m * n.s_row + d, s);
-    float sum = dot<V>(n, d, dy, s, rstd, dw);
-    if (n.parts) kr_put_pack<V>(n.parts + blockIdx.x * n.D + d, dw, !first);
-    return sum;
+struct slopes {
+    kr_pack<Y, V> dy;
+    kr_pack<X, V> s;
+    kr_pack<float, V> dsum;
+    __device__ __forceinline__ void load(const norm_back &n, int64_t m, int64_t d) {
+        dy = kr_fetch<V>((const Y *)n.dy + m * n.dy_row + d);
+        s = kr_fetch<V>((const X *)n.s + m * n.s_row + d);
+        dsum = kr_pack<float, V>();
+        if (n.dsum) dsum = kr_fetch<V>(n.dsum + m * n.dsum_row + d);
+    }
+    /* Sum of weight * dy * s; dy * s * rstd joins dw. */
+    __device__ __forceinline__ float dot(const float (&w)[V], float rstd, float (&dw)[V]) const {
+        float a[V], b[V], sum = 0;
+        kr_unpack(dy, a);
+        kr_unpack(s, b);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            float both = a[i] * b[i];
+            dw[i] = fmaf(both, rstd, dw[i]);
+            sum = fmaf(both, w[i], sum);
+        }
+        return sum;
+    }
+    /* ds = dsum + rstd * (w * dy - s * pull) */
+    __device__ __forceinline__ void put(const norm_back &n, int64_t m, int64_t d,
+                                        const float (&w)[V], float rstd, float pull) const {
+        float a[V], b[V], c[V];
+        kr_unpack(dy, a);
+        kr_unpack(s, b);
+        kr_unpack(dsum, c);
+#pragma unroll
+        for (int i = 0; i < V; i++) c[i] = fmaf(rstd, a[i] * w[i] - b[i] * pull, c[i]);
+        if (n.ds) kr_put_pack<V>(n.ds + m * n.ds_row + d, c, n.add_ds);
+        if (n.dx) kr_put_pack<V>((Y *)n.dx + m * n.dx_row + d, c, n.add_dx);
+    }
+};
+
+/* The weight from column d on; 1 where there is none. */
+template <int V>
+static __device__ __forceinline__ void load_weight(const norm_back &n, int64_t d, float (&w)[V]) {
+    if (n.weight && d < n.D) {
+        kr_load_pack<V>(n.weight + d, w);
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++) w[i] = 1;
+    }
 }
 
 /* Each row group's sums of dweight, one group after the other, into the block's part. */
 template <int V>
 static __device__ __forceinline__ void put_part(const norm_back &n, int64_t first, int64_t step,
-                                                float (&dw)[HELD][V]) {
+                                                const float (&dw)[HELD][V]) {
+    float *part = n.parts + blockIdx.x * n.D;
     for (int group = 0; group < blockDim.y; group++) {
         if (group == threadIdx.y)
 #pragma unroll
             for (int h = 0; h < HELD; h++)
                 if (first + h * step < n.D)
-                    kr_put_pack<V>(n.parts + blockIdx.x * n.D + first + h * step, dw[h], group > 0);
+                    kr_put_pack<V>(part + first + h * step, dw[h], group > 0);
         __syncthreads();
     }
 }
 
+/* Columns d, d + step, .. beyond the held ones of row m: their sums of dweight live in the block's
+ * part itself, which the first row begins. */
 template <typename Y, typename X, int V>
-static __global__ void backward(norm_back n) {
-    int64_t step = (int64_t)blockDim.x * V, first = threadIdx.x * V;
-    int64_t rows = (int64_t)gridDim.x * blockDim.y;
-    float dw[HELD][V] = {};
-    for (int64_t top = (int64_t)blockIdx.x * blockDim.y; top < n.M; top += rows) {
-        int64_t m = top + threadIdx.y, D = m < n.M ? n.D : 0;
-        kr_pack<Y, V> dy[HELD];
-        kr_pack<X, V> s[HELD];
-        float rstd = m < n.M ? n.rstd[m] : 0, sum = 0, a[V], b[V];
+static __device__ __forceinline__ float wide_dot(const norm_back &n, int64_t m, int64_t d,
+                                                 int64_t step, float rstd, bool first) {
+    float sum = 0, w[V];
+    for (; m < n.M && d < n.D; d += step) {
+        slopes<Y, X, V> in;
+        float dw[V] = {};
+        in.load(n, m, d);
+        load_weight<V>(n, d, w);
+        sum += in.dot(w, rstd, dw);
+        if (n.parts) kr_put_pack<V>(n.parts + blockIdx.x * n.D + d, dw, !first);
+    }
+    return sum;
+}
+
+template <typename Y, typename X, int V>
+static __device__ __forceinline__ void wide_put(const norm_back &n, int64_t m, int64_t d,
+                                                int64_t step, float rstd, float pull) {
+    float w[V];
+    for (; m < n.M && d < n.D; d += step) {
+        slopes<Y, X, V> in;
+        in.load(n, m, d);
+        load_weight<V>(n, d, w);
+        in.put(n, m, d, w, rstd, pull);
+    }
+}
+
+template <typename Y, typename X, int V>
+static __global__ void __launch_bounds__(32 * MOST_WARPS) backward(norm_back n) {
+    int64_t step = (int64_t)blockDim.x * V, first = threadIdx.x * V, rest = first + HELD * step;
+    int64_t top = (int64_t)blockIdx.x * blockDim.y, rows = (int64_t)gridDim.x * blockDim.y;
+    float dw[HELD][V] = {}, w[HELD][V];
+#pragma unroll
+    for (int h = 0; h < HELD; h++) load_weight<V>(n, first + h * step, w[h]);
+    for (int64_t m = top + threadIdx.y; m - threadIdx.y < n.M; m += rows) {
+        int64_t D = m < n.M ? n.D : 0;
+        slopes<Y, X, V> in[HELD];
+        float rstd = D ? n.rstd[m] : 0, sum = 0;
 #pragma unroll
         for (int h = 0; h < HELD; h++)
-            if (first + h * step < D) {
-                dy[h] = kr_fetch<V>((const Y *)n.dy + m * n.dy_row + first + h * step);
-                s[h] = kr_fetch<V>((const X *)n.s + m * n.s_row + first + h * step);
-            }
+            if (first + h * step < D) in[h].load(n, m, first + h * step);
 #pragma unroll
         for (int h = 0; h < HELD; h++)
-            if (first + h * step < D) {
-                kr_unpack(dy[h], a);
-                kr_unpack(s[h], b);
-                sum += dot<V>(n, first + h * step, a, b, rstd, dw[h]);
-            }
-        for (int64_t d = first + HELD * step; d < D; d += step)
-            sum += wide_dot<Y, X, V>(n, m, d, rstd, top == (int64_t)blockIdx.x * blockDim.y);
+            if (first + h * step < D) sum += in[h].dot(w[h], rstd, dw[h]);
+        if (rest < D) sum += wide_dot<Y, X, V>(n, m, rest, step, rstd, m - threadIdx.y == top);
         float pull = row_sum(sum) * rstd * rstd / (float)n.D;
-        if (!n.ds && !n.dx) continue;
 #pragma unroll
         for (int h = 0; h < HELD; h++)
-            if (first + h * step < D) {
-                kr_unpack(dy[h], a);
-                kr_unpack(s[h], b);
-                put_ds<Y, V>(n, m, first + h * step, a, b, rstd, pull);
-            }
-        for (int64_t d = first + HELD * step; d < D; d += step) {
-            kr_load_pack<V>((const Y *)n.dy + m * n.dy_row + d, a);
-            kr_load_pack<V>((const X *)n.s + m * n.s_row + d, b);
-            put_ds<Y, V>(n, m, d, a, b, rstd, pull);
-        }
+            if (first + h * step < D) in[h].put(n, m, first + h * step, w[h], rstd, pull);
+        if (rest < D) wide_put<Y, X, V>(n, m, rest, step, rstd, pull);
     }
     if (n.parts) put_part<V>(n, first, step, dw);
 }
