@@ -119,7 +119,7 @@ void kr_graph_backward(kr_graph *g);
  * before kr_graph_backward. NULL: nothing depends on it. */
 void kr_graph_want_gradient(kr_graph *g, kr_value *v);
 kr_value *kr_graph_gradient(kr_graph *g, kr_value *v);
-void kr_graph_zero_gradients(kr_graph *g);
+void kr_graph_zero_gradients(kr_graph *g); /* on the GPU: when the next run writes them */
 
 /* ---- planning and running ------------------------------------------------------------------- */
 

@@ -68,8 +68,9 @@ struct kr_node {
     kr_value *out[KR_MAX_OUT];
     int n_in, n_out;
     uint32_t accumulate;
-    bool constant; /* runs once, not at every run */
-    int scope;     /* index into graph->scopes */
+    uint32_t first; /* bit i: out[i] is a gradient block's value that no node before writes */
+    bool constant;  /* runs once, not at every run */
+    int scope;      /* index into graph->scopes */
     kr_kernel *kernel;
     kr_call call; /* complete after allocate; first dimensions follow the run */
 };
@@ -106,6 +107,7 @@ struct kr_graph {
     bool borrowed; /* arena and scratch are another graph's */
     bool stale;    /* a binding changed: calls must be refreshed before the next run */
     bool constants_done;
+    bool fresh; /* on the GPU: the next run overwrites the gradients instead of adding to them */
     int64_t last_m, last_r;
     /* run_device.c */
     uint64_t key;       /* of the bindings, last_m and last_r */

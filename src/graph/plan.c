@@ -138,6 +138,17 @@ static void place_gradients(kr_graph *g) {
     for (int64_t i = 0; i < g->n_values; i++) place_gradient(g, g->values[i]);
 }
 
+/* Which node begins each gradient: cleared ones need no zeros when it overwrites. */
+static void find_first_writers(kr_graph *g) {
+    for (int64_t k = 0; k < g->n_nodes; k++) {
+        kr_node *n = g->nodes[k];
+        n->first = 0;
+        for (int i = 0; i < n->n_out; i++)
+            if (n->out[i] && n->out[i]->kind == KR_VALUE_GRADIENT && n->out[i]->birth == k)
+                n->first |= 1u << i;
+    }
+}
+
 static void count_outside(kr_graph *g) {
     for (int64_t i = 0; i < g->n_values; i++) {
         kr_value *v = g->values[i];
@@ -166,6 +177,7 @@ int kr_graph_plan(kr_graph *g, krait_error *e) {
     share_in_place(g);
     KR_TRY(place_all(g, e));
     place_gradients(g);
+    find_first_writers(g);
     count_outside(g);
     g->planned = true;
     return 0;
@@ -210,12 +222,16 @@ static int place_value(kr_graph *g, kr_value *v, krait_error *e) {
     return v->shown ? 0 : kr_fail_memory(e, v->name);
 }
 
+static void clear_gradients(kr_graph *g) {
+    (void)kr_device_fill(g->o.level, g->gradients, 0, g->sizes.gradients, NULL);
+}
+
 static int allocate_rest(kr_graph *g, krait_error *e) {
     if (!(g->gradients = block(g, g->sizes.gradients, e))) return KRAIT_ERR_MEMORY;
     if (g->sizes.inputs && !(g->inputs = block(g, g->sizes.inputs, e))) return KRAIT_ERR_MEMORY;
     KR_TRY(check_spare(e));
     for (int64_t i = 0; i < g->n_values; i++) KR_TRY(place_value(g, g->values[i], e));
-    kr_graph_zero_gradients(g);
+    clear_gradients(g); /* also what pads them */
     g->allocated = g->stale = true;
     return 0;
 }
@@ -242,5 +258,8 @@ int kr_graph_allocate_over(kr_graph *g, const kr_graph *other, krait_error *e) {
 }
 
 void kr_graph_zero_gradients(kr_graph *g) {
-    (void)kr_device_fill(g->o.level, g->gradients, 0, g->sizes.gradients, NULL);
+    if (g->o.level == KR_LEVEL_CUDA)
+        g->fresh = g->stale = true;
+    else
+        clear_gradients(g);
 }

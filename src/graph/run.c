@@ -82,6 +82,7 @@ int kr_graph_refresh(kr_graph *g, int64_t m, int64_t r, krait_error *e) {
             KR_TRY(refresh_argument(n, n->in[i], &n->call.in[i], m, r, e));
         for (int i = 0; i < n->n_out; i++)
             KR_TRY(refresh_argument(n, n->out[i], &n->call.out[i], m, r, e));
+        n->call.accumulate = n->accumulate & ~(g->fresh ? n->first : 0);
         n->call.scratch = g->scratch;
         n->call.threads = g->o.threads;
     }

@@ -16,7 +16,7 @@ static uint64_t mixed(uint64_t key, uint64_t x) {
 }
 
 uint64_t kr_graph_key(const kr_graph *g, int64_t m, int64_t r) {
-    uint64_t key = mixed(mixed(1, (uint64_t)m), (uint64_t)r);
+    uint64_t key = mixed(mixed(g->fresh ? 2 : 1, (uint64_t)m), (uint64_t)r);
     for (int64_t i = 0; i < g->n_values; i++) {
         const kr_value *v = g->values[i];
         if (v->kind == KR_VALUE_ACTIVATION || v->kind == KR_VALUE_GRADIENT || v->parent) continue;
@@ -124,7 +124,7 @@ static int record(kr_graph *g, kr_run_record *r, krait_error *e) {
     return rc < 0 ? rc : end;
 }
 
-int kr_graph_run_device(kr_graph *g, krait_error *e) {
+static int run_work(kr_graph *g, krait_error *e) {
     bool is_new;
     KR_TRY(send_inputs(g, e));
     if (!g->constants_done) KR_TRY(run_nodes(g, true, e));
@@ -135,4 +135,11 @@ int kr_graph_run_device(kr_graph *g, krait_error *e) {
     if (is_new) return run_nodes(g, false, e); /* plans matrix products, which cannot be recorded */
     if (!r->work) KR_TRY(record(g, r, e));
     return kr_device_replay(r->work, e);
+}
+
+int kr_graph_run_device(kr_graph *g, krait_error *e) {
+    KR_TRY(run_work(g, e));
+    if (g->fresh) g->stale = true; /* the next run adds */
+    g->fresh = false;
+    return 0;
 }

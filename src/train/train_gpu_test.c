@@ -21,6 +21,7 @@
 #include "base/rng.h"
 #include "models/lm.h"
 #include "train/lane_states.h"
+#include "train/nan_report.h"
 #include "train/optimiser.h"
 
 enum { TOKENS = 150, SEQUENCES = 3, WIDTH = 48, LAYERS = 3, VOCABULARY = 300 };
@@ -234,6 +235,24 @@ static void recomputing_changes_nothing(void **state) {
     }
 }
 
+/* One weight is not a number: the report names it and the first op that met it. */
+static void bad_numbers_are_found(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    for (int half = 0; half < 2; half++) {
+        krait_error e = {0};
+        const char *name = "backbone.layers.1.mixer.conv1d.bias";
+        small *s = build(on_gpu(half, 1), true);
+        ((float *)kr_weights_find(&s->w, name)->data)[5] = NAN;
+        assert_true(isnan(step(s)));
+        assert_int_equal(kr_nan_report(&s->optimiser, TOKENS, "step 1", &e), KRAIT_ERR_NUMERIC);
+        print_message("  %s\n", e.message);
+        assert_non_null(strstr(e.message, "backbone.layers.1.mixer, output 0 of causal_conv"));
+        assert_non_null(strstr(e.message, name));
+        drop(s);
+    }
+}
+
 /* The largest difference of two models' logits, relative to the largest logit. */
 static double logits_differ(small *a, small *b) {
     krait_error e;
@@ -429,6 +448,7 @@ int main(void) {
         cmocka_unit_test(f32_gives_what_the_cpu_gives),
         cmocka_unit_test(bf16_is_close),
         cmocka_unit_test(recomputing_changes_nothing),
+        cmocka_unit_test(bad_numbers_are_found),
         cmocka_unit_test(logits_are_the_cpus),
         cmocka_unit_test(runs_agree_with_the_cpus),
         cmocka_unit_test(runs_repeat_and_resume),
