@@ -97,21 +97,27 @@ static double draw(const kr_param_decl *d, int64_t index, kr_rng *r) {
     return 0;
 }
 
-static int init_one(const kr_param_decl *d, uint64_t seed, kr_weights *w, krait_error *e) {
+static int add_empty(const kr_param_decl *d, kr_weights *w, krait_error *e) {
     kr_tensor t = kr_tensor_make(NULL, KR_F32, d->rank, d->shape);
-    int64_t n = kr_tensor_count(&t);
-    float *values = kr_weights_block(w, (size_t)n * sizeof *values, d->name, e);
-    if (!values) return KRAIT_ERR_MEMORY;
+    t.data = kr_weights_block(w, kr_tensor_bytes(&t), d->name, e);
+    return t.data ? kr_weights_add(w, d->name, &t, e) : KRAIT_ERR_MEMORY;
+}
+
+static void draw_all(const kr_param_decl *d, uint64_t seed, const kr_tensor *t) {
+    int64_t n = kr_tensor_count(t);
+    float *values = t->data;
     kr_rng r = kr_rng_make(seed, kr_hash_string(d->name));
     for (int64_t i = 0; i < n; i++) values[i] = (float)draw(d, i, &r);
-    t.data = values;
-    return kr_weights_add(w, d->name, &t, e);
 }
 
 /* The drawn numbers are a prime, so that no two rows of a matrix are the same. */
 static int rough_one(const kr_param_decl *d, kr_dtype type, kr_weights *w, krait_error *e) {
     enum { DRAWN = 65521 };
-    if (!d->matrix) return init_one(d, 1, w, e);
+    if (!d->matrix) {
+        KR_TRY(add_empty(d, w, e));
+        draw_all(d, 1, &w->items[w->count - 1].tensor);
+        return 0;
+    }
     kr_tensor t = kr_tensor_make(NULL, type, d->rank, d->shape);
     size_t size = kr_dtype_size(type), all = kr_tensor_bytes(&t), done = DRAWN * size;
     kr_rng r = kr_rng_make(1, kr_hash_string(d->name));
@@ -133,17 +139,31 @@ static int declare(kr_lm *lm, const kr_config *c, krait_error *e) {
     return kr_lm_build(lm, c, &o, e);
 }
 
+/* Each parameter has a stream of its own: any number of threads draws the same. items: one for each
+ * parameter of the graph, in its order. */
+static void draw_params(const kr_graph *g, uint64_t seed, const kr_weight *items) {
+    int n = kr_graph_param_count(g);
+#pragma omp parallel for num_threads(kr_device_threads()) schedule(dynamic)
+    for (int i = 0; i < n; i++) {
+        const kr_param_decl *d;
+        kr_graph_param_at(g, i, &d);
+        draw_all(d, seed, &items[i].tensor);
+    }
+}
+
 /* rough: as kr_lm_rough_weights has them, else all of them f32 and drawn. */
 static int init_all(const kr_config *c, uint64_t seed, bool rough, kr_dtype matrices, kr_weights *w,
                     krait_error *e) {
     kr_lm lm;
     KR_TRY(declare(&lm, c, e));
     int rc = 0, n = kr_graph_param_count(lm.g);
+    int64_t first = w->count;
     for (int i = 0; i < n && rc == 0; i++) {
         const kr_param_decl *d;
         kr_graph_param_at(lm.g, i, &d);
-        rc = rough ? rough_one(d, matrices, w, e) : init_one(d, seed, w, e);
+        rc = rough ? rough_one(d, matrices, w, e) : add_empty(d, w, e);
     }
+    if (rc == 0 && !rough) draw_params(lm.g, seed, w->items + first);
     kr_weights_sort(w);
     kr_lm_free(&lm);
     return rc;
