@@ -38,6 +38,17 @@ typedef struct cli_option {
         .help = "The model: a folder in the Hugging Face or state-spaces layout, or the name of "  \
                 "one that ships with the program (demo)."                                          \
     }
+/* Text to read, or ids instead (cli_need_text checks that one of them is given). */
+#define CLI_OPT_DATA(more)                                                                         \
+    {                                                                                              \
+        .kind = CLI_TEXT, .name = "data", .letter = 'd', .arg = "PATH",                            \
+        .help = "A file or folder of text, or - for standard input" more ".", .many = true         \
+    }
+#define CLI_OPT_TOKEN_IDS                                                                          \
+    {                                                                                              \
+        .kind = CLI_TEXT, .name = "token-ids", .arg = "FILE",                                      \
+        .help = "Decimal token ids, a document a line, instead of text.", .many = true             \
+    }
 #define CLI_OPT_JSON                                                                               \
     { .kind = CLI_FLAG, .name = "json", .help = "Print one JSON object a line." }
 #define CLI_OPT_THREADS                                                                            \
@@ -100,6 +111,8 @@ int cli_fail(const cli_args *a, const char *format, ...) __attribute__((format(p
 /* CLI_USAGE with a line unless `name` was given / if two that exclude each other were. */
 int cli_need(const cli_args *a, const char *name);
 int cli_exclusive(const cli_args *a, const char *one, const char *other);
+/* The same unless exactly one of --data and --token-ids was given. */
+int cli_need_text(const cli_args *a);
 
 void cli_help_overview(FILE *f);
 void cli_help_command(FILE *f, const cli_command *c);

@@ -216,3 +216,9 @@ int cli_exclusive(const cli_args *a, const char *one, const char *other) {
     if (!cli_given(a, one) || !cli_given(a, other)) return 0;
     return cli_usage(a, "--%s and --%s exclude each other", one, other);
 }
+
+int cli_need_text(const cli_args *a) {
+    if (cli_given(a, "data") != cli_given(a, "token-ids")) return 0;
+    if (cli_given(a, "data")) return cli_exclusive(a, "data", "token-ids");
+    return cli_usage(a, "text is needed: --data PATH or --token-ids FILE");
+}

@@ -74,12 +74,9 @@ static void print_text(const krait_eval_result *r, bool task) {
 }
 
 static int check(const cli_args *a) {
-    if (cli_need(a, "model") || cli_exclusive(a, "data", "token-ids") ||
-        cli_exclusive(a, "task", "token-ids") || cli_exclusive(a, "task", "context") ||
-        cli_exclusive(a, "task", "per-token"))
+    if (cli_need(a, "model") || cli_need_text(a) || cli_exclusive(a, "task", "token-ids") ||
+        cli_exclusive(a, "task", "context") || cli_exclusive(a, "task", "per-token"))
         return CLI_USAGE;
-    if (!cli_given(a, "data") && !cli_given(a, "token-ids"))
-        return cli_usage(a, "text is needed: --data PATH or --token-ids FILE");
     if (cli_flag(a, "per-token") && !cli_flag(a, "json"))
         return cli_usage(a, "--per-token prints JSON lines: give --json too");
     return 0;
@@ -128,17 +125,8 @@ static int run(const cli_args *a) {
 
 static const cli_option options[] = {
     CLI_OPT_MODEL,
-    {.kind = CLI_TEXT,
-     .name = "data",
-     .letter = 'd',
-     .arg = "PATH",
-     .help = "A file or folder of text, or - for standard input; with --task, its JSON lines.",
-     .many = true},
-    {.kind = CLI_TEXT,
-     .name = "token-ids",
-     .arg = "FILE",
-     .help = "Decimal token ids, a document a line, instead of text.",
-     .many = true},
+    CLI_OPT_DATA("; with --task, its JSON lines"),
+    CLI_OPT_TOKEN_IDS,
     {.kind = CLI_TEXT,
      .name = "task",
      .arg = "NAME",

@@ -142,18 +142,12 @@ static int finish(trainer *t, int rc, const krait_error *e) {
     return CLI_OK;
 }
 
-static int check(const cli_args *a) {
-    if (cli_need(a, "out") || cli_exclusive(a, "data", "token-ids")) return CLI_USAGE;
-    if (cli_given(a, "data") || cli_given(a, "token-ids")) return 0;
-    return cli_usage(a, "text is needed: --data PATH or --token-ids FILE");
-}
-
 static int run(const cli_args *a) {
     krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
     trainer t = {.args = a};
     krait_error e;
     int n, n_sets;
-    if (check(a)) return CLI_USAGE;
+    if (cli_need(a, "out") || cli_need_text(a)) return CLI_USAGE;
     o.recipe = cli_text(a, "recipe");
     o.data_is_ids = cli_given(a, "token-ids");
     o.data = cli_values(a, o.data_is_ids ? "token-ids" : "data", &n);
@@ -182,17 +176,8 @@ static const cli_option options[] = {
      .letter = 'r',
      .arg = "FILE",
      .help = "A JSON file of the keys below; without one, every key has its default."},
-    {.kind = CLI_TEXT,
-     .name = "data",
-     .letter = 'd',
-     .arg = "PATH",
-     .help = "A file or folder of text, or - for standard input.",
-     .many = true},
-    {.kind = CLI_TEXT,
-     .name = "token-ids",
-     .arg = "FILE",
-     .help = "Decimal token ids, a document a line, instead of text.",
-     .many = true},
+    CLI_OPT_DATA(""),
+    CLI_OPT_TOKEN_IDS,
     {.kind = CLI_TEXT,
      .name = "out",
      .letter = 'o',
