@@ -78,7 +78,7 @@ static kr_value *head_weight(kr_nn *nn) {
 
 static kr_value *head(kr_nn *nn, kr_value *x) {
     kr_value *w = head_weight(nn);
-    kr_linear_attr attr = {.f32_out = 1};
+    kr_linear_attr attr = {.f32_out = 1, .early = nn->step_rows > 0};
     return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
                      (kr_value *[]){x, w, NULL, kr_nn_half_copy(nn, w)}, 4);
 }

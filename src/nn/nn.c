@@ -37,7 +37,8 @@ kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int
         b = kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ZEROS, 1, &out);
     }
     kr_value *ins[4] = {x, w, b, kr_nn_half_copy(nn, w)};
-    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, ins, 4);
+    kr_linear_attr attr = {.early = nn->step_rows > 0 && !ins[3]};
+    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr, ins, 4);
 }
 
 kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {

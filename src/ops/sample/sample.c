@@ -43,6 +43,10 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 /* The reference sorts a row: an (id, logit) pair for each token. */
 static size_t scratch(const kr_call *c) { return (size_t)c->in[0].shape[1] * 16; }
 
+static size_t scratch_cuda(const kr_call *c) {
+    return (size_t)c->in[0].shape[0] * KR_SAMPLE_PIECES * sizeof(uint64_t);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     *flops = (double)kr_tensor_count(&c->in[0]);
     *bytes = (double)kr_tensor_bytes(&c->in[0]);
@@ -95,6 +99,7 @@ const kr_op kr_op_sample = {
     .name = "sample",
     .shape = shape,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda,
     .cost = cost,
     .cases = cases,
     .n_in = KR_SAMPLE_INPUTS,

@@ -1,18 +1,33 @@
 /* sample.cu - drawing tokens on the GPU; sample.h has the contract.
  *
- * A block takes a row. A token's place in the order of falling probability is one 64-bit number,
- * its rank key: the bits of the logit, made to grow with it, then the id from behind; so there are
- * no ties. Each thread's largest logit bounds from below where the first WANT tokens end; what lies
- * above is the short list, which is sorted, weighed and summed in shared memory, and nearly always
- * holds all that the rules leave. When it does not (flat distributions), the ends of the run are
- * sought in the whole row, by bits of the rank key. All sums are in double, in a fixed order. */
+ * A token's place in the order of falling probability is one 64-bit number, its rank key: the bits
+ * of the logit, made to grow with it, then the id from behind; so there are no ties. A first kernel
+ * finds the largest of each of 1024 pieces of a row. In the second one a block takes a row: the
+ * n-th of those bounds from below where the first n tokens end; what lies above, in the pieces that
+ * reach it, is the short list, which is sorted, weighed and summed in shared memory, and nearly
+ * always holds all that the rules leave. When it does not (flat distributions), the ends of the run
+ * are sought in the whole row, by bits of the rank key. All sums are in double, in a fixed order.
+ */
 #include "base/rng.h"
 #include "device/cuda/kernel.cuh"
 #include "ops/sample/sample.h"
 
-enum { THREADS = 1024, WARPS = THREADS / 32, LIST = 2048, WANT = 512 };
+enum { THREADS = KR_SAMPLE_PIECES, WARPS = THREADS / 32, LIST = 2048, WANT = 512, SCANNERS = 8 };
 
 typedef unsigned long long rank_key;
+#define BAD (~(rank_key)0)
+
+struct arguments {
+    const float *logits, *temperature, *top_p, *min_p, *penalty;
+    const int64_t *lanes, *top_k, *random;
+    const uint8_t *seen;
+    int32_t *ids;
+    uint8_t *seen_out;
+    int64_t *random_out;
+    rank_key *largest; /* [R,PIECES] */
+    int64_t V, L, logits_stride, seen_stride, seen_out_stride;
+    uint64_t stream;
+};
 
 struct row_of {
     const float *logits;
@@ -21,12 +36,19 @@ struct row_of {
     int64_t V;
 };
 
+static __device__ row_of row_at(const arguments &a, int64_t r, int64_t lane) {
+    float penalty = a.penalty[lane];
+    const uint8_t *seen = a.seen && penalty != 1 ? a.seen + lane * a.seen_stride : NULL;
+    return {a.logits + r * a.logits_stride, seen, penalty, a.temperature[lane], a.V};
+}
+
 struct block_memory {
     rank_key list[LIST];
     double mass[LIST];
     double sums[WARPS];
     rank_key best[WARPS];
-    int n;
+    int n, n_pieces;
+    short piece[THREADS];
 };
 
 /* ---- a token's place ------------------------------------------------------------------------- */
@@ -66,20 +88,19 @@ static __device__ double block_sum(double x, block_memory *m) {
     return x;
 }
 
-static __device__ rank_key block_max(rank_key x, block_memory *m) {
-    for (int d = 16; d > 0; d /= 2) {
-        rank_key y = __shfl_xor_sync(0xffffffffu, x, d);
-        x = x > y ? x : y;
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) m->best[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = m->best[threadIdx.x % WARPS];
+static __device__ rank_key warp_max(rank_key x) {
     for (int d = 16; d > 0; d /= 2) {
         rank_key y = __shfl_xor_sync(0xffffffffu, x, d);
         x = x > y ? x : y;
     }
     return x;
+}
+
+static __device__ rank_key block_max(rank_key x, block_memory *m) {
+    x = warp_max(x);
+    if (threadIdx.x % 32 == 0) m->best[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_max(m->best[threadIdx.x % WARPS]);
 }
 
 /* The first place of the sorted list's n at which `mass` reaches `target`; n: none does. */
@@ -97,24 +118,36 @@ static __device__ int first_reaching(const block_memory *m, int n, double target
 
 /* ---- the short list -------------------------------------------------------------------------- */
 
-/* The largest rank key of this thread's tokens; *bad where a logit is none. */
-static __device__ rank_key largest_of_thread(const row_of &row, bool *bad) {
-    float best = -INFINITY;
-    int at = -1;
-    *bad = false;
-#pragma unroll 8
-    for (int i = threadIdx.x; i < (int)row.V; i += THREADS) {
-        float l = row.logits[i];
-        *bad |= !(l < INFINITY);
-        if (row.seen && row.seen[i]) l = l < 0 ? l * row.penalty : l / row.penalty;
-        at = l > best || at < 0 ? i : at;
-        best = l > best ? l : best;
-    }
-    return at < 0 ? 0 : (rank_key)bits_of(best) << 32 | (uint32_t)(row.V - 1 - at);
+/* Tokens of a piece. */
+static __device__ __forceinline__ int64_t piece_size(int64_t V) {
+    return (V + THREADS - 1) / THREADS;
 }
 
-/* The n-th largest of the threads' numbers (0 where fewer have one). */
-static __device__ uint32_t nth_of_threads(uint32_t mine, int n) {
+/* The largest rank key of a piece, in every lane of the warp; where a logit is none, BAD. */
+static __device__ rank_key largest_of_piece(const row_of &row, int piece) {
+    int64_t size = piece_size(row.V), i = piece * size + threadIdx.x % 32;
+    int64_t end = (piece + 1) * size < row.V ? (piece + 1) * size : row.V;
+    rank_key best = 0;
+#pragma unroll 2
+    for (; i < end; i += 32) {
+        rank_key k = row.logits[i] < INFINITY ? key_of(row, i) : BAD;
+        best = best > k ? best : k;
+    }
+    return warp_max(best);
+}
+
+static __global__ void __launch_bounds__(SCANNERS * 32) largest(arguments a) {
+    int64_t lane = a.lanes[blockIdx.y];
+    int piece = blockIdx.x * SCANNERS + threadIdx.x / 32;
+    kr_go_on();
+    kr_after();
+    if (lane < 0 || lane >= a.L) return;
+    rank_key best = largest_of_piece(row_at(a, blockIdx.y, lane), piece);
+    if (threadIdx.x % 32 == 0) a.largest[(int64_t)blockIdx.y * THREADS + piece] = best;
+}
+
+/* The n-th largest of the pieces' largest, a thread each (0 where fewer have one). */
+static __device__ uint32_t nth_of_pieces(uint32_t mine, int n) {
     uint32_t at = 0;
     for (int bit = 31; bit >= 0; bit--)
         if (__syncthreads_count(mine >= (at | 1u << bit)) >= n) at |= 1u << bit;
@@ -162,15 +195,20 @@ static __device__ void weigh_list(const row_of &row, float largest, block_memory
 /* Gathers at least the first `want` tokens, sorted and weighed; false where they are too many. */
 static __device__ bool make_list(const row_of &row, rank_key mine, float largest, int want,
                                  block_memory *m) {
-    uint32_t bound = nth_of_threads((uint32_t)(mine >> 32), want);
-    if (threadIdx.x == 0) m->n = 0;
+    uint32_t bound = nth_of_pieces((uint32_t)(mine >> 32), want);
+    if (threadIdx.x == 0) m->n = m->n_pieces = 0;
     __syncthreads();
-#pragma unroll 8
-    for (int64_t i = threadIdx.x; i < row.V; i += THREADS) {
-        rank_key k = key_of(row, i);
-        if ((uint32_t)(k >> 32) < bound) continue;
-        int at = atomicAdd(&m->n, 1); /* in any order: it is sorted next */
-        if (at < LIST) m->list[at] = k;
+    if ((uint32_t)(mine >> 32) >= bound) m->piece[atomicAdd(&m->n_pieces, 1)] = (short)threadIdx.x;
+    __syncthreads();
+    int64_t size_of = piece_size(row.V);
+    for (int p = threadIdx.x / 32; p < m->n_pieces; p += WARPS) { /* in any order: sorted next */
+        int64_t i = m->piece[p] * size_of, end = i + size_of < row.V ? i + size_of : row.V;
+        for (i += threadIdx.x % 32; i < end; i += 32) {
+            rank_key k = key_of(row, i);
+            if ((uint32_t)(k >> 32) < bound) continue;
+            int at = atomicAdd(&m->n, 1);
+            if (at < LIST) m->list[at] = k;
+        }
     }
     __syncthreads();
     if (m->n > LIST) return false;
@@ -303,27 +341,14 @@ static __device__ double uniform(const int64_t *random, uint64_t stream) {
     return ((double)(high << 26 | low) + 0.5) / 4503599627370496.0;
 }
 
-struct arguments {
-    const float *logits, *temperature, *top_p, *min_p, *penalty;
-    const int64_t *lanes, *top_k, *random;
-    const uint8_t *seen;
-    int32_t *ids;
-    uint8_t *seen_out;
-    int64_t *random_out;
-    int64_t V, L, logits_stride, seen_stride, seen_out_stride;
-    uint64_t stream;
-};
-
 static __device__ int32_t sample_row(const arguments &a, int64_t lane, block_memory *m) {
-    bool bad;
-    float penalty = a.penalty[lane], temperature = a.temperature[lane];
-    const uint8_t *seen = a.seen && penalty != 1 ? a.seen + lane * a.seen_stride : NULL;
-    row_of row = {a.logits + blockIdx.x * a.logits_stride, seen, penalty, temperature, a.V};
-    rank_key mine = largest_of_thread(row, &bad), best = block_max(mine, m);
+    row_of row = row_at(a, blockIdx.x, lane);
+    rank_key mine = a.largest[(int64_t)blockIdx.x * THREADS + threadIdx.x];
+    rank_key best = block_max(mine, m);
     float largest = key_logit(best);
-    if (__syncthreads_or(bad) || largest == -INFINITY) return -1;
+    if (best == BAD || largest == -INFINITY) return -1;
     int64_t limit = a.top_k[lane];
-    if (temperature == 0 || limit == 1) return id_of(row, best);
+    if (row.temperature == 0 || limit == 1) return id_of(row, best);
     if (limit < 1 || limit > a.V) limit = a.V;
     double u = uniform(a.random + 2 * lane, a.stream);
     __syncthreads();
@@ -335,6 +360,8 @@ static __global__ void __launch_bounds__(THREADS) sample(arguments a) {
     __shared__ block_memory m;
     int64_t lane = a.lanes[blockIdx.x];
     int32_t id = -1;
+    kr_go_on();
+    kr_after();
     if (lane >= 0 && lane < a.L) id = sample_row(a, lane, &m);
     __syncthreads(); /* everybody has read what was seen */
     if (threadIdx.x != 0) return;
@@ -363,6 +390,9 @@ extern "C" void kr_sample_cuda(const kr_call *c) {
     a.seen_stride = seen->stride[0];
     a.seen_out_stride = c->out[KR_SAMPLE_SEEN_OUT].stride[0];
     a.stream = kr_hash_string("sampler");
+    a.largest = (rank_key *)c->scratch;
     if (logits->shape[0] == 0) return;
-    sample<<<(unsigned)logits->shape[0], THREADS, 0, kr_cuda_stream()>>>(a);
+    unsigned rows = (unsigned)logits->shape[0];
+    kr_launch_early(largest, true, dim3(THREADS / SCANNERS, rows), SCANNERS * 32, 0, a);
+    kr_launch_early(sample, true, dim3(rows), THREADS, 0, a);
 }

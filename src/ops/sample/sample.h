@@ -37,6 +37,9 @@ enum {
     KR_SAMPLE_OUTPUTS
 };
 
+/* Into which the GPU cuts a row: its scratch is a number of 64 bits for each. */
+enum { KR_SAMPLE_PIECES = 1024 };
+
 extern const kr_op kr_op_sample;
 
 #endif

@@ -22,7 +22,6 @@ typedef struct bench {
     kr_call call;
     int64_t V;
     float *logits; /* [L,V] */
-    void *scratch;
 } bench;
 
 static void put(bench *b, int i, kr_dtype type, int rank, int64_t width, const void *host) {
@@ -73,14 +72,15 @@ static void make(bench *b, kr_level level, int64_t V, const krait_sampler_option
     b->call.out[0].data = kr_device_alloc(level, sizeof ids);
     b->call.out[KR_SAMPLE_SEEN_OUT] = b->call.in[KR_SAMPLE_SEEN];
     b->call.out[KR_SAMPLE_RANDOM_OUT] = b->call.in[KR_SAMPLE_RANDOM];
-    b->scratch = b->call.scratch = malloc(kr_op_sample.scratch(&b->call));
+    b->call.scratch = kr_device_alloc(level, kr_op_scratch(&kr_op_sample, level, &b->call));
+    assert_non_null(b->call.scratch);
 }
 
 static void drop(bench *b) {
     for (int i = 0; i < INPUTS; i++) kr_device_free(b->level, b->call.in[i].data);
     kr_device_free(b->level, b->call.out[0].data);
     free(b->logits);
-    free(b->scratch);
+    kr_device_free(b->level, b->call.scratch);
 }
 
 /* Draws for all rows from b->logits. */
