@@ -1,14 +1,15 @@
 /* mamba_step_in.cu - norm, in_proj and convolution of a decode step of few rows in one kernel.
  * mamba_step.h has the equations.
  *
- * Reading the weight is the cost: a warp takes a row of it, with all of the row's loads in flight
- * before the kernel in front has ended. Meanwhile nothing else is known; then every block makes the
- * norm for itself (a few KB), and each warp its product; the lane of each row of x finishes it:
- * a channel of x passes through its convolution, one of z is stored. */
+ * Reading the weight is the cost: a warp takes row after row of it, in pieces of LOADS vectors a
+ * lane, and always has asked for AHEAD pieces, the first before the kernel in front has ended. Then
+ * every block makes the norm for itself (a few KB); its scale joins behind the products. The lane
+ * of each row of x finishes an output: a channel of x passes through its convolution, one of z is
+ * stored. */
 #include "device/cuda/kernel.cuh"
 #include "ops/mamba_step/mamba_step.h"
 
-enum { THREADS = 128, WARPS = THREADS / 32, LOADS = 10, TAPS = KR_STEP_TAPS };
+enum { THREADS = 256, WARPS = THREADS / 32, LOADS = 4, AHEAD = 3, TAPS = KR_STEP_TAPS };
 
 template <typename X, typename W, typename Y>
 struct arguments {
@@ -109,14 +110,28 @@ static __device__ __forceinline__ void make_norm(const A &a, const float *norm, 
 
 /* ---- the product ----------------------------------------------------------------------------- */
 
+/* Where a warp is in its rows of the weight. */
+struct place_in {
+    int64_t n, k;
+};
+
 template <typename W>
-static __device__ __forceinline__ void fetch(uint4 (&v)[LOADS], const W *w, int64_t D,
-                                             int64_t first, int lane) {
+static __device__ __forceinline__ void advance(place_in &p, int64_t D, int64_t step) {
+    p.k += LOADS * 32 * (16 / sizeof(W));
+    if (p.k < D) return;
+    p.k = 0;
+    p.n += step;
+}
+
+template <typename A, typename W>
+static __device__ __forceinline__ void fetch(const A &a, const W *weight, place_in p, int lane,
+                                             uint4 (&v)[LOADS]) {
     constexpr int SIZE = 16 / sizeof(W);
+    const W *w = weight + p.n * a.ld_weight;
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
-        int64_t k = first + (i * 32 + lane) * SIZE;
-        if (k < D) v[i] = *(const uint4 *)(w + k);
+        int64_t k = p.k + (i * 32 + lane) * SIZE;
+        if (p.n < 2 * a.E && k < a.D) v[i] = *(const uint4 *)(w + k);
     }
 }
 
@@ -141,55 +156,60 @@ static __device__ __forceinline__ void multiply(const uint4 (&v)[LOADS], const f
     }
 }
 
-/* The product of a row of the weight, its first loads in v, with all rows of xs; in every lane. */
-template <int ROWS, bool VECTORS, typename W>
-static __device__ __forceinline__ void product(uint4 (&v)[LOADS], const W *w, const float *xs,
-                                               int64_t D, int lane, float (&sum)[ROWS]) {
-    constexpr int64_t CHUNK = LOADS * 32 * 16 / sizeof(W);
+/* The sums of output n are whole over the lanes; sets them back to 0. */
+template <int ROWS, typename A>
+static __device__ __forceinline__ void end_output(const A &a, const finish &f, int64_t n, int lane,
+                                                  const float (&rstd)[ROWS], float (&sum)[ROWS]) {
+    float x = 0;
 #pragma unroll
-    for (int m = 0; m < ROWS; m++) sum[m] = 0;
-    if constexpr (VECTORS) {
-        multiply<ROWS, W>(v, xs, D, 0, lane, sum);
-        for (int64_t first = CHUNK; first < D; first += CHUNK) {
-            fetch(v, w, D, first, lane);
-            multiply<ROWS, W>(v, xs, D, first, lane, sum);
-        }
-    } else {
-        for (int64_t k = lane; k < D; k += 32)
-            for (int m = 0; m < ROWS; m++) sum[m] += kr_load(w + k) * xs[m * D + k];
+    for (int m = 0; m < ROWS; m++) {
+        float all = kr_warp_sum(sum[m]) * rstd[m];
+        x = lane == m ? all : x;
+        sum[m] = 0;
     }
-#pragma unroll
-    for (int m = 0; m < ROWS; m++) sum[m] = kr_warp_sum(sum[m]);
+    finish_output(a, f, n, lane, x);
 }
 
 template <int ROWS, bool VECTORS, typename X, typename W, typename Y>
-static __global__ void __launch_bounds__(THREADS, 4) step_in(arguments<X, W, Y> a) {
+static __global__ void __launch_bounds__(THREADS, 2) step_in(arguments<X, W, Y> a) {
     constexpr int SIZE = VECTORS ? 16 / sizeof(W) : 1;
     extern __shared__ float4 memory[];
     float *xs = (float *)memory, *norm = xs + ROWS * a.D; /* [ROWS,D], [D] */
     int lane = threadIdx.x % 32;
-    int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, step = (int64_t)gridDim.x * WARPS;
-    uint4 v[LOADS];
-    finish f;
+    int64_t N = 2 * a.E, step = (int64_t)gridDim.x * WARPS;
+    place_in at = {(int64_t)blockIdx.x * WARPS + threadIdx.x / 32, 0}, asked = at;
+    uint4 v[AHEAD][LOADS];
     kr_go_on();
-    if (VECTORS && n < 2 * a.E) fetch(v, a.weight + n * a.ld_weight, a.D, 0, lane);
-    if (n < 2 * a.E) f = fetch_finish(a, n, lane);
+    for (int i = 0; VECTORS && i < AHEAD; i++) {
+        fetch(a, a.weight, asked, lane, v[i]);
+        advance<W>(asked, a.D, step);
+    }
+    finish f = fetch_finish(a, at.n < N ? at.n : 0, lane), next = f;
     for (int64_t k = threadIdx.x; k < a.D; k += THREADS) norm[k] = a.norm[k];
     kr_after();
-    float rstd[ROWS], sum[ROWS];
+    float rstd[ROWS], sum[ROWS] = {};
     make_norm<ROWS, SIZE>(a, norm, xs, rstd);
-    while (n < 2 * a.E) {
-        const W *w = a.weight + n * a.ld_weight;
-        product<ROWS, VECTORS>(v, w, xs, a.D, lane, sum);
-        finish now = f;
-        int64_t done = n;
-        n += step;
-        if (VECTORS && n < 2 * a.E) fetch(v, a.weight + n * a.ld_weight, a.D, 0, lane);
-        if (n < 2 * a.E) f = fetch_finish(a, n, lane);
-        float x = 0;
+    while (VECTORS && at.n < N) {
 #pragma unroll
-        for (int m = 0; m < ROWS; m++) x = lane == m ? sum[m] * rstd[m] : x;
-        finish_output(a, now, done, lane, x);
+        for (int i = 0; i < AHEAD; i++) {
+            place_in now = at;
+            if (now.n >= N) break;
+            if (now.k == 0) next = fetch_finish(a, now.n + step < N ? now.n + step : 0, lane);
+            multiply<ROWS, W>(v[i], xs, a.D, now.k, lane, sum);
+            fetch(a, a.weight, asked, lane, v[i]);
+            advance<W>(asked, a.D, step);
+            advance<W>(at, a.D, step);
+            if (at.n == now.n) continue;
+            end_output(a, f, now.n, lane, rstd, sum);
+            f = next;
+        }
+    }
+    for (; !VECTORS && at.n < N; at.n += step) {
+        f = fetch_finish(a, at.n, lane);
+        for (int64_t k = lane; k < a.D; k += 32)
+            for (int m = 0; m < ROWS; m++)
+                sum[m] += kr_load(a.weight + at.n * a.ld_weight + k) * xs[m * a.D + k];
+        end_output(a, f, at.n, lane, rstd, sum);
     }
 }
 
@@ -200,7 +220,7 @@ static void launch_rows(const arguments<X, W, Y> &a) {
     size_t shared = (size_t)(ROWS + 1) * (size_t)a.D * sizeof(float);
     void (*kernel)(arguments<X, W, Y>) = step_in<ROWS, VECTORS, X, W, Y>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 << 10);
-    unsigned blocks = kr_blocks(2 * a.E, WARPS), most = (unsigned)kr_cuda_processors() * 4;
+    unsigned blocks = kr_blocks(2 * a.E, WARPS), most = (unsigned)kr_cuda_processors() * 2;
     unsigned rounds = kr_blocks(blocks, most);
     kr_launch_early(kernel, true, dim3(kr_blocks(blocks, rounds)), THREADS, shared, a);
 }
