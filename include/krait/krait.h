@@ -143,12 +143,12 @@ KRAIT_API size_t krait_utf8_complete(const char *text, size_t length);
 typedef struct krait_session_options {
     size_t size;
     int64_t lanes; /* timelines that can run together (default 1) */
-    /* token rows of one pass: longer input runs in chunks of this many (default 512) */
+    /* token rows of one pass: longer input runs in chunks of this many; 0: 512, on a GPU 4096 */
     int64_t max_tokens;
     int threads; /* 0: OMP_NUM_THREADS or all cores */
 } krait_session_options;
 #define KRAIT_SESSION_OPTIONS_INIT                                                                 \
-    { sizeof(krait_session_options), 1, 512, 0 }
+    { sizeof(krait_session_options), 1, 0, 0 }
 
 /* Makes the timelines, all at position 0 with zero states, and the one arena they compute in. */
 KRAIT_API int krait_session_create(krait_session **out, const krait_model *model,
@@ -223,7 +223,7 @@ typedef struct krait_generate_options {
     int64_t tokens;                /* new tokens for each prompt (default 256) */
     krait_sampler_options sampler; /* prompt i uses seed + i */
     int64_t lanes;                 /* prompts running together at most (default 32) */
-    int64_t max_tokens;            /* chunk of prefill (default 512) */
+    int64_t max_tokens;            /* chunk of prefill; 0: 512, on a GPU 4096 */
     int threads;
     int ignore_end; /* 1: goes on past the end token */
     /* One prompt only: continue from / leave a state file. NULL: off */
@@ -242,8 +242,8 @@ typedef struct krait_generate_options {
 } krait_generate_options;
 #define KRAIT_GENERATE_OPTIONS_INIT                                                                \
     {                                                                                              \
-        sizeof(krait_generate_options), 256, KRAIT_SAMPLER_OPTIONS_INIT, 32, 512, 0, 0, NULL,      \
-            NULL, NULL, NULL, NULL, NULL, NULL                                                     \
+        sizeof(krait_generate_options), 256, KRAIT_SAMPLER_OPTIONS_INIT, 32, 0, 0, 0, NULL, NULL,  \
+            NULL, NULL, NULL, NULL, NULL                                                           \
     }
 
 typedef struct krait_generate_stats {

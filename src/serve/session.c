@@ -20,6 +20,8 @@
 
 /* The most bytes of logits that one pass makes, if that leaves a row for each lane. */
 #define LOGIT_BYTES (32 << 20)
+/* Token rows of a pass where nobody says how many. */
+enum { CHUNK = 512, CHUNK_ON_GPU = 4096 };
 
 /* ---- making and closing ---------------------------------------------------------------------- */
 
@@ -30,9 +32,10 @@ static int check_options(const krait_session_options *o, krait_error *e) {
     if (o->lanes < 1 || o->lanes > INT32_MAX)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "session: %" PRId64 " lanes; 1 or more are needed",
                        o->lanes);
-    if (o->max_tokens < 1 || o->max_tokens > INT32_MAX)
+    if (o->max_tokens < 0 || o->max_tokens > INT32_MAX)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "session: max_tokens is %" PRId64 "; 1 or more is needed", o->max_tokens);
+                       "session: max_tokens is %" PRId64 "; 0 (as it suits) or more is needed",
+                       o->max_tokens);
     return 0;
 }
 
@@ -128,10 +131,11 @@ static int allocate_states(krait_session *s, krait_error *e) {
 static int make(krait_session *s, const krait_session_options *o, krait_error *e) {
     int64_t row_bytes = s->model->config.vocabulary * (int64_t)sizeof(float);
     s->lanes = o->lanes;
-    s->max_tokens = o->max_tokens;
-    s->max_rows = smaller(s->max_tokens, larger(s->lanes, larger(1, LOGIT_BYTES / row_bytes)));
     KR_TRY(kr_model_level(s->model, &s->level, e));
-    s->slots = s->lanes + (s->level == KR_LEVEL_CUDA);
+    bool gpu = s->level == KR_LEVEL_CUDA;
+    s->slots = s->lanes + gpu;
+    s->max_tokens = o->max_tokens ? o->max_tokens : gpu ? CHUNK_ON_GPU : CHUNK;
+    s->max_rows = smaller(s->max_tokens, larger(s->lanes, larger(1, LOGIT_BYTES / row_bytes)));
     KR_TRY(view_weights(s, e));
     KR_TRY(build_graph(s, o->threads, e));
     KR_TRY(allocate_buffers(s, e));
