@@ -102,6 +102,16 @@ refused 1 'learning_rat' train --data text --out run2 --set learning_rat=1
 : >empty
 expect 1 train --data empty --out run3
 
+# ---- devices: a name that is none, and a machine whose GPUs are hidden or that has none
+refused 1 'no such device' train --data text --out run4 --device tpu
+refused 1 'no such device' eval --model run --data text --device cuda:x
+refused 1 'precision=f32' train --data text --out run4 --set precision=bf16
+CUDA_VISIBLE_DEVICES='' && export CUDA_VISIBLE_DEVICES
+refused 1 'GPU\|without CUDA' train --data text --out run4 --device cuda
+refused 1 'GPU\|without CUDA' generate --model run --prompt x --device cuda
+unset CUDA_VISIBLE_DEVICES
+holds test ! -e run4/log.jsonl
+
 # ---- info, convert
 expect 0 info run
 has 'parameters'
