@@ -134,6 +134,7 @@ static const struct sizes {
     {"R=3 V=5003 D=8", 3, 5003, 8, KR_F32},
     {"R=33 V=257 D=40 f16", 33, 257, 40, KR_F16},
     {"R=130 V=1030 D=24", 130, 1030, 24, KR_F32},
+    {"R=3 V=60001 D=8", 3, 60001, 8, KR_F32},
 };
 enum { SIZES = sizeof table / sizeof *table };
 

@@ -9,7 +9,7 @@
 
 #include "device/cuda/kernel.cuh"
 
-enum { THREADS = 512, WARPS = THREADS / 32, EACH = 8 };
+enum { THREADS = 512, EACH = 8, HELD_THREADS = 1024, HELD_BYTES = 224 << 10 };
 
 #define LOG2E 1.44269504f
 #define LN2 0.693147181f
@@ -30,12 +30,35 @@ static __device__ __forceinline__ void read(float *x, const float *row, int64_t 
     for (int j = 0; j < EACH; j++) x[j] = i + j < V ? all[j] : -INFINITY;
 }
 
-/* ln(sum over V of exp(row)) in every thread, in parts: *most + ln(returned sum). */
-static __device__ float sum_exp(const float *row, int64_t V, float *most) {
+static __device__ __forceinline__ void write(float *to, const float *x) {
+    ((float4 *)to)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    ((float4 *)to)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
+static __device__ __forceinline__ void write(bf16 *to, const float *x) {
+    __nv_bfloat162 pairs[EACH / 2];
+#pragma unroll
+    for (int j = 0; j < EACH / 2; j++) pairs[j] = __floats2bfloat162_rn(x[2 * j], x[2 * j + 1]);
+    *(uint4 *)to = *(const uint4 *)pairs;
+}
+
+static __device__ __forceinline__ void clear(float *x) {
+#pragma unroll
+    for (int j = 0; j < EACH; j++) x[j] = 0;
+}
+
+/* ln(sum over V of exp(row)) in every thread, in parts: *most + ln(returned sum). held: NULL, or
+ * where the row is kept. */
+template <int BLOCK>
+static __device__ __forceinline__ float sum_exp(const float *row, int64_t V, float *held,
+                                                float *most) {
+    constexpr int WARPS = BLOCK / 32;
     __shared__ float maxima[WARPS], sums[WARPS];
     float m = -INFINITY, sum = 0, x[EACH];
-    for (int64_t i = (int64_t)threadIdx.x * EACH; i < V; i += THREADS * EACH) {
+#pragma unroll 2
+    for (int64_t i = (int64_t)threadIdx.x * EACH; i < V; i += BLOCK * EACH) {
         read(x, row, i, V);
+        if (held) write(held + i, x);
         float top = m;
 #pragma unroll
         for (int j = 0; j < EACH; j++) top = fmaxf(top, x[j]);
@@ -66,22 +89,10 @@ static __global__ void __launch_bounds__(THREADS)
     bool loss = target >= 0 && target < V;
     const float *row = logits + r * stride;
     float most = 0, rest = 0;
-    if (loss) rest = logf(sum_exp(row, V, &most));
+    if (loss) rest = logf(sum_exp<THREADS>(row, V, NULL, &most));
     if (threadIdx.x) return;
     nll[r] = loss ? rest + (most - row[target]) : 0;
     if (lse) lse[r] = rest + most;
-}
-
-static __device__ __forceinline__ void write(float *to, const float *x) {
-    ((float4 *)to)[0] = make_float4(x[0], x[1], x[2], x[3]);
-    ((float4 *)to)[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-
-static __device__ __forceinline__ void write(bf16 *to, const float *x) {
-    __nv_bfloat162 pairs[EACH / 2];
-#pragma unroll
-    for (int j = 0; j < EACH / 2; j++) pairs[j] = __floats2bfloat162_rn(x[2 * j], x[2 * j + 1]);
-    *(uint4 *)to = *(const uint4 *)pairs;
 }
 
 struct turn_args {
@@ -91,6 +102,14 @@ struct turn_args {
     const float *lse, *dnll; /* lse NULL: found here */
     float *nll;              /* or NULL */
 };
+
+/* x = dlogits of those logits, from column i on. */
+static __device__ __forceinline__ void differentiate(float *x, int64_t i, int32_t target, float lse,
+                                                     float scale) {
+#pragma unroll
+    for (int j = 0; j < EACH; j++)
+        x[j] = (exp_of(x[j] - lse) - (i + j == target ? 1.0f : 0.0f)) * scale;
+}
 
 /* A thread writes no farther into the row than all of the block have read: what it writes lies
  * where this or an earlier step has read. */
@@ -103,19 +122,36 @@ static __global__ void __launch_bounds__(THREADS) turn(turn_args a) {
     if (a.lse)
         rest = a.lse[r];
     else if (loss)
-        rest = logf(sum_exp(row, a.V, &most));
+        rest = logf(sum_exp<THREADS>(row, a.V, NULL, &most));
     if (a.nll && threadIdx.x == 0) a.nll[r] = loss ? rest + (most - row[target]) : 0;
-    float lse = rest + most, x[EACH];
+    float x[EACH];
     for (int64_t base = 0; base < a.V; base += THREADS * EACH) {
         int64_t i = base + (int64_t)threadIdx.x * EACH;
         read(x, row, i, a.V);
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            float p = exp_of(x[j] - lse) - (i + j == target ? 1.0f : 0.0f);
-            x[j] = loss ? p * scale : 0;
-        }
+        differentiate(x, i, target, rest + most, scale);
+        if (!loss) clear(x);
         __syncthreads();
         if (i < a.V) write((T *)row + i, x);
+    }
+}
+
+/* The same without lse, for rows that a block's shared memory holds: each is read once. */
+template <typename T>
+static __global__ void __launch_bounds__(HELD_THREADS) turn_held(turn_args a) {
+    extern __shared__ float4 memory[];
+    float *held = (float *)memory; /* [stride] */
+    int64_t r = blockIdx.x;
+    int32_t target = a.targets[r];
+    bool loss = target >= 0 && target < a.V;
+    float *row = a.logits + r * a.stride, scale = loss ? a.dnll[r] : 0, most = 0, rest = 0;
+    if (loss) rest = logf(sum_exp<HELD_THREADS>(row, a.V, held, &most));
+    if (a.nll && threadIdx.x == 0) a.nll[r] = loss ? rest + (most - held[target]) : 0;
+    for (int64_t i = (int64_t)threadIdx.x * EACH; i < a.V; i += HELD_THREADS * EACH) {
+        float x[EACH];
+        clear(x);
+        if (loss) read(x, held, i, a.V);
+        if (loss) differentiate(x, i, target, rest + most, scale);
+        write((T *)row + i, x);
     }
 }
 
@@ -180,6 +216,22 @@ extern "C" void kr_linear_cross_entropy_cuda(const kr_call *c) {
     }
 }
 
+template <typename T>
+static void launch_turn(const turn_args &a, int64_t rows) {
+    size_t bytes = (size_t)a.stride * sizeof(float);
+    bool held = !a.lse && bytes <= HELD_BYTES;
+    if (held && cudaFuncSetAttribute(turn_held<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)bytes) != cudaSuccess) {
+        cudaGetLastError(); /* blocks of this card have less */
+        held = false;
+    }
+    if (held) {
+        turn_held<T><<<(unsigned)rows, HELD_THREADS, bytes, kr_cuda_stream()>>>(a);
+        return;
+    }
+    turn<T><<<(unsigned)rows, THREADS, 0, kr_cuda_stream()>>>(a);
+}
+
 static void make_dlogits(const kr_call *c, const chunk *k, kr_dtype type) {
     const float *lse = (const float *)c->in[4].data;
     float *nll = (float *)c->out[2].data;
@@ -191,9 +243,9 @@ static void make_dlogits(const kr_call *c, const chunk *k, kr_dtype type) {
                    (const float *)c->in[5].data + k->first,
                    nll ? nll + k->first : NULL};
     if (type == KR_F32)
-        turn<float><<<(unsigned)k->rows, THREADS, 0, kr_cuda_stream()>>>(a);
+        launch_turn<float>(a, k->rows);
     else
-        turn<bf16><<<(unsigned)k->rows, THREADS, 0, kr_cuda_stream()>>>(a);
+        launch_turn<bf16>(a, k->rows);
 }
 
 static void make_dx(const kr_call *c, const chunk *k, const kr_tensor *dlogits) {
