@@ -1,8 +1,12 @@
 /* linear_few.cu - y = x W^T + bias for few rows of x, where reading the weight is the cost.
  *
+ * Aligned bf16 beside bf16: a block takes 8 rows of the weight (few_tile.cuh). All else:
  * A group of threads takes one row of the weight, 16 bytes a thread and load, as many loads in
  * flight as the row has; it multiplies by all rows of x and sums over its lanes, then over its
  * warps, in a fixed order. The group is as wide as leaves a thread about 4 loads. */
+#include <type_traits>
+
+#include "device/cuda/few_tile.cuh"
 #include "ops/linear/linear_gpu.cuh"
 
 enum { THREADS = 256, LOADS = 4 };
@@ -131,6 +135,39 @@ static __global__ void __launch_bounds__(THREADS) few_rows(few<X, W, Y> f) {
         if (m < f.M) kr_put(f.y + m * f.ldy + n, sum[m] + add, f.accumulate);
 }
 
+/* ---- bf16 by tiles --------------------------------------------------------------------------- */
+
+template <int WARPS, int LOADS, typename Y>
+static __global__ void __launch_bounds__(WARPS * 32) few_tiles(few<bf16, bf16, Y> f) {
+    int64_t n = (int64_t)blockIdx.x * KR_TILE;
+    float c[4] = {};
+    kr_tile<LOADS> tile;
+    kr_go_on();
+    kr_tile_fetch<WARPS>(tile, f.w, f.ldw, n, f.N, f.K, 0);
+    kr_after();
+    kr_tile_multiply<WARPS>(tile, f.x, f.ldx, f.M, f.K, 0, c);
+    for (int64_t first = WARPS * LOADS; first * KR_TILE_SLICE < f.K; first += WARPS * LOADS) {
+        kr_tile_fetch<WARPS>(tile, f.w, f.ldw, n, f.N, f.K, first);
+        kr_tile_multiply<WARPS>(tile, f.x, f.ldx, f.M, f.K, first, c);
+    }
+    float sum = kr_tile_sum<WARPS>(c);
+    int m = threadIdx.x / KR_TILE;
+    n += threadIdx.x % KR_TILE;
+    if (m >= f.M || n >= f.N) return;
+    if (f.bias) sum += f.bias[n];
+    kr_put(f.y + m * f.ldy + n, sum, f.accumulate);
+}
+
+template <typename Y>
+static void launch_tiles(const few<bf16, bf16, Y> &f, bool early) {
+#define LAUNCH(warps, loads)                                                                       \
+    kr_launch_early(few_tiles<warps, loads, Y>, early, kr_blocks(f.N, KR_TILE), (warps)*32, 0, f)
+    KR_TILE_SHAPE(f.K, LAUNCH);
+#undef LAUNCH
+}
+
+/* ---- launches -------------------------------------------------------------------------------- */
+
 template <typename T>
 static bool aligned(const T *p, int64_t ld) {
     return (((uintptr_t)p | (uintptr_t)ld * sizeof(T)) & 15) == 0;
@@ -155,6 +192,11 @@ static void launch(const kr_call *c, const kr_tensor *w) {
                       (bool)KR_ACC(c, 0)};
     constexpr int SIZE = vector<W>::SIZE;
     bool vectors = aligned(f.x, f.ldx) && aligned(f.w, f.ldw) && f.K % SIZE == 0;
+    if constexpr (sizeof(X) == 2 && std::is_same<X, W>::value)
+        if (vectors) {
+            launch_tiles(f, early);
+            return;
+        }
     int64_t shares = f.K / (vectors ? SIZE : 1);
     while (f.group < THREADS && f.group * LOADS < shares) f.group *= 2;
     unsigned blocks = kr_blocks(f.N, THREADS / f.group);

@@ -119,6 +119,8 @@ static bool in_cases(int index, kr_case *k) {
                 {"M=3, a row of no one", 3, 40, 80, 4, 2},
                 {"M=2 wide", 2, 768, 100, 4, 2},
                 {"M=1 wider", 1, 2560, 24, 4, 1},
+                {"M=8", 8, 320, 36, 4, 8},
+                {"M=5, as wide as can be", 5, 5120, 12, 4, 5},
                 {"M=1 alone, no bias", 1, 64, 70, 4, 1}};
     if (index >= (int)(sizeof rows / sizeof *rows)) return false;
     int64_t M = rows[index].M, D = rows[index].D, E = rows[index].E, K = rows[index].K;
@@ -139,7 +141,7 @@ static bool in_cases(int index, kr_case *k) {
     kr_case_in(k, KR_STEP_SEQS, KR_I64, 2, (int64_t[]){M, 3}, KR_FILL_SEQS, 0, 0);
     kr_case_normal(k, KR_STEP_WINDOW, 3, (int64_t[]){slots, K - 1, E});
     k->out[KR_STEP_WINDOW_OUT] = kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){slots, K - 1, E});
-    if (index < 6) return true;
+    if (index < 8) return true;
     kr_case_without(k, KR_STEP_RESIDUAL);
     kr_case_without(k, KR_STEP_BIAS);
     kr_case_without(k, KR_STEP_CONV_BIAS);

@@ -24,7 +24,7 @@ extern "C" {
 
 /* mamba_step_in serves few rows, short convolutions, and widths D that its rows of shared memory
  * hold. */
-enum { KR_STEP_FEW = 4, KR_STEP_TAPS = 4, KR_STEP_WIDTH = 8192 };
+enum { KR_STEP_FEW = 8, KR_STEP_TAPS = 4, KR_STEP_WIDTH = 5120 };
 
 typedef struct kr_mamba_step_attr {
     double eps;

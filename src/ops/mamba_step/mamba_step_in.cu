@@ -5,8 +5,8 @@
  * lane, and always has asked for AHEAD pieces, the first before the kernel in front has ended. Then
  * every block makes the norm for itself (a few KB); its scale joins behind the products. The lane
  * of each row of x finishes an output: a channel of x passes through its convolution, one of z is
- * stored. */
-#include "device/cuda/kernel.cuh"
+ * stored. In bf16 a block takes 8 rows of the weight instead (few_tile.cuh). */
+#include "device/cuda/few_tile.cuh"
 #include "ops/mamba_step/mamba_step.h"
 
 enum { THREADS = 256, WARPS = THREADS / 32, LOADS = 4, AHEAD = 3, TAPS = KR_STEP_TAPS };
@@ -69,6 +69,17 @@ static __device__ __forceinline__ void finish_output(const A &a, const finish &f
         if (w > 0) a.window_out[f.slot * a.to_slot + (w - 1) * a.to_tap + n] = v;
     }
     kr_store(a.u + lane * a.ld_u + n, f.slot < 0 ? 0 : u / (1 + __expf(-u)));
+}
+
+static __device__ __forceinline__ void load_quad(const float *p, float (&x)[4]) {
+    float4 v = *(const float4 *)p;
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+static __device__ __forceinline__ void load_quad(const bf16 *p, float (&x)[4]) {
+    uint2 bits = *(const uint2 *)p;
+    float2 a = __bfloat1622float2(*(const __nv_bfloat162 *)&bits.x);
+    float2 b = __bfloat1622float2(*(const __nv_bfloat162 *)&bits.y);
+    x[0] = a.x, x[1] = a.y, x[2] = b.x, x[3] = b.y;
 }
 
 /* ---- the norm -------------------------------------------------------------------------------- */
@@ -213,6 +224,91 @@ static __global__ void __launch_bounds__(THREADS, 2) step_in(arguments<X, W, Y> 
     }
 }
 
+/* ---- bf16 by tiles --------------------------------------------------------------------------- */
+
+enum { QUADS = 3, MOST_ROWS = 8 };
+
+/* 4 of norm * (hidden + residual), unscaled. */
+template <typename A>
+static __device__ __forceinline__ float4 fetch_sum(const A &a, int m, int64_t k) {
+    float x[4];
+    load_quad(a.hidden + m * a.ld_hidden + k, x);
+    float4 r = make_float4(0, 0, 0, 0);
+    if (a.residual) r = *(const float4 *)(a.residual + m * a.ld_residual + k);
+    return make_float4(x[0] + r.x, x[1] + r.y, x[2] + r.z, x[3] + r.w);
+}
+
+static __device__ __forceinline__ void put_quad(bf16 *to, float4 s, float4 w) {
+    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(s.x * w.x, s.y * w.y),
+                               __floats2bfloat162_rn(s.z * w.z, s.w * w.w)};
+    *(uint2 *)to = *(const uint2 *)pairs;
+}
+
+/* xs[m] = norm * s, unscaled, in rows of ld; parts[m]: the warps' sums of s^2. Block 0 keeps s. */
+template <int WARPS, typename A>
+static __device__ __forceinline__ void make_tile_norm(const A &a, bf16 *xs, int64_t ld,
+                                                      float (&parts)[MOST_ROWS][WARPS]) {
+    constexpr int64_t STEP = WARPS * 32 * 4;
+    for (int m = 0; m < a.M; m++) {
+        float squares = 0;
+        for (int64_t first = threadIdx.x * 4; first < a.D; first += QUADS * STEP) {
+            float4 s[QUADS];
+#pragma unroll
+            for (int i = 0; i < QUADS; i++)
+                if (first + i * STEP < a.D) s[i] = fetch_sum(a, m, first + i * STEP);
+#pragma unroll
+            for (int i = 0; i < QUADS; i++) {
+                int64_t k = first + i * STEP;
+                if (k >= a.D) break;
+                squares += s[i].x * s[i].x + s[i].y * s[i].y + s[i].z * s[i].z + s[i].w * s[i].w;
+                if (a.sum && blockIdx.x == 0) *(float4 *)(a.sum + m * a.ld_sum + k) = s[i];
+                put_quad(xs + m * ld + k, s[i], *(const float4 *)(a.norm + k));
+            }
+        }
+        squares = kr_warp_sum(squares);
+        if (threadIdx.x % 32 == 0) parts[m][threadIdx.x / 32] = squares;
+    }
+    __syncthreads();
+}
+
+/* Thread i < 64 finishes row i / 8 of x and output i % 8 of the tile. */
+template <int WARPS, int LOADS, typename X>
+static __global__ void __launch_bounds__(WARPS * 32, 32 / WARPS)
+    step_tiles(arguments<X, bf16, bf16> a) {
+    extern __shared__ uint4 rows[];
+    __shared__ float parts[MOST_ROWS][WARPS];
+    bf16 *xs = (bf16 *)rows; /* [M, ld]: padded, so that the rows lie in different banks */
+    int64_t n = (int64_t)blockIdx.x * KR_TILE, mine = n + threadIdx.x % KR_TILE, ld = a.D + 8;
+    int m = threadIdx.x / KR_TILE;
+    bool finishes = m < a.M && mine < 2 * a.E;
+    float c[4] = {};
+    finish f;
+    kr_tile<LOADS> tile;
+    kr_go_on();
+    kr_tile_fetch<WARPS>(tile, a.weight, a.ld_weight, n, 2 * a.E, a.D, 0);
+    if (finishes) f = fetch_finish(a, mine, m);
+    kr_after();
+    make_tile_norm<WARPS>(a, xs, ld, parts);
+    kr_tile_multiply<WARPS>(tile, xs, ld, a.M, a.D, 0, c);
+    float x = kr_tile_sum<WARPS>(c), squares = 0;
+    if (!finishes) return;
+    for (int i = 0; i < WARPS; i++) squares += parts[m][i];
+    finish_output(a, f, mine, m, x * rsqrtf(squares / (float)a.D + a.eps));
+}
+
+template <typename X>
+static void launch_tiles(const arguments<X, bf16, bf16> &a) {
+    size_t shared = (size_t)(a.M * (a.D + 8)) * sizeof(bf16);
+#define LAUNCH(warps, loads)                                                                       \
+    do {                                                                                           \
+        void (*kernel)(arguments<X, bf16, bf16>) = step_tiles<warps, loads, X>;                    \
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 160 << 10);      \
+        kr_launch_early(kernel, true, dim3(kr_blocks(2 * a.E, KR_TILE)), (warps)*32, shared, a);   \
+    } while (0)
+    KR_TILE_SHAPE(a.D, LAUNCH);
+#undef LAUNCH
+}
+
 /* ---- launching ------------------------------------------------------------------------------- */
 
 template <int ROWS, bool VECTORS, typename X, typename W, typename Y>
@@ -225,14 +321,28 @@ static void launch_rows(const arguments<X, W, Y> &a) {
     kr_launch_early(kernel, true, dim3(kr_blocks(blocks, rounds)), THREADS, shared, a);
 }
 
+static bool aligned(const void *p, int64_t bytes) {
+    return (((uintptr_t)p | (uintptr_t)bytes) & 15) == 0;
+}
+
+/* Whether tiles serve: every row in whole, aligned quads. */
+template <typename X, typename W, typename Y>
+static bool fits_tiles(const arguments<X, W, Y> &a) {
+    return sizeof(W) == 2 && aligned(a.hidden, a.ld_hidden * (int64_t)sizeof(X)) &&
+           aligned(a.residual, a.ld_residual * 4) && aligned(a.sum, a.ld_sum * 4) &&
+           aligned(a.norm, 0);
+}
+
 template <bool VECTORS, typename X, typename W, typename Y>
 static void launch_vectors(const arguments<X, W, Y> &a) {
     if (a.M <= 1)
         launch_rows<1, VECTORS>(a);
     else if (a.M <= 2)
         launch_rows<2, VECTORS>(a);
-    else
+    else if (a.M <= 4)
         launch_rows<4, VECTORS>(a);
+    else
+        launch_rows<8, VECTORS>(a);
 }
 
 template <typename X, typename W, typename Y>
@@ -271,6 +381,11 @@ static void launch(const kr_call *c) {
     if (a.M == 0 || a.E == 0) return;
     bool vectors = (((uintptr_t)a.weight | (uintptr_t)a.ld_weight * sizeof(W)) & 15) == 0 &&
                    a.D % (int64_t)(16 / sizeof(W)) == 0;
+    if constexpr (sizeof(W) == 2)
+        if (vectors && fits_tiles(a)) {
+            launch_tiles(a);
+            return;
+        }
     if (vectors)
         launch_vectors<true>(a);
     else
