@@ -104,7 +104,6 @@ typedef struct kr_case {
     size_t attr_size;
     double tolerance; /* relative to the output's largest magnitude; 0: 2e-6 */
     bool large;       /* only in the long run (offsets past 2^31, sparse memory) */
-    bool cpu_only;    /* a form that is refused on the GPU (f16 weights) */
     /* The case with bf16 activations (kr_op.half_in), which the GPU's kernels are checked on too,
      * where it differs from the above. The reference gets the rounded inputs as f32. */
     struct {
@@ -114,7 +113,7 @@ typedef struct kr_case {
                            * kernel rounds by itself */
         uint32_t out;     /* bit i: out[i], which the case gave, is bf16 */
         const void *attr; /* of the kernel under test; NULL: the same */
-        double tolerance; /* of outputs that are f32; 0: the checker's */
+        double tolerance; /* of outputs that are f32, if wider than the above */
     } half;
 } kr_case;
 
