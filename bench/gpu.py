@@ -2,7 +2,7 @@
 # gpu.py - what bench/gpu.sh needs of Python: the official CUDA kernels and models timed, and the
 # table of all rows.
 #
-#   gpu.py peer PART...          parts: scan conv train decode prefill (all when none is named)
+#   gpu.py peer PART...          parts: scan conv train generate (all when none is named)
 #   gpu.py table KRAIT.jsonl PEER.jsonl   lines of krait bench --json and of `peer`, to Markdown
 #
 # `peer` needs torch, mamba_ssm and causal_conv1d; it prints a JSON line for each row: {"what",
@@ -162,39 +162,49 @@ def peer_train():
         forget()
 
 
-def generation(model, batch, prompt, new, runs):
-    """Tokens a second of decoding alone: the time of `new` tokens less that of one."""
+def generation(model, batch, prompt, new=64, runs=10):
+    """Tokens a second of runs of `new` greedy steps, the prompts read once before: the loop of
+    mamba_ssm.utils.generation.decode with its CUDA graph."""
     import torch
+    from mamba_ssm.utils.generation import sample
     ids = torch.randint(0, VOCABULARY, (batch, prompt), device="cuda")
+    model.generate(input_ids=ids, max_length=prompt + 2, top_k=1, cg=True)  # captures the graph
+    cache = model._decoding_cache
+    at, rates = prompt + 2, []
+    token = ids[:, -1:]
+    with torch.inference_mode():
+        for i in range(2 + runs):
+            torch.cuda.synchronize()
+            start = time.monotonic()
+            for _ in range(new):
+                place = torch.full((batch, 1), at, dtype=torch.long, device="cuda")
+                logits = cache.run(token, place, at).squeeze(dim=1)
+                token = sample(logits, top_k=1).unsqueeze(1)
+                at += 1
+            torch.cuda.synchronize()
+            rates.append(batch * new / (time.monotonic() - start))
+    return rates[2:]
 
-    def seconds(count):
-        torch.cuda.synchronize()
-        start = time.monotonic()
-        model.generate(input_ids=ids, max_length=prompt + count, top_k=1, cg=True)
-        torch.cuda.synchronize()
-        return time.monotonic() - start
-    seconds(1 + new)
-    return [batch * new / (seconds(1 + new) - seconds(1)) for _ in range(runs)]
 
-
-def peer_decode():
+def prefill(model, batch, tokens):
     import torch
-    for name, batch, prompt, new in (("130m", 1, 16, 128), ("1.4b", 1, 16, 128),
-                                     ("2.8b", 1, 16, 96), ("1.4b", 128, 2048, 64)):
-        model = model_of(name, torch.bfloat16)
-        tell(f"decode {name} b{batch}", "tok/s", generation(model, batch, prompt, new, 10))
-        del model
-        forget()
-
-
-def peer_prefill():
-    import torch
-    batch, tokens = 64, 2048
-    model = model_of("1.4b", torch.bfloat16)
     ids = torch.randint(0, VOCABULARY, (batch, tokens), device="cuda")
     with torch.inference_mode():
-        tell(f"prefill 1.4b {batch} x {tokens}", "ms",
-             events(lambda: model(ids, num_last_tokens=1), warm=2))
+        return events(lambda: model(ids, num_last_tokens=1), runs=10, warm=2)
+
+
+def peer_generate():
+    import torch
+    for name in ("130m", "1.4b", "2.8b"):
+        model = model_of(name, torch.bfloat16)
+        tell(f"decode {name} b1", "tok/s", generation(model, 1, 16))
+        if name == "1.4b":
+            tell(f"decode {name} b128", "tok/s", generation(model, 128, 2048))
+            model._decoding_cache = None
+            forget()
+            tell(f"prefill {name} 64 x 2048", "ms", prefill(model, 64, 2048))
+        del model
+        forget()
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -300,8 +310,8 @@ def table(krait_path, peer_path):
 
 
 def main(args):
-    parts = {"scan": peer_scan, "conv": peer_conv, "train": peer_train, "decode": peer_decode,
-             "prefill": peer_prefill}
+    parts = {"scan": peer_scan, "conv": peer_conv, "train": peer_train,
+             "generate": peer_generate}
     if args[:1] == ["peer"] and all(a in parts for a in args[1:]):
         for part in args[1:] or parts:
             try:

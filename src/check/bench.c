@@ -20,12 +20,8 @@ int kr_bench_time(const kr_bench *b, kr_bench_work *work, void *user,
         KR_TRY(work(user, e));
         seconds[i] = omp_get_wtime() - start;
     }
-    kr_bench_sort(seconds, b->o.runs);
+    qsort(seconds, (size_t)b->o.runs, sizeof *seconds, ascending);
     return 0;
-}
-
-void kr_bench_sort(double *seconds, int n) {
-    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
 }
 
 void kr_bench_tell(const kr_bench *b, const kr_bench_report *r, const double *seconds) {

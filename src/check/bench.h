@@ -32,7 +32,6 @@ typedef struct kr_bench_report {
     double amount, scale, ceiling; /* ceiling in amount a second; 0: none */
     double calls;                  /* of a run, for the time of one; 0: no time is reported */
 } kr_bench_report;
-void kr_bench_sort(double *seconds, int n);
 /* Reports the runs that `seconds`, sorted, are. */
 void kr_bench_tell(const kr_bench *b, const kr_bench_report *r, const double *seconds);
 /* Times `work` and reports it. Returns the median seconds through *median when it is not NULL. */

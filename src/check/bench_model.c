@@ -14,13 +14,15 @@
 #include "check/bench.h"
 #include "models/lm.h"
 #include "models/model.h"
+#include "serve/decoder.h"
 
-enum { MANY = 32, MANY_ON_GPU = 128, STEPS = 8, VOCABULARY = 50280, NEW_TOKENS = 256 };
+enum { MANY = 32, MANY_ON_GPU = 128, STEPS = 8, VOCABULARY = 50280, NEW_TOKENS = 128 };
 
 typedef struct subject {
     krait_model *model;
     krait_model_info info;
     krait_session *session;
+    kr_decoder *decoder;
     krait_span *spans;
     krait_trainer *trainer;
     const int32_t **documents;
@@ -68,6 +70,7 @@ static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
 }
 
 static void close_subject(subject *s) {
+    kr_decoder_free(s->decoder);
     krait_session_close(&s->session);
     krait_trainer_close(&s->trainer);
     krait_model_close(&s->model);
@@ -165,37 +168,57 @@ static int bench_prefill(subject *s, const kr_bench *b, krait_error *e) {
     return bench_session(s, b, name, lanes, tokens, 1, e);
 }
 
-/* On the GPU tokens are drawn there, and a step is queued before the one ahead of it is read: so it
- * is generation that is timed, after prompts of `prompt` tokens, which are not. */
+/* NEW_TOKENS steps of all lanes; one is queued before the tokens of the one ahead of it are read.
+ */
+static int run_steps(void *user, krait_error *e) {
+    subject *s = user;
+    for (int i = 0; i < NEW_TOKENS || kr_decoder_unread(s->decoder) > 0; i++) {
+        if (i < NEW_TOKENS) KR_TRY(kr_decoder_step(s->decoder, e));
+        int64_t ahead = i < NEW_TOKENS ? KR_DECODER_STEPS - 1 : 0;
+        while (kr_decoder_unread(s->decoder) > ahead)
+            KR_TRY(kr_decoder_read(s->decoder, s->ids, e));
+    }
+    return 0;
+}
+
+static int start_lanes(subject *s, int64_t lanes, int64_t prompt, krait_error *e) {
+    krait_sampler_options greedy = KRAIT_SAMPLER_OPTIONS_INIT;
+    greedy.temperature = 0;
+    for (int64_t i = 0; i < lanes; i++)
+        s->spans[i] = (krait_span){i, s->ids + i * prompt, prompt - 1, KRAIT_WANT_NONE};
+    if (prompt > 1) KR_TRY(krait_session_forward(s->session, s->spans, lanes, NULL, e));
+    KR_TRY(kr_decoder_create(&s->decoder, s->session, s->info.vocabulary, &greedy, e));
+    for (int64_t i = 0; i < lanes; i++)
+        KR_TRY(kr_decoder_join(s->decoder, i, 1, s->ids + i * prompt, prompt, e));
+    return 0;
+}
+
+/* On the GPU tokens are drawn there: it is generation that is timed, after prompts of `prompt`
+ * tokens, which are read once, before. */
 static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_t prompt,
                             krait_error *e) {
-    double seconds[KR_BENCH_MOST_RUNS], tokens = (double)(lanes * NEW_TOKENS);
-    krait_generate_options o = KRAIT_GENERATE_OPTIONS_INIT;
-    krait_generate_stats stats;
+    krait_session_options o = KRAIT_SESSION_OPTIONS_INIT;
     char name[60];
-    KR_TRY(random_ids(s, lanes * prompt, e));
-    KR_TRY(lay_documents(s, lanes, prompt, e));
-    o.tokens = NEW_TOKENS;
     o.lanes = lanes;
     o.max_tokens = lanes * prompt < 16384 ? lanes * prompt : 16384;
-    o.ignore_end = 1;
-    o.sampler.temperature = 0;
-    o.ids = s->documents;
-    o.counts = s->counts;
-    for (int i = -1; i < b->o.runs; i++) { /* the first one warms up */
-        KR_TRY(krait_generate(s->model, NULL, lanes, &o, &stats, e));
-        if (i >= 0) seconds[i] = stats.decode_seconds;
-    }
-    kr_bench_sort(seconds, b->o.runs);
+    KR_TRY(random_ids(s, lanes * prompt, e));
+    KR_TRY(krait_session_create(&s->session, s->model, &o, e));
+    kr_free(s->spans);
+    s->spans = kr_calloc((size_t)lanes, sizeof *s->spans);
+    if (!s->spans) return kr_fail_memory(e, "the benchmark's lanes");
+    KR_TRY(start_lanes(s, lanes, prompt, e));
     snprintf(name, sizeof name, "decode b%lld", (long long)lanes);
     kr_bench_report r = {.name = name,
                          .unit = "tok/s",
-                         .amount = tokens,
+                         .amount = (double)(lanes * NEW_TOKENS),
                          .scale = 1,
                          .ceiling = ceiling(b, s, (double)lanes, (double)lanes),
                          .note = s->info.dtype};
-    kr_bench_tell(b, &r, seconds);
-    return 0;
+    int rc = kr_bench_measure(b, &r, run_steps, s, NULL, e);
+    kr_decoder_free(s->decoder);
+    s->decoder = NULL;
+    krait_session_close(&s->session);
+    return rc;
 }
 
 static int bench_decode(subject *s, const kr_bench *b, krait_error *e) {
