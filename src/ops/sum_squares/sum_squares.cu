@@ -7,7 +7,7 @@
 
 enum { THREADS = 256 };
 
-/* The sum over a block's threads, in its first. */
+/* The sum over a block's threads, in its first; 0 in the others. */
 static __device__ __forceinline__ double block_sum(double x) {
     __shared__ double sums[THREADS];
     sums[threadIdx.x] = x;
@@ -15,7 +15,7 @@ static __device__ __forceinline__ double block_sum(double x) {
         __syncthreads();
         if (threadIdx.x < n) sums[threadIdx.x] += sums[threadIdx.x + n];
     }
-    return sums[0];
+    return threadIdx.x == 0 ? sums[0] : 0;
 }
 
 template <int V>
