@@ -73,7 +73,8 @@ static void bind(small *s, kr_value *v, void *data) {
     ok(kr_graph_bind(s->lm.g, v, &t, &e), &e);
 }
 
-static small *build(kr_graph_options g, bool training) {
+/* mixer_eps > 0: a FalconMamba, whose mixers norm slices of activations. */
+static small *build_mixer(kr_graph_options g, bool training, double mixer_eps) {
     krait_error e;
     small *s = kr_calloc(1, sizeof *s);
     g.training = training;
@@ -85,6 +86,7 @@ static small *build(kr_graph_options g, bool training) {
                        .reset = true,
                        .loss = training};
     kr_config_mamba(&s->c, WIDTH, LAYERS, VOCABULARY);
+    s->c.mixer_rms_eps = mixer_eps;
     fill(s);
     ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
     kr_weights_sort(&s->w);
@@ -100,6 +102,8 @@ static small *build(kr_graph_options g, bool training) {
     bind(s, s->lm.seqs, s->seqs);
     return s;
 }
+
+static small *build(kr_graph_options g, bool training) { return build_mixer(g, training, 0); }
 
 static void drop(small *s) {
     kr_optimiser_free(&s->optimiser);
@@ -201,6 +205,22 @@ static void bf16_is_close(void **state) {
     assert_true(gradients_differ(cpu, gpu, &most) <= 0.05);
     drop(cpu);
     drop(gpu);
+}
+
+static void norms_inside_of_mixers(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    small *cpu = build_mixer(on_cpu(), true, 1e-6);
+    double a = step(cpu), most;
+    for (int half = 0; half < 2; half++) {
+        small *gpu = build_mixer(on_gpu(half, 1), true, 1e-6);
+        double b = step(gpu);
+        print_message("  %s: loss %.9f and %.9f\n", half ? "bf16" : "f32", a, b);
+        assert_true(fabs(a - b) <= (half ? 2e-3 : 1e-5) * a);
+        assert_true(gradients_differ(cpu, gpu, &most) <= (half ? 0.05 : 1e-3));
+        drop(gpu);
+    }
+    drop(cpu);
 }
 
 /* Kept or computed again, launched or replayed: the same bytes. */
@@ -447,6 +467,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_gives_what_the_cpu_gives),
         cmocka_unit_test(bf16_is_close),
+        cmocka_unit_test(norms_inside_of_mixers),
         cmocka_unit_test(recomputing_changes_nothing),
         cmocka_unit_test(bad_numbers_are_found),
         cmocka_unit_test(logits_are_the_cpus),

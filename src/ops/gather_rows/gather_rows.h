@@ -3,7 +3,7 @@
  *   y[r] = x[rows[r]]
  *
  * in:  x [M,D], rows I64 [R] (a row outside [0,M) gives zeros)
- * out: y [R,D] */
+ * out: y [R,D] of the type of x, which may be bf16 on the GPU */
 #ifndef KR_GATHER_ROWS_H
 #define KR_GATHER_ROWS_H
 
