@@ -48,32 +48,38 @@ static __device__ __forceinline__ void kr_tile_mma(float (&c)[4], uint32_t a0, u
                  : "r"(a0), "r"(0), "r"(a2), "r"(0), "r"(b0), "r"(b1));
 }
 
-/* c += the tile times the same slices of x [M,K], M <= 8, in global or shared memory. */
-template <int WARPS, int LOADS>
+/* c += the tile times the same slices of x [M,K], M <= 8, BATCH of them asked for at once: all
+ * where x is in global memory, few where it is in shared memory. */
+template <int WARPS, int BATCH, int LOADS>
 static __device__ __forceinline__ void kr_tile_multiply(const kr_tile<LOADS> &tile, const bf16 *x,
                                                         int64_t ld, int M, int64_t K, int64_t first,
                                                         float (&c)[4]) {
     int m = threadIdx.x % 32 / 4;
     const uint4 *row = (const uint4 *)(x + (m < M ? m : 0) * ld);
-    uint4 v[LOADS];
 #pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        int64_t p = kr_tile_pack<WARPS>(first, i);
-        v[i] = make_uint4(0, 0, 0, 0);
-        if (m < M && p * KR_TILE_PACK < K) v[i] = row[p];
-    }
+    for (int b = 0; b < LOADS; b += BATCH) {
+        uint4 v[BATCH];
 #pragma unroll
-    for (int i = 0; i < LOADS; i++) {
-        kr_tile_mma(c, v[i].x, v[i].y, tile.w[i].x, tile.w[i].y);
-        kr_tile_mma(c, v[i].z, v[i].w, tile.w[i].z, tile.w[i].w);
+        for (int i = 0; i < BATCH && b + i < LOADS; i++) {
+            int64_t p = kr_tile_pack<WARPS>(first, b + i);
+            v[i] = make_uint4(0, 0, 0, 0);
+            if (m < M && p * KR_TILE_PACK < K) v[i] = row[p];
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH && b + i < LOADS; i++) {
+            const uint4 &w = tile.w[b + i];
+            kr_tile_mma(c, v[i].x, v[i].y, w.x, w.y);
+            kr_tile_mma(c, v[i].z, v[i].w, w.z, w.w);
+        }
     }
 }
 
 /* The sums over all warps: thread i < 64 returns that of row i / 8 of x and row i % 8 of the
- * tile. Has the block's barrier between its stores and loads. */
+ * tile. `turn` is 0 and 1 in turn where a block makes several tiles. */
 template <int WARPS>
-static __device__ __forceinline__ float kr_tile_sum(const float (&c)[4]) {
-    __shared__ float2 parts[WARPS][KR_TILE * KR_TILE / 2];
+static __device__ __forceinline__ float kr_tile_sum(const float (&c)[4], int turn) {
+    __shared__ float2 both[2][WARPS][KR_TILE * KR_TILE / 2];
+    float2(*parts)[KR_TILE * KR_TILE / 2] = both[turn];
     parts[threadIdx.x / 32][threadIdx.x % 32] = make_float2(c[0], c[1]);
     __syncthreads();
     float sum = 0;

@@ -145,12 +145,12 @@ static __global__ void __launch_bounds__(WARPS * 32) few_tiles(few<bf16, bf16, Y
     kr_go_on();
     kr_tile_fetch<WARPS>(tile, f.w, f.ldw, n, f.N, f.K, 0);
     kr_after();
-    kr_tile_multiply<WARPS>(tile, f.x, f.ldx, f.M, f.K, 0, c);
+    kr_tile_multiply<WARPS, LOADS>(tile, f.x, f.ldx, f.M, f.K, 0, c);
     for (int64_t first = WARPS * LOADS; first * KR_TILE_SLICE < f.K; first += WARPS * LOADS) {
         kr_tile_fetch<WARPS>(tile, f.w, f.ldw, n, f.N, f.K, first);
-        kr_tile_multiply<WARPS>(tile, f.x, f.ldx, f.M, f.K, first, c);
+        kr_tile_multiply<WARPS, LOADS>(tile, f.x, f.ldx, f.M, f.K, first, c);
     }
-    float sum = kr_tile_sum<WARPS>(c);
+    float sum = kr_tile_sum<WARPS>(c, 0);
     int m = threadIdx.x / KR_TILE;
     n += threadIdx.x % KR_TILE;
     if (m >= f.M || n >= f.N) return;

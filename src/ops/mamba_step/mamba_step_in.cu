@@ -244,66 +244,93 @@ static __device__ __forceinline__ void put_quad(bf16 *to, float4 s, float4 w) {
     *(uint2 *)to = *(const uint2 *)pairs;
 }
 
-/* xs[m] = norm * s, unscaled, in rows of ld; parts[m]: the warps' sums of s^2. Block 0 keeps s. */
+/* Warps that share a row of x. */
+template <int WARPS>
+static __device__ __forceinline__ int warps_of_row(int M) {
+    return M <= 1 ? WARPS : M <= 2 ? WARPS / 2 : M <= 4 ? WARPS / 4 : WARPS / 8;
+}
+
+/* xs[m] = norm * s, unscaled, in rows of ld; squares: the warps' sums of s^2. Block 0 keeps s. */
 template <int WARPS, typename A>
 static __device__ __forceinline__ void make_tile_norm(const A &a, bf16 *xs, int64_t ld,
-                                                      float (&parts)[MOST_ROWS][WARPS]) {
-    constexpr int64_t STEP = WARPS * 32 * 4;
-    for (int m = 0; m < a.M; m++) {
-        float squares = 0;
-        for (int64_t first = threadIdx.x * 4; first < a.D; first += QUADS * STEP) {
-            float4 s[QUADS];
+                                                      float (&squares)[WARPS]) {
+    int share = warps_of_row<WARPS>(a.M) * 32, m = threadIdx.x / share;
+    int64_t step = share * 4, D = m < a.M ? a.D : 0;
+    float sum = 0;
+    for (int64_t first = threadIdx.x % share * 4; first < D; first += QUADS * step) {
+        float4 s[QUADS];
 #pragma unroll
-            for (int i = 0; i < QUADS; i++)
-                if (first + i * STEP < a.D) s[i] = fetch_sum(a, m, first + i * STEP);
+        for (int i = 0; i < QUADS; i++)
+            if (first + i * step < D) s[i] = fetch_sum(a, m, first + i * step);
 #pragma unroll
-            for (int i = 0; i < QUADS; i++) {
-                int64_t k = first + i * STEP;
-                if (k >= a.D) break;
-                squares += s[i].x * s[i].x + s[i].y * s[i].y + s[i].z * s[i].z + s[i].w * s[i].w;
-                if (a.sum && blockIdx.x == 0) *(float4 *)(a.sum + m * a.ld_sum + k) = s[i];
-                put_quad(xs + m * ld + k, s[i], *(const float4 *)(a.norm + k));
-            }
+        for (int i = 0; i < QUADS; i++) {
+            int64_t k = first + i * step;
+            if (k >= D) break;
+            sum += s[i].x * s[i].x + s[i].y * s[i].y + s[i].z * s[i].z + s[i].w * s[i].w;
+            if (a.sum && blockIdx.x == 0) *(float4 *)(a.sum + m * a.ld_sum + k) = s[i];
+            put_quad(xs + m * ld + k, s[i], *(const float4 *)(a.norm + k));
         }
-        squares = kr_warp_sum(squares);
-        if (threadIdx.x % 32 == 0) parts[m][threadIdx.x / 32] = squares;
     }
+    sum = kr_warp_sum(sum);
+    if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
     __syncthreads();
 }
 
-/* Thread i < 64 finishes row i / 8 of x and output i % 8 of the tile. */
+template <int WARPS, typename A>
+static __device__ __forceinline__ float tile_scale(const A &a, int m,
+                                                   const float (&squares)[WARPS]) {
+    int share = warps_of_row<WARPS>(a.M);
+    float sum = 0;
+    for (int i = 0; m < a.M && i < share; i++) sum += squares[m * share + i];
+    return rsqrtf(sum / (float)a.D + a.eps);
+}
+
+/* Blocks of a multiprocessor: few enough that the kernel behind has room to begin early. */
+static constexpr int blocks_of(int warps, int loads) { return warps > 8 ? 1 : loads <= 3 ? 3 : 2; }
+
+/* Thread i < 64 finishes row i / 8 of x and output i % 8 of each tile; the next tile of the block
+ * is fetched meanwhile. */
 template <int WARPS, int LOADS, typename X>
-static __global__ void __launch_bounds__(WARPS * 32, 32 / WARPS)
+static __global__ void __launch_bounds__(WARPS * 32, blocks_of(WARPS, LOADS))
     step_tiles(arguments<X, bf16, bf16> a) {
     extern __shared__ uint4 rows[];
-    __shared__ float parts[MOST_ROWS][WARPS];
+    __shared__ float squares[WARPS];
     bf16 *xs = (bf16 *)rows; /* [M, ld]: padded, so that the rows lie in different banks */
-    int64_t n = (int64_t)blockIdx.x * KR_TILE, mine = n + threadIdx.x % KR_TILE, ld = a.D + 8;
+    int64_t n = (int64_t)blockIdx.x * KR_TILE, step = (int64_t)gridDim.x * KR_TILE, N = 2 * a.E;
+    int64_t mine = n + threadIdx.x % KR_TILE, ld = a.D + 8;
     int m = threadIdx.x / KR_TILE;
-    bool finishes = m < a.M && mine < 2 * a.E;
-    float c[4] = {};
     finish f;
-    kr_tile<LOADS> tile;
+    kr_tile<LOADS> tile, next;
     kr_go_on();
-    kr_tile_fetch<WARPS>(tile, a.weight, a.ld_weight, n, 2 * a.E, a.D, 0);
-    if (finishes) f = fetch_finish(a, mine, m);
+    kr_tile_fetch<WARPS>(tile, a.weight, a.ld_weight, n, N, a.D, 0);
+    kr_tile_fetch<WARPS>(next, a.weight, a.ld_weight, n + step, N, a.D, 0);
+    if (m < a.M && mine < N) f = fetch_finish(a, mine, m);
     kr_after();
-    make_tile_norm<WARPS>(a, xs, ld, parts);
-    kr_tile_multiply<WARPS>(tile, xs, ld, a.M, a.D, 0, c);
-    float x = kr_tile_sum<WARPS>(c), squares = 0;
-    if (!finishes) return;
-    for (int i = 0; i < WARPS; i++) squares += parts[m][i];
-    finish_output(a, f, mine, m, x * rsqrtf(squares / (float)a.D + a.eps));
+    make_tile_norm<WARPS>(a, xs, ld, squares);
+    float scale = tile_scale<WARPS>(a, m, squares);
+    for (int turn = 0; n < N; turn ^= 1) {
+        float c[4] = {};
+        kr_tile_multiply<WARPS, 2>(tile, xs, ld, a.M, a.D, 0, c);
+        tile = next;
+        n += step;
+        kr_tile_fetch<WARPS>(next, a.weight, a.ld_weight, n + step, N, a.D, 0);
+        float x = kr_tile_sum<WARPS>(c, turn);
+        if (m < a.M && mine < N) finish_output(a, f, mine, m, x * scale);
+        mine += step;
+        if (m < a.M && mine < N) f = fetch_finish(a, mine, m);
+    }
 }
 
 template <typename X>
 static void launch_tiles(const arguments<X, bf16, bf16> &a) {
     size_t shared = (size_t)(a.M * (a.D + 8)) * sizeof(bf16);
+    unsigned tiles = kr_blocks(2 * a.E, KR_TILE);
 #define LAUNCH(warps, loads)                                                                       \
     do {                                                                                           \
         void (*kernel)(arguments<X, bf16, bf16>) = step_tiles<warps, loads, X>;                    \
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 160 << 10);      \
-        kr_launch_early(kernel, true, dim3(kr_blocks(2 * a.E, KR_TILE)), (warps)*32, shared, a);   \
+        unsigned most = (unsigned)(kr_cuda_processors() * blocks_of(warps, loads));                \
+        kr_launch_early(kernel, true, dim3(tiles < most ? tiles : most), (warps)*32, shared, a);   \
     } while (0)
     KR_TILE_SHAPE(a.D, LAUNCH);
 #undef LAUNCH
