@@ -103,6 +103,20 @@ int kr_device_check(kr_level level, const char *what, krait_error *e) {
     return 0;
 }
 
+void kr_device_lock(kr_level level) {
+#ifdef KR_CUDA
+    if (level == KR_LEVEL_CUDA) kr_cuda_lock();
+#endif
+    (void)level;
+}
+
+void kr_device_unlock(kr_level level) {
+#ifdef KR_CUDA
+    if (level == KR_LEVEL_CUDA) kr_cuda_unlock();
+#endif
+    (void)level;
+}
+
 void kr_device_memory(kr_level level, size_t *free_bytes, size_t *total) {
     *free_bytes = *total = 0;
 #ifdef KR_CUDA

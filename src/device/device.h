@@ -55,6 +55,11 @@ int kr_device_fill(kr_level level, void *to, int byte, size_t bytes, krait_error
 int kr_device_wait(kr_level level, krait_error *e);
 /* The launch just made: 0, or an error that begins with `what` (the op's name). Does not wait. */
 int kr_device_check(kr_level level, const char *what, krait_error *e);
+/* Threads share the queue. In between, it is the calling thread's alone (a thread may lock it more
+ * than once): what launches kernels holds it, so that nothing of another thread falls into a
+ * recording. The functions above do so by themselves. Nothing on the CPU. */
+void kr_device_lock(kr_level level);
+void kr_device_unlock(kr_level level);
 /* Bytes that can still be allocated, and in all; 0 where it is not known (the CPU). */
 void kr_device_memory(kr_level level, size_t *free_bytes, size_t *total);
 /* "NVIDIA H100 80GB HBM3"; "" for the CPU. */

@@ -165,11 +165,43 @@ static void inputs_may_lie_on_the_gpu(void **state) {
     close_net(&n);
 }
 
+/* Threads, each with a graph of its own, run, record and replay at once. */
+static void threads_share_the_gpu(void **state) {
+    (void)state;
+    if (!gpu_is_there()) return;
+    enum { THREADS = 4, ROUNDS = 60 };
+    static net n[THREADS];
+    double worst[THREADS] = {0};
+    int failures = 0;
+    for (int i = 0; i < THREADS; i++) {
+        open_net(&n[i]);
+        set_weights(&n[i], i);
+    }
+#pragma omp parallel for num_threads(THREADS) reduction(+ : failures)
+    for (int i = 0; i < THREADS; i++)
+        for (int round = 0; round < ROUNDS; round++) { /* a new size every third round */
+            krait_error e;
+            int64_t m = 1 + round / 3 % M;
+            fill(n[i].host, M * D, round + i);
+            failures += kr_graph_run(n[i].g, m, 0, &e) < 0;
+            const float *y = kr_graph_fetch(n[i].g, n[i].y, &e);
+            failures += y == NULL;
+            if (y) worst[i] = fmax(worst[i], error_of(y, n[i].host, m * D));
+        }
+    for (int i = 0; i < THREADS; i++) {
+        printf("thread %d: %d recordings, worst error %.2g\n", i, recordings(&n[i]), worst[i]);
+        assert_true(worst[i] < 1e-6 && recordings(&n[i]) > 10);
+        close_net(&n[i]);
+    }
+    assert_int_equal(failures, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replayed_runs_see_new_inputs),
         cmocka_unit_test(constants_follow_their_parameters),
         cmocka_unit_test(inputs_may_lie_on_the_gpu),
+        cmocka_unit_test(threads_share_the_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,7 +138,10 @@ static int run_work(kr_graph *g, krait_error *e) {
 }
 
 int kr_graph_run_device(kr_graph *g, krait_error *e) {
-    KR_TRY(run_work(g, e));
+    kr_device_lock(g->o.level);
+    int rc = run_work(g, e);
+    kr_device_unlock(g->o.level);
+    if (rc < 0) return rc;
     if (g->fresh) g->stale = true; /* the next run adds */
     g->fresh = false;
     return 0;

@@ -156,6 +156,14 @@ int kr_optimiser_view_weights(const kr_optimiser *o, kr_weights *to, krait_error
     return 0;
 }
 
+static int launch(const kr_optimiser *o, kr_kernel *kernel, const kr_call *c, const char *what,
+                  krait_error *e) {
+    kr_device_lock(o->level);
+    kernel(c);
+    kr_device_unlock(o->level);
+    return kr_device_check(o->level, what, e);
+}
+
 /* ---- norms ----------------------------------------------------------------------------------- */
 
 static int squares_of(const kr_optimiser *o, void *data, int64_t n, double *sum, krait_error *e) {
@@ -163,9 +171,8 @@ static int squares_of(const kr_optimiser *o, void *data, int64_t n, double *sum,
     void *out = on_gpu(o->g) ? o->squares_out : sum;
     c.in[0] = flat(data, n);
     c.out[0] = kr_tensor_make(out, KR_F64, 1, (const int64_t[]){1});
-    o->squares(&c);
+    KR_TRY(launch(o, o->squares, &c, "sum_squares", e));
     if (!on_gpu(o->g)) return 0;
-    KR_TRY(kr_device_check(o->level, "sum_squares", e));
     return kr_device_get(o->level, sum, out, sizeof *sum, e);
 }
 
@@ -223,8 +230,7 @@ static int step_vector(const kr_optimiser *o, kr_adamw_attr *a, float *w, float 
     c.in[2] = c.out[2] = flat(o->moments + o->total + at, n);
     c.in[3] = flat(g, n);
     if (n == 0) return 0;
-    o->adamw(&c);
-    return kr_device_check(o->level, "adamw", e);
+    return launch(o, o->adamw, &c, "adamw", e);
 }
 
 static int step_parts(const kr_optimiser *o, kr_adamw_attr *a, double decay, krait_error *e) {

@@ -1,5 +1,6 @@
 /* cuda_device.c - the GPU of this process: opening, memory, copies, errors, recorded work. */
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,6 +28,35 @@ static int failed(krait_error *e, const char *what, cudaError_t rc) {
 
 static int tried(krait_error *e, const char *what, cudaError_t rc) {
     return rc == cudaSuccess ? 0 : failed(e, what, rc);
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+static pthread_once_t lock_made = PTHREAD_ONCE_INIT;
+static pthread_mutex_t queue;
+
+static void make_lock(void) {
+    pthread_mutexattr_t again;
+    pthread_mutexattr_init(&again);
+    pthread_mutexattr_settype(&again, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&queue, &again);
+    pthread_mutexattr_destroy(&again);
+}
+
+/* The card that is used is a thread's own choice too. */
+void kr_cuda_lock(void) {
+    static _Thread_local bool chosen;
+    pthread_once(&lock_made, make_lock);
+    pthread_mutex_lock(&queue);
+    if (gpu.open && !chosen) chosen = cudaSetDevice(gpu.ordinal) == cudaSuccess;
+}
+
+void kr_cuda_unlock(void) { pthread_mutex_unlock(&queue); }
+
+/* The result of a call that queues something. */
+static int queued(krait_error *e, const char *what, cudaError_t rc) {
+    kr_cuda_unlock();
+    return tried(e, what, rc);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -58,7 +88,7 @@ static int check_card(int ordinal, krait_error *e) {
     return 0;
 }
 
-int kr_cuda_open(int ordinal, krait_error *e) {
+static int open_card(int ordinal, krait_error *e) {
     if (gpu.open && gpu.ordinal == ordinal) return tried(e, "cuda", cudaSetDevice(ordinal));
     if (gpu.open)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "cuda:%d: this process already uses cuda:%d", ordinal,
@@ -71,6 +101,13 @@ int kr_cuda_open(int ordinal, krait_error *e) {
     gpu.ordinal = ordinal;
     gpu.open = true;
     return 0;
+}
+
+int kr_cuda_open(int ordinal, krait_error *e) {
+    kr_cuda_lock();
+    int rc = open_card(ordinal, e);
+    kr_cuda_unlock();
+    return rc;
 }
 
 bool kr_cuda_is_open(void) { return gpu.open; }
@@ -95,16 +132,20 @@ void kr_cuda_free(void *p) {
 int kr_cuda_copy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                  krait_error *e) {
     if (!bytes) return 0;
-    return tried(e, "copying", cudaMemcpyAsync(to, from, bytes, kind, gpu.stream));
+    kr_cuda_lock();
+    return queued(e, "copying", cudaMemcpyAsync(to, from, bytes, kind, gpu.stream));
 }
 
 int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e) {
-    return bytes ? tried(e, "filling", cudaMemsetAsync(to, byte, bytes, gpu.stream)) : 0;
+    if (!bytes) return 0;
+    kr_cuda_lock();
+    return queued(e, "filling", cudaMemsetAsync(to, byte, bytes, gpu.stream));
 }
 
 int kr_cuda_wait(krait_error *e) {
     KR_TRY(kr_cuda_check("a kernel", e));
-    return tried(e, "a kernel", cudaStreamSynchronize(gpu.stream));
+    kr_cuda_lock();
+    return queued(e, "a kernel", cudaStreamSynchronize(gpu.stream));
 }
 
 void kr_cuda_memory(size_t *free_bytes, size_t *total) {
@@ -148,7 +189,8 @@ void kr_cuda_mail_free(void *p, cudaEvent_t arrived) {
 int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arrived,
                       krait_error *e) {
     KR_TRY(kr_cuda_copy(to, from, bytes, cudaMemcpyDeviceToHost, e));
-    return tried(e, "copying", cudaEventRecord(arrived, gpu.stream));
+    kr_cuda_lock();
+    return queued(e, "copying", cudaEventRecord(arrived, gpu.stream));
 }
 
 int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e) {
@@ -157,15 +199,17 @@ int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e) {
 
 /* ---- recorded work --------------------------------------------------------------------------- */
 
+/* The queue stays locked until the end, whatever is in between. */
 int kr_cuda_record_begin(krait_error *e) {
-    return tried(e, "recording",
-                 cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal));
+    kr_cuda_lock();
+    cudaError_t rc = cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal);
+    return rc == cudaSuccess ? 0 : queued(e, "recording", rc);
 }
 
 int kr_cuda_record_end(kr_recording **out, krait_error *e) {
     cudaGraph_t graph = NULL;
     *out = NULL;
-    KR_TRY(tried(e, "recording", cudaStreamEndCapture(gpu.stream, &graph)));
+    KR_TRY(queued(e, "recording", cudaStreamEndCapture(gpu.stream, &graph)));
     kr_recording *r = kr_calloc(1, sizeof *r);
     int rc = r ? tried(e, "recording", cudaGraphInstantiate(&r->exec, graph, 0))
                : kr_fail_memory(e, "a recording");
@@ -178,7 +222,8 @@ int kr_cuda_record_end(kr_recording **out, krait_error *e) {
 }
 
 int kr_cuda_replay(const kr_recording *r, krait_error *e) {
-    return tried(e, "a recorded step", cudaGraphLaunch(r->exec, gpu.stream));
+    kr_cuda_lock();
+    return queued(e, "a recorded step", cudaGraphLaunch(r->exec, gpu.stream));
 }
 
 void kr_cuda_recording_free(kr_recording *r) {

@@ -7,6 +7,8 @@
 #include "device/cuda/cuda.h"
 #include "device/device.h"
 
+void kr_cuda_lock(void);
+void kr_cuda_unlock(void);
 const char *kr_cuda_name(void); /* "" before it is open */
 void *kr_cuda_alloc(size_t bytes);
 void kr_cuda_free(void *p);
