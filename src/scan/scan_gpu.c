@@ -26,11 +26,20 @@ static int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Few channels in all: time is cut, until there are warps enough for a large card. */
+enum { CHANNELS_ENOUGH = 8 * 1024 };
+
 static int64_t chunk_of(int64_t E, int64_t M, int64_t S) {
-    if (E * S >= 8 * 1024) return INT64_MAX / 2;
-    return at_least(KR_SCAN_GPU_CHUNK,
-                    ceil_div(ceil_div(M, KR_SCAN_GPU_PIECES), KR_SCAN_GPU_CHUNK) *
-                        KR_SCAN_GPU_CHUNK);
+    int64_t chunk = ceil_div(ceil_div(M, KR_SCAN_GPU_PIECES), KR_SCAN_GPU_CHUNK);
+    if (E * S >= CHANNELS_ENOUGH || M <= S * KR_SCAN_GPU_CHUNK) return INT64_MAX / 2;
+    return at_least(1, chunk) * KR_SCAN_GPU_CHUNK;
+}
+
+/* The most pieces of a call with at most M rows and S sequences that is cut; 0: none is. */
+static int64_t most_pieces(int64_t E, int64_t M, int64_t S) {
+    int64_t rows = M / KR_SCAN_GPU_CHUNK, sequences = CHANNELS_ENOUGH / E + 1;
+    if (M <= KR_SCAN_GPU_CHUNK) return 0;
+    if (rows > KR_SCAN_GPU_PIECES) rows = KR_SCAN_GPU_PIECES;
+    return rows + (S < sequences ? S : sequences);
 }
 
 static int64_t take(int64_t *at, int64_t floats) {
@@ -39,9 +48,9 @@ static int64_t take(int64_t *at, int64_t floats) {
     return from;
 }
 
-/* The number of pieces grows with M and S whether time is cut or not, so that a plan made for some
- * M and S has room for any fewer. */
-void kr_scan_gpu_plan(const kr_call *c, kr_scan_gpu_cut *s) {
+/* The scratch grows with M and S whether time is cut or not, so that a plan made for some M and S
+ * has room for any fewer. */
+void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     const krait_scan_desc *d = c->attr;
     int64_t E = s->E = kr_scan_lanes(d), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
     int64_t S = s->S = c->in[KR_SCAN_SEQS].shape[0];
@@ -50,26 +59,28 @@ void kr_scan_gpu_plan(const kr_call *c, kr_scan_gpu_cut *s) {
     s->parts = ceil_div(E, 8 * s->octets);
     if (s->blocks > 1 && s->parts > 8) s->parts = 8;
     s->chunk = chunk_of(E, M, S);
-    int64_t most = at_least(M / KR_SCAN_GPU_CHUNK < KR_SCAN_GPU_PIECES ? M / KR_SCAN_GPU_CHUNK
-                                                                       : KR_SCAN_GPU_PIECES,
-                            0) +
-                   S;
+    int64_t most = most_pieces(E, M, S);
     s->pieces = M / s->chunk + S;
     int64_t steps = M / KR_SCAN_GPU_STEPS + S + 1, n = KR_SCAN_GPU_STATES * (int64_t)s->blocks;
-    s->starts = take(&at, steps * E * n);
-    s->sums = take(&at, steps * E);
     s->ends = take(&at, most * E * n);
-    s->backs = take(&at, most * E * n);
     s->decays = take(&at, most * E * n);
-    s->bc = take(&at, s->parts * M * 2 * n);
-    s->a = take(&at, most * E * (n + 2));
+    if (backward) {
+        s->backs = take(&at, most * E * n);
+        s->starts = take(&at, steps * E * n);
+        s->sums = take(&at, steps * E);
+        s->bc = take(&at, s->parts * M * 2 * n);
+        s->a = take(&at, at_least(most, S) * E * (n + 2));
+    }
     s->total = at;
 }
 
-size_t kr_scan_gpu_scratch(const kr_call *c) {
+static size_t scratch(const kr_call *c, bool backward) {
     kr_scan_gpu_cut s;
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
-    kr_scan_gpu_plan(c, &s);
+    kr_scan_gpu_plan(c, backward, &s);
     return (size_t)s.total * sizeof(float);
 }
+
+size_t kr_scan_gpu_scratch(const kr_call *c) { return scratch(c, false); }
+size_t kr_scan_gpu_scratch_grad(const kr_call *c) { return scratch(c, true); }

@@ -1,8 +1,8 @@
 /* scan_gpu.cuh - what the kernels of the recurrence share on the GPU.
  *
- * Work of a warp: 8 "others" (channels, or slots of time of fewer channels) x 4 groups of 4 states;
- * a lane holds 4 states of one channel in registers. More than 16 states take more warps. Bits 2
- * and 3 of the lane number the group, so that neighbouring lanes read the same b and c.
+ * Work of a warp: 8 channels x 4 groups of 4 states; a lane holds 4 states of one channel in
+ * registers. More than 16 states take more warps. Bits 2 and 3 of the lane number the group, so
+ * that neighbouring lanes read the same b and c.
  *
  * Rows come in tiles through shared memory, two deep: while one is worked on the next one is copied
  * in. Steps of 8 rows: each lane prepares the (row, channel) pairs that are its own (softplus,
@@ -38,16 +38,32 @@ struct kr_scan_in {
     const uint8_t *reset;
     int64_t E, S, M, chunk;
     int N, blocks, octets, D_width;
-    float dt_min, dt_max;
+    float dt_min, dt_max; /* dt_max: infinity for none */
     bool softplus, reverse;
-    bool vector, vector_bc; /* rows may be copied by 4 elements */
+    int align, align_bc; /* rows may be copied by so many elements */
 };
 
 /* ---- numbers ---- */
 
+/* What the lanes of a warp hand each other of the pairs (row, channel) that are their own: delta,
+ * delta x, and what joins the exponent of the decay: KR_STOP where a segment starts, so that no
+ * state passes into it. */
+enum { KR_DELTA, KR_GAIN_X, KR_CUT, KR_HANDED };
+#define KR_STOP (-1e30f)
+
 __device__ __forceinline__ float kr_exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kr_log2(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kr_rcp(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
@@ -66,25 +82,25 @@ __device__ __forceinline__ float kr_exp(float x) {
 }
 template <typename T>
 __device__ __forceinline__ float kr_recip(float x) {
-    return kr_accurate<T>::value ? 1.0f / x : __fdividef(1.0f, x);
+    return kr_accurate<T>::value ? 1.0f / x : kr_rcp(x);
 }
 /* log(1 + w): the series where the logarithm would lose w's digits. */
 template <typename T>
 __device__ __forceinline__ float kr_log1p(float w) {
     if (kr_accurate<T>::value) return log1pf(w);
     float small = w * (1 - w * (0.5f - w * (0.33333333f - w * (0.25f - w * 0.2f))));
-    return w < 0.0625f ? small : __log2f(1 + w) * KR_LN2;
+    float large = kr_log2(1 + w) * KR_LN2;
+    return w < 0.0625f ? small : large;
 }
 
 /* delta of a raw step, and its derivative. */
 template <typename T>
 __device__ __forceinline__ float kr_delta(const kr_scan_in<T> &g, float v, float *slope) {
     bool soft = g.softplus && v <= 20;
-    float w = kr_exp<T>(soft ? v : 0), delta = soft ? kr_log1p<T>(w) : v;
-    *slope = soft ? w * kr_recip<T>(1 + w) : 1;
-    bool low = delta<g.dt_min, high = g.dt_max> 0 && delta > g.dt_max;
-    if (low || high) *slope = 0;
-    return low ? g.dt_min : high ? g.dt_max : delta;
+    float w = kr_exp<T>(v), l = kr_log1p<T>(w), p = w * kr_recip<T>(1 + w);
+    float delta = soft ? l : v, clamped = fminf(fmaxf(delta, g.dt_min), g.dt_max);
+    *slope = clamped != delta ? 0 : soft ? p : 1;
+    return clamped;
 }
 
 template <typename T>
@@ -93,10 +109,6 @@ __device__ __forceinline__ float kr_sigmoid(float z) {
 }
 
 /* ---- lanes ---- */
-
-__device__ __forceinline__ int kr_lane_at(int other, int group) {
-    return (other & 3) | group << 2 | (other >> 2) << 4;
-}
 
 /* The sums of v0..v3 over the 4 groups: group i gets that of v_i. */
 __device__ __forceinline__ float kr_scatter4(float v0, float v1, float v2, float v3, int group) {
@@ -109,25 +121,25 @@ __device__ __forceinline__ float kr_scatter4(float v0, float v1, float v2, float
 
 /* Where a lane works. */
 struct kr_scan_lane {
-    int lane, warp, group, other, slot;
-    int block;       /* of 16 states */
-    int n;           /* its first state */
-    int c;           /* channel in the tile */
-    int64_t channel; /* in [0, E) when alive */
+    int lane, warp, group, other; /* other: channel in the warp */
+    int block;                    /* of 16 states */
+    int n;                        /* its first state */
+    int c;                        /* channel in the tile */
+    int64_t channel;              /* in [0, E) when alive */
     bool alive;
 };
 
-template <int SLOTS, typename T>
+template <class K, typename T>
 __device__ __forceinline__ kr_scan_lane kr_lane(const kr_scan_in<T> &g, int64_t first_channel) {
+    const int blocks = K::WIDE ? g.blocks : 1;
     kr_scan_lane l;
     l.lane = threadIdx.x & 31;
     l.warp = threadIdx.x >> 5;
     l.group = l.lane >> 2 & 3;
     l.other = (l.lane & 3) | (l.lane >> 4) << 2;
-    l.slot = l.other % SLOTS;
-    l.block = l.warp % g.blocks;
+    l.block = l.warp % blocks;
     l.n = l.block * KR_SCAN_GPU_STATES + l.group * 4;
-    l.c = l.warp / g.blocks * (8 / SLOTS) + l.other / SLOTS;
+    l.c = l.warp / blocks * 8 + l.other;
     l.channel = first_channel + l.c;
     l.alive = l.channel < g.E;
     return l;
@@ -205,61 +217,64 @@ __device__ __forceinline__ bool kr_starts(const kr_scan_in<T> &g, const kr_scan_
 
 /* ---- tiles ---- */
 
-/* Shared memory of a block of threads. Rows of 16 states are shifted by 32 bytes every 8 rows, for
- * lanes that read the same row of several slots. */
-template <typename T>
-struct kr_scan_shared {
-    T *raw;         /* [2 stages][arrays][rows][pitch] */
-    T *raw_bc;      /* [2 stages][rows][2][padded N] */
-    float *b, *c;   /* [rows][padded N] */
-    float *own;     /* [warps][3][64]: what the lanes of a warp hand each other */
-    float *sums;    /* wide: [2][warps][3][64]; backward: partial sums of db and dc */
-    uint8_t *reset; /* [rows] */
-    int pitch, rows, channels, padded, arrays;
+/* A tile: ROWS rows of CHANNELS channels of ARRAYS arrays (2 stages), and b and c. CHANNELS 0 is
+ * the wide form, more than 16 states: its sizes are known at run time. */
+template <typename TYPE, int ROWS_, int CHANNELS_, int ARRAYS_>
+struct kr_tile {
+    typedef TYPE T;
+    static const int ROWS = ROWS_, CHANNELS = CHANNELS_, ARRAYS = ARRAYS_;
+    static const bool WIDE = CHANNELS == 0;
+    static const int PIECE = 16 / (int)sizeof(T);      /* elements in a copy */
+    static const int OWN = (ARRAYS == 4 ? 7 : 6) * 64; /* floats that a warp's lanes hand over */
+
+    T *raw;         /* [2 stages][ARRAYS][ROWS][pitch] */
+    T *raw_bc;      /* [2 stages][2][ROWS][padded N] */
+    float *b, *c;   /* [ROWS][padded N] */
+    float *own;     /* [warps][OWN / 64][64] */
+    uint8_t *reset; /* [ROWS] */
+    float *sums;    /* more, as the kernel needs */
+    int wide_channels, blocks;
+
+    __host__ __device__ int channels() const { return WIDE ? wide_channels : CHANNELS; }
+    __host__ __device__ int padded() const { return WIDE ? 16 * blocks : 16; }
+    __host__ __device__ int pitch() const { return channels() + 16 / (int)sizeof(T); }
+    __host__ __device__ int threads() const {
+        return WIDE ? wide_channels / 8 * blocks * 32 : CHANNELS * 4;
+    }
+    /* `count` pieces of work shared out over the threads: rounds, and whether there is no piece i
+     */
+    __device__ __forceinline__ int rounds(int count) const {
+        return (count + threads() - 1) / threads();
+    }
+    __device__ __forceinline__ bool beyond(int i, int count) const {
+        return (WIDE || count % threads()) && i >= count;
+    }
+    __device__ __forceinline__ T *at(int stage, int array, int t) const {
+        return raw + ((stage * ARRAYS + array) * ROWS + t) * pitch();
+    }
+    __device__ __forceinline__ T *bc_at(int stage, int which, int t) const {
+        return raw_bc + ((stage * 2 + which) * ROWS + t) * padded();
+    }
+
+    /* Takes its parts from base on; returns the bytes that they need, with `more` floats. */
+    __host__ __device__ size_t carve(char *base, int octets, int state_blocks, int more) {
+        wide_channels = 8 * octets;
+        blocks = state_blocks;
+        raw = (T *)base;
+        raw_bc = raw + 2 * ARRAYS * ROWS * pitch();
+        b = (float *)(raw_bc + 2 * ROWS * 2 * padded());
+        c = b + ROWS * padded();
+        own = c + ROWS * padded();
+        reset = (uint8_t *)(own + threads() / 32 * OWN);
+        sums = (float *)(reset + ROWS);
+        return (size_t)((char *)(sums + more) - base);
+    }
 };
 
-static __host__ __device__ inline int kr_scan_bc_floats(int rows, int padded) {
-    return rows * padded + rows / KR_STEPS * 8;
-}
-
-/* Fills s from the start of the block's shared memory; returns the bytes that it takes. */
-template <typename T>
-static __host__ __device__ inline size_t kr_scan_carve(kr_scan_shared<T> *s, char *base, int arrays,
-                                                       int rows, int channels, int blocks,
-                                                       int warps, int sums) {
-    size_t at = 0;
-    s->rows = rows;
-    s->channels = channels;
-    s->padded = blocks * KR_SCAN_GPU_STATES;
-    s->pitch = channels + 16 / (int)sizeof(T);
-    s->arrays = arrays;
-    s->raw = (T *)base;
-    at += sizeof(T) * (size_t)(2 * arrays * rows * s->pitch);
-    s->raw_bc = (T *)(base + at);
-    at += sizeof(T) * (size_t)(2 * rows * 2 * s->padded);
-    s->b = (float *)(base + at);
-    s->c = s->b + kr_scan_bc_floats(rows, s->padded);
-    s->own = s->c + kr_scan_bc_floats(rows, s->padded);
-    s->reset = (uint8_t *)(s->own + warps * 192);
-    s->sums = (float *)(s->reset + rows);
-    return (size_t)((char *)(s->sums + sums) - base);
-}
-
-/* Row t of an array of a stage. */
-template <typename T>
-__device__ __forceinline__ T *kr_raw(const kr_scan_shared<T> &s, int stage, int array, int t) {
-    return s.raw + ((stage * s.arrays + array) * s.rows + t) * s.pitch;
-}
-template <typename T>
-__device__ __forceinline__ int kr_bc_at(const kr_scan_shared<T> &s, int t) {
-    return t * s.padded + t / KR_STEPS * 8;
-}
-
-template <int BYTES>
-__device__ __forceinline__ void kr_copy_async(void *to, const void *from, bool valid) {
-    unsigned at = (unsigned)__cvta_generic_to_shared(to), bytes = valid ? BYTES : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(BYTES),
-                 "r"(bytes)
+/* 16 bytes, or zeros: then nothing is read. */
+__device__ __forceinline__ void kr_copy_async(void *to, const void *from, bool there) {
+    unsigned at = (unsigned)__cvta_generic_to_shared(to), bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes)
                  : "memory");
 }
 __device__ __forceinline__ void kr_copy_commit() { asm volatile("cp.async.commit_group;"); }
@@ -267,97 +282,147 @@ __device__ __forceinline__ void kr_copy_wait() {
     asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
 
-/* 4 elements from a row, of which `valid` exist; the others become 0. */
+/* Rows of any width and alignment, element by element; what is not there becomes 0. */
 template <typename T>
-__device__ __forceinline__ void kr_copy4(T *to, const T *from, const T *somewhere, int valid,
-                                         bool vector) {
-    if (vector && (valid <= 0 || valid >= 4)) {
-        kr_copy_async<4 * sizeof(T)>(to, valid > 0 ? from : somewhere, valid > 0);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (i < valid)
-            to[i] = from[i];
+__device__ __noinline__ void kr_copy_slow(T *to, int pitch, int rows, int width, const T *from,
+                                          int64_t stride, int rows_there, int width_there) {
+    for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
+        int t = i / width, c = i % width;
+        if (t < rows_there && c < width_there)
+            to[t * pitch + c] = from[t * stride + c];
         else
-            kr_store(to + i, 0.0f);
+            kr_store(to + t * pitch + c, 0.0f);
     }
 }
 
-/* Starts copying the rows of steps [from, from + rows) of a piece: s.arrays of g.tile, and b, c. */
-template <typename T>
-__device__ void kr_tile_load(const kr_scan_in<T> &g, const kr_scan_shared<T> &s,
-                             const kr_scan_span &p, int64_t from, int stage,
-                             int64_t first_channel) {
-    int quads = s.channels / 4, per = s.rows * quads,
-        left = (int)min(p.steps - from, (int64_t)s.rows);
-    int channels = (int)min(g.E - first_channel, (int64_t)s.channels);
-    for (int a = 0; a < s.arrays; a++) {
-        if (!g.tile[a].p) continue;
-        for (int i = threadIdx.x; i < per; i += blockDim.x) {
-            int t = i / quads, c = i % quads * 4;
-            const T *row = g.tile[a].p + (p.row + p.dir * (from + t)) * g.tile[a].row;
-            kr_copy4(kr_raw(s, stage, a, t) + c, row + first_channel + c, g.tile[a].p,
-                     t < left ? channels - c : 0, g.vector);
-        }
+/* The same by pieces. */
+template <class K>
+__device__ __forceinline__ void kr_copy_fast(const K &k, typename K::T *to, int pitch, int width,
+                                             const typename K::T *from, int64_t stride,
+                                             int rows_there, int width_there) {
+    const int per = width / K::PIECE, count = K::ROWS * per;
+#pragma unroll(K::WIDE ? 1 : 16)
+    for (int r = 0; r < k.rounds(count); r++) {
+        int i = threadIdx.x + r * k.threads(), t = i / per, c = i % per * K::PIECE;
+        if (k.beyond(i, count)) break;
+        kr_copy_async(to + t * pitch + c, from + t * stride + c, t < rows_there && c < width_there);
     }
-    quads = s.padded / 4;
-    for (int i = threadIdx.x; i < s.rows * 2 * quads; i += blockDim.x) {
-        int t = i / (2 * quads), which = i / quads % 2, n = i % quads * 4;
-        const kr_scan_rows<T> &m = which ? g.c : g.b;
-        kr_copy4(s.raw_bc + ((stage * s.rows + t) * 2 + which) * s.padded + n,
-                 m.p + (p.row + p.dir * (from + t)) * m.row + n, m.p, t < left ? g.N - n : 0,
-                 g.vector_bc);
+}
+
+/* Starts copying the rows of steps [from, from + ROWS) of a piece: arrays of g.tile, b and c. */
+template <typename T, class K>
+__device__ __forceinline__ void kr_tile_load(const kr_scan_in<T> &g, const K &k,
+                                             const kr_scan_span &p, int64_t from, int stage,
+                                             int64_t first) {
+    int left = (int)min(p.steps - from, (int64_t)K::ROWS);
+    int channels = (int)min(g.E - first, (int64_t)k.channels());
+    int64_t row = p.row + p.dir * from;
+    bool fast = g.align >= K::PIECE, fast_bc = g.align_bc >= K::PIECE && (K::WIDE || g.N == 16);
+#pragma unroll
+    for (int a = 0; a < K::ARRAYS; a++) {
+        const T *src = g.tile[a].p + row * g.tile[a].row + first;
+        int64_t stride = p.dir * g.tile[a].row;
+        if (!g.tile[a].p) continue;
+        if (fast)
+            kr_copy_fast(k, k.at(stage, a, 0), k.pitch(), k.channels(), src, stride, left,
+                         channels);
+        else
+            kr_copy_slow(k.at(stage, a, 0), k.pitch(), K::ROWS, k.channels(), src, stride, left,
+                         channels);
+    }
+#pragma unroll
+    for (int a = 0; a < 2; a++) {
+        const kr_scan_rows<T> &m = a ? g.c : g.b;
+        const T *src = m.p + row * m.row;
+        if (fast_bc)
+            kr_copy_fast(k, k.bc_at(stage, a, 0), k.padded(), k.padded(), src, p.dir * m.row, left,
+                         g.N);
+        else
+            kr_copy_slow(k.bc_at(stage, a, 0), k.padded(), K::ROWS, k.padded(), src, p.dir * m.row,
+                         left, g.N);
     }
     kr_copy_commit();
 }
 
+__device__ __forceinline__ void kr_widen8(const bf16 *from, float (&f)[8]) {
+    uint4 v = *(const uint4 *)from;
+    const unsigned w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        f[2 * i] = __uint_as_float(w[i] << 16);
+        f[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+__device__ __forceinline__ void kr_widen8(const float *from, float (&f)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) f[i] = from[i];
+}
+
 /* b and c of the tile as floats, and its segment starts. */
-template <typename T>
-__device__ void kr_tile_convert(const kr_scan_in<T> &g, const kr_scan_shared<T> &s,
-                                const kr_scan_span &p, int64_t from, int stage) {
-    int quads = s.padded / 4;
-    for (int i = threadIdx.x; i < s.rows * 2 * quads; i += blockDim.x) {
-        int t = i / (2 * quads), which = i / quads % 2, n = i % quads * 4;
-        const T *v = s.raw_bc + ((stage * s.rows + t) * 2 + which) * s.padded + n;
-        float4 f = {kr_load(v), kr_load(v + 1), kr_load(v + 2), kr_load(v + 3)};
-        *(float4 *)((which ? s.c : s.b) + kr_bc_at(s, t) + n) = f;
+template <typename T, class K>
+__device__ __forceinline__ void kr_tile_convert(const kr_scan_in<T> &g, const K &k,
+                                                const kr_scan_span &p, int64_t from, int stage) {
+    const int count = K::ROWS * 2 * k.padded() / 8;
+    const T *raw = k.bc_at(stage, 0, 0); /* b and then c, as the floats lie */
+#pragma unroll(K::WIDE ? 1 : 4)
+    for (int r = 0; r < k.rounds(count); r++) {
+        int i = threadIdx.x + r * k.threads();
+        if (k.beyond(i, count)) break;
+        float f[8], *to = k.b + i * 8;
+        kr_widen8(raw + i * 8, f);
+        *(float4 *)to = make_float4(f[0], f[1], f[2], f[3]);
+        *(float4 *)(to + 4) = make_float4(f[4], f[5], f[6], f[7]);
     }
-    if (!g.reset) return;
-    for (int t = threadIdx.x; t < s.rows; t += blockDim.x)
-        s.reset[t] = from + t < p.steps && kr_starts(g, p, from + t);
+    for (int t = threadIdx.x; t < K::ROWS; t += k.threads())
+        k.reset[t] = g.reset && from + t < p.steps && kr_starts(g, p, from + t);
 }
 
-/* Writes array `a` of a tile, which now holds results, to its rows. */
+/* Rows of results that begin anywhere, or are added to what is there. */
 template <typename T>
-__device__ void kr_tile_store(const kr_scan_in<T> &g, const kr_scan_shared<T> &s,
-                              const kr_scan_span &p, int64_t from, int stage, int a, T *out,
-                              int64_t out_row, int64_t first_channel, bool vector,
-                              bool accumulate) {
-    int quads = s.channels / 4, left = (int)min(p.steps - from, (int64_t)s.rows);
-    int channels = (int)min(g.E - first_channel, (int64_t)s.channels);
-    for (int i = threadIdx.x; i < left * quads; i += blockDim.x) {
-        int t = i / quads, c = i % quads * 4;
-        const T *v = kr_raw(s, stage, a, t) + c;
-        T *to = out + (p.row + p.dir * (from + t)) * out_row + first_channel + c;
-        if (vector && !accumulate && c + 4 <= channels) {
-            if (sizeof(T) == 2)
-                *(uint2 *)to = *(const uint2 *)v;
-            else
-                *(float4 *)to = *(const float4 *)v;
-            continue;
-        }
-        for (int k = 0; k < 4 && c + k < channels; k++) kr_put(to + k, kr_load(v + k), accumulate);
+__device__ __noinline__ void kr_store_slow(const T *from, int pitch, int rows, int width, T *to,
+                                           int64_t stride, bool accumulate) {
+    for (int i = threadIdx.x; i < rows * width; i += blockDim.x) {
+        int t = i / width, c = i % width;
+        kr_put(to + t * stride + c, kr_load(from + t * pitch + c), accumulate);
     }
 }
 
-/* The 8 bytes of segment starts of a step: 0 where there are none. */
-template <typename T>
-__device__ __forceinline__ bool kr_any_start(const kr_scan_in<T> &g, const kr_scan_shared<T> &s,
-                                             int t0) {
-    if (!g.reset) return false;
-    uint2 r = *(const uint2 *)(s.reset + t0);
-    return (r.x | r.y) != 0;
+/* Writes array `a` of a tile, which now holds results, to its rows. align: of the rows. */
+template <typename T, class K>
+__device__ __forceinline__ void kr_tile_store(const kr_scan_in<T> &g, const K &k,
+                                              const kr_scan_span &p, int64_t from, int stage, int a,
+                                              T *out, int64_t out_row, int64_t first, int align,
+                                              bool accumulate) {
+    int left = (int)min(p.steps - from, (int64_t)K::ROWS);
+    int channels = (int)min(g.E - first, (int64_t)k.channels()), per = k.channels() / K::PIECE;
+    T *to = out + (p.row + p.dir * from) * out_row + first;
+    int64_t stride = p.dir * out_row;
+    if (accumulate || align < K::PIECE) {
+        kr_store_slow(k.at(stage, a, 0), k.pitch(), left, channels, to, stride, accumulate);
+        return;
+    }
+    const int count = K::ROWS * per;
+#pragma unroll(K::WIDE ? 1 : 16)
+    for (int r = 0; r < k.rounds(count); r++) {
+        int i = threadIdx.x + r * k.threads(), t = i / per, c = i % per * K::PIECE;
+        if (t < left && c < channels)
+            *(uint4 *)(to + t * stride + c) = *(const uint4 *)(k.at(stage, a, t) + c);
+    }
+}
+
+__device__ __forceinline__ void kr_get4(const float *from, float (&v)[4]) {
+    float4 f = *(const float4 *)from;
+    v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+}
+__device__ __forceinline__ void kr_put4(float *to, const float (&v)[4]) {
+    *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+}
+
+/* What the lanes of this channel handed over for rows 4 side to 4 side + 3. */
+template <class K>
+__device__ __forceinline__ void kr_hand(const K &k, const kr_scan_lane &l, int what, int side,
+                                        float (&v)[4]) {
+    kr_get4(k.own + l.warp * K::OWN + what * 64 + side * 32 + l.other * 4, v);
 }
 
 /* ---- calls ---- */
@@ -371,9 +436,11 @@ static kr_scan_rows<T> kr_rows_in(const kr_call *c, int i) {
     return {(const T *)c->in[i].data, c->in[i].stride[0]};
 }
 
+/* By how many elements rows may be copied: 16 bytes' worth, or 1. */
 template <typename T>
-static bool kr_quads_fit(const void *p, int64_t row) {
-    return (uintptr_t)p % (4 * sizeof(T)) == 0 && row % 4 == 0;
+static int kr_align_of(const void *p, int64_t row, int64_t width) {
+    int a = 16 / (int)sizeof(T);
+    return (uintptr_t)p % 16 == 0 && row % a == 0 && width % a == 0 ? a : 1;
 }
 
 static const void *kr_data_in(const kr_call *c, int i) {
@@ -386,17 +453,19 @@ static kr_scan_in<T> kr_scan_in_of(const kr_call *c) {
     kr_scan_in<T> g = {};
     const int arrays[KR_ARRAYS] = {KR_SCAN_X, KR_SCAN_DT, KR_SCAN_Z, KR_SCAN_DY};
     g.E = kr_scan_lanes(d);
-    g.vector = g.E % 4 == 0;
+    g.align = 8;
     for (int a = 0; a < KR_ARRAYS; a++) {
         if (arrays[a] == KR_SCAN_DY && c->n_in <= KR_SCAN_DY) continue;
         g.tile[a] = kr_rows_in<T>(c, arrays[a]);
-        g.vector = g.vector && kr_quads_fit<T>(g.tile[a].p, g.tile[a].row);
+        int align = kr_align_of<T>(g.tile[a].p, g.tile[a].row, g.E);
+        if (align < g.align) g.align = align;
     }
     g.b = kr_rows_in<T>(c, KR_SCAN_B);
     g.c = kr_rows_in<T>(c, KR_SCAN_C);
     g.N = (int)d->state;
-    g.vector_bc =
-        g.N % 4 == 0 && kr_quads_fit<T>(g.b.p, g.b.row) && kr_quads_fit<T>(g.c.p, g.c.row);
+    g.align_bc = kr_align_of<T>(g.b.p, g.b.row, g.N);
+    if (kr_align_of<T>(g.c.p, g.c.row, g.N) < g.align_bc)
+        g.align_bc = kr_align_of<T>(g.c.p, g.c.row, g.N);
     g.A = (const float *)kr_data_in(c, KR_SCAN_A);
     g.D = (const float *)kr_data_in(c, KR_SCAN_D);
     g.bias = (const float *)kr_data_in(c, KR_SCAN_BIAS);
@@ -411,9 +480,10 @@ static kr_scan_in<T> kr_scan_in_of(const kr_call *c) {
     g.M = c->in[KR_SCAN_X].shape[0];
     g.chunk = INT64_MAX / 2;
     g.blocks = (g.N + KR_SCAN_GPU_STATES - 1) / KR_SCAN_GPU_STATES;
+    g.octets = g.blocks == 1 ? 4 : g.blocks == 2 ? 2 : 1;
     g.D_width = (int)(d->skip_per_channel ? 1 : d->width);
     g.dt_min = (float)d->dt_min;
-    g.dt_max = (float)d->dt_max;
+    g.dt_max = d->dt_max > 0 ? (float)d->dt_max : INFINITY;
     g.softplus = d->dt_softplus;
     g.reverse = d->order == KRAIT_ORDER_REVERSE;
     return g;

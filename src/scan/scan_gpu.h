@@ -12,14 +12,14 @@ extern "C" {
 enum {
     KR_SCAN_GPU_STATES = 16, /* of one channel that one warp holds: more states, more warps */
     KR_SCAN_GPU_STEPS = 8,   /* between the states that the backward pass keeps */
-    KR_SCAN_GPU_CHUNK = 512, /* rows of a piece, at least, where time is cut */
-    KR_SCAN_GPU_PIECES = 512 /* pieces, at most, besides one for each sequence */
+    KR_SCAN_GPU_CHUNK = 128, /* rows of a piece, at least, where time is cut */
+    KR_SCAN_GPU_PIECES = 256 /* pieces, at most, besides one for each sequence */
 };
 
 /* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do not do. */
 int kr_scan_gpu_check(const kr_call *c, krait_error *e);
 
-/* How a backward pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where
+/* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where
  * q = first row / chunk + s + k; so pieces are numbered without a table, with gaps. Steps are
  * numbered likewise: every KR_SCAN_GPU_STEPS rows, from first row / STEPS + s. Offsets in floats.
  */
@@ -40,8 +40,9 @@ typedef struct kr_scan_gpu_cut {
     int64_t total;
 } kr_scan_gpu_cut;
 
-void kr_scan_gpu_plan(const kr_call *c, kr_scan_gpu_cut *s);
-size_t kr_scan_gpu_scratch(const kr_call *c);
+void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s);
+size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
+size_t kr_scan_gpu_scratch_grad(const kr_call *c);
 
 #ifdef __cplusplus
 }

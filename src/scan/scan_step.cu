@@ -14,62 +14,115 @@ struct step_out {
     bool accumulate;
 };
 
-/* Adds the 4 states from n to the read; VECTOR: they are all there, and aligned. */
-template <typename T, bool VECTOR>
-__device__ __forceinline__ float update(const kr_scan_in<T> &g, const float *from, float *to,
-                                        const float *A, const T *b, const T *c, int n, float delta,
-                                        float gx) {
-    float h[4], a[4], u = 0;
-    if (VECTOR) {
-        float4 v = *(const float4 *)(A + n);
-        a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
-        v = from ? *(const float4 *)(from + n) : make_float4(0, 0, 0, 0);
-        h[0] = v.x, h[1] = v.y, h[2] = v.z, h[3] = v.w;
-    }
+enum { TOGETHER = 2 }; /* channels of a lane, 32 apart: loads in flight */
+
+template <bool VECTOR>
+__device__ __forceinline__ void load4(const float *from, int n, int N, float (&v)[4]) {
+    if (VECTOR && from) {
+        kr_get4(from + n, v);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (!VECTOR && n + i >= g.N) break;
-        if (!VECTOR) a[i] = A[n + i];
-        if (!VECTOR) h[i] = from ? from[n + i] : 0;
-        h[i] = kr_exp2(delta * (a[i] * KR_LOG2E)) * h[i] + gx * kr_load(b + n + i);
-        u += h[i] * kr_load(c + n + i);
-        if (!VECTOR) to[n + i] = h[i];
+        for (int i = 0; i < 4; i++) v[i] = from && n + i < N ? from[n + i] : 0;
     }
-    if (VECTOR) *(float4 *)(to + n) = make_float4(h[0], h[1], h[2], h[3]);
-    return u;
+}
+template <bool VECTOR, typename T>
+__device__ __forceinline__ void widen4(const T *from, int n, int N, float (&v)[4]) {
+    if (VECTOR && sizeof(T) == 2) {
+        uint2 w = *(const uint2 *)(from + n);
+        v[0] = __uint_as_float(w.x << 16), v[1] = __uint_as_float(w.x & 0xffff0000u);
+        v[2] = __uint_as_float(w.y << 16), v[3] = __uint_as_float(w.y & 0xffff0000u);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = n + i < N ? kr_load(from + n + i) : 0;
+    }
+}
+
+/* A lane's share of one row: TOGETHER channels from e on, every fourth quad of states. */
+struct row_state {
+    const float *from[TOGETHER]; /* NULL: zeros */
+    float *to[TOGETHER];
+    float delta[TOGETHER], gx[TOGETHER], u[TOGETHER];
+    bool alive[TOGETHER];
+};
+
+template <typename T, bool VECTOR>
+__device__ __forceinline__ void update(const kr_scan_in<T> &g, int64_t row, int64_t e, int n,
+                                       row_state &w) {
+    float a[TOGETHER][4], h[TOGETHER][4], b[4], c[4];
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) {
+        load4<VECTOR>(w.alive[k] ? w.from[k] : NULL, n, g.N, h[k]);
+        load4<VECTOR>(w.alive[k] ? g.A + (e + 32 * k) * g.N : NULL, n, g.N, a[k]);
+    }
+    widen4<VECTOR>(g.b.p + row * g.b.row, n, g.N, b);
+    widen4<VECTOR>(g.c.p + row * g.c.row, n, g.N, c);
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            h[k][i] = kr_exp2(w.delta[k] * (a[k][i] * KR_LOG2E)) * h[k][i] + w.gx[k] * b[i];
+            w.u[k] += h[k][i] * c[i];
+        }
+        if (!w.alive[k]) continue;
+        if (VECTOR)
+            kr_put4(w.to[k] + n, h[k]);
+        else
+            for (int i = 0; i < 4; i++)
+                if (n + i < g.N) w.to[k][n + i] = h[k][i];
+    }
 }
 
 /* Copies the state of a sequence without rows. */
 template <typename T>
-__device__ void keep(const kr_scan_in<T> &g, const float *from, float *to, int lane) {
-    for (int n = lane; n < g.N; n += 4) to[n] = from ? from[n] : 0;
+__device__ void keep(const kr_scan_in<T> &g, const row_state &w, int lane) {
+    for (int k = 0; k < TOGETHER; k++)
+        for (int n = lane; n < g.N && w.alive[k]; n += 4) w.to[k][n] = w.from[k] ? w.from[k][n] : 0;
+}
+
+template <typename T, bool VECTOR>
+__device__ __forceinline__ void one_row(const kr_scan_in<T> &g, const step_out<T> &out, int64_t row,
+                                        int64_t e, int lane, row_state &w) {
+    float x[TOGETHER], gate[TOGETHER], slope;
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) {
+        int64_t at = w.alive[k] ? e + 32 * k : 0;
+        float z = g.tile[2].p ? kr_load(g.tile[2].p + row * g.tile[2].row + at) : 0;
+        float raw = kr_load(g.tile[1].p + row * g.tile[1].row + at);
+        x[k] = kr_load(g.tile[0].p + row * g.tile[0].row + at);
+        gate[k] = g.tile[2].p ? z * kr_sigmoid<T>(z) : 1;
+        w.delta[k] = kr_delta(g, raw + (g.bias ? g.bias[at] : 0), &slope);
+        w.gx[k] = w.delta[k] * x[k];
+        w.u[k] = 0;
+    }
+    for (int n = lane * 4; n < g.N; n += 16) update<T, VECTOR>(g, row, e, n, w);
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) {
+        w.u[k] += __shfl_xor_sync(0xffffffffu, w.u[k], 1);
+        w.u[k] += __shfl_xor_sync(0xffffffffu, w.u[k], 2);
+        if (lane || !w.alive[k]) continue;
+        float D = g.D ? g.D[(e + 32 * k) / g.D_width] : 0;
+        kr_put(out.y + row * out.y_row + e + 32 * k, (w.u[k] + D * x[k]) * gate[k], out.accumulate);
+    }
 }
 
 template <typename T, bool VECTOR>
 __global__ void __launch_bounds__(128) step(const kr_scan_in<T> g, const step_out<T> out) {
-    int64_t e = (int64_t)blockIdx.x * 32 + threadIdx.x / 4, s = blockIdx.y;
+    int64_t e = (int64_t)blockIdx.x * 32 * TOGETHER + threadIdx.x / 4;
     int lane = threadIdx.x & 3;
-    bool alive = e < g.E;
-    if (!alive) e = g.E - 1; /* shuffles need whole warps */
-    kr_scan_span p = kr_span(g, s);
-    float *to = out.state + p.slot * out.state_slot + e * g.N;
-    const float *from = g.state ? g.state + p.slot * g.state_slot + e * g.N : NULL;
-    float D = g.D ? g.D[e / g.D_width] : 0, bias = g.bias ? g.bias[e] : 0, slope;
-    if (p.steps == 0 && alive) keep(g, from, to, lane);
-    for (int64_t t = 0; t < p.steps; t++, from = to) {
-        int64_t row = p.row + p.dir * t;
-        if (g.reset && kr_starts(g, p, t)) from = NULL;
-        float x = kr_load(g.tile[0].p + row * g.tile[0].row + e), u = 0, gate = 1;
-        float delta = kr_delta(g, kr_load(g.tile[1].p + row * g.tile[1].row + e) + bias, &slope);
-        if (g.tile[2].p) gate = kr_load(g.tile[2].p + row * g.tile[2].row + e);
-        if (g.tile[2].p) gate *= kr_sigmoid<T>(gate);
-        for (int n = lane * 4; n < g.N && alive; n += 16)
-            u += update<T, VECTOR>(g, from, to, g.A + e * g.N, g.b.p + row * g.b.row,
-                                   g.c.p + row * g.c.row, n, delta, delta * x);
-        u += __shfl_xor_sync(0xffffffffu, u, 1);
-        u += __shfl_xor_sync(0xffffffffu, u, 2);
-        if (lane == 0 && alive)
-            kr_put(out.y + row * out.y_row + e, (u + D * x) * gate, out.accumulate);
+    kr_scan_span p = kr_span(g, blockIdx.y);
+    row_state w;
+#pragma unroll
+    for (int k = 0; k < TOGETHER; k++) {
+        w.alive[k] = e + 32 * k < g.E;
+        w.to[k] = out.state + p.slot * out.state_slot + (e + 32 * k) * g.N;
+        w.from[k] = g.state ? g.state + p.slot * g.state_slot + (e + 32 * k) * g.N : NULL;
+    }
+    if (p.steps == 0) keep(g, w, lane);
+    for (int64_t t = 0; t < p.steps; t++) {
+        bool fresh = g.reset && kr_starts(g, p, t);
+        for (int k = 0; k < TOGETHER && fresh; k++) w.from[k] = NULL;
+        one_row<T, VECTOR>(g, out, p.row + p.dir * t, e, lane, w);
+        for (int k = 0; k < TOGETHER; k++) w.from[k] = w.to[k];
     }
 }
 
@@ -81,8 +134,8 @@ void run(const kr_call *c) {
     kr_scan_in<T> g = kr_scan_in_of<T>(c);
     step_out<T> out = {(T *)y->data, y->stride[0], (float *)state->data, state->stride[0],
                        KR_ACC(c, KR_SCAN_OUT_Y) != 0};
-    dim3 grid(kr_blocks(g.E, 32), (unsigned)g.S);
-    if (g.N % 4 == 0 && aligned(g.A) && aligned(g.state) && aligned(out.state) &&
+    dim3 grid(kr_blocks(g.E, 32 * TOGETHER), (unsigned)g.S);
+    if (g.N % 4 == 0 && g.align_bc > 1 && aligned(g.A) && aligned(g.state) && aligned(out.state) &&
         g.state_slot % 4 == 0 && out.state_slot % 4 == 0)
         step<T, true><<<grid, 128, 0, kr_cuda_stream()>>>(g, out);
     else

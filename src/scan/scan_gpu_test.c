@@ -1,0 +1,87 @@
+/* scan_gpu_test.c - the GPU's plan, which is plain C: what is refused, and how time is cut. */
+#include "scan/scan_gpu.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static kr_call call_of(const krait_scan_desc *d, int64_t M, int64_t S) {
+    kr_call c = {.attr = d, .n_in = KR_SCAN_GRAD_INS, .n_out = KR_SCAN_GRAD_OUTS};
+    c.in[KR_SCAN_X] = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){M, kr_scan_lanes(d)});
+    c.in[KR_SCAN_SEQS] = kr_tensor_make(NULL, KR_I64, 2, (int64_t[]){S, 3});
+    return c;
+}
+
+static void refuses(void **state) {
+    (void)state;
+    krait_error e = {0};
+    krait_scan_desc good = krait_scan_mamba1(64, 16), wide = krait_scan_mamba1(64, 256);
+    krait_scan_desc bad[] = {krait_scan_mamba1(64, 257), krait_scan_mamba2(2, 8, 16, 1),
+                             krait_scan_s4d(8, 4), krait_scan_lru(8), krait_scan_gla(2, 8, 8)};
+    kr_call c = call_of(&good, 10, 1);
+    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+    c = call_of(&wide, 10, 1);
+    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        c = call_of(&bad[i], 10, 1);
+        assert_int_equal(kr_scan_gpu_check(&c, &e), KRAIT_ERR_UNSUPPORTED);
+        printf("refused: %s\n", e.message);
+        assert_non_null(strstr(e.message, "GPU"));
+    }
+}
+
+/* A plan made for some rows and sequences has room for any fewer. */
+static void scratch_has_room_for_fewer(void **state) {
+    (void)state;
+    static const int64_t rows[] = {0, 1, 127, 128, 129, 500, 2048, 16384, 131072, 1048576};
+    static const int64_t sequences[] = {1, 2, 5, 8, 64, 300};
+    krait_scan_desc d = krait_scan_mamba1(1536, 16);
+    size_t largest = 0, n = sizeof rows / sizeof *rows, m = sizeof sequences / sizeof *sequences;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < m; k++) {
+            kr_call c = call_of(&d, rows[i], sequences[k]);
+            size_t forward = kr_scan_gpu_scratch(&c), back = kr_scan_gpu_scratch_grad(&c);
+            for (size_t j = 0; j <= i; j++)
+                for (size_t q = 0; q <= k; q++) {
+                    kr_call fewer = call_of(&d, rows[j], sequences[q]);
+                    assert_true(kr_scan_gpu_scratch(&fewer) <= forward);
+                    assert_true(kr_scan_gpu_scratch_grad(&fewer) <= back);
+                }
+            if (back > largest) largest = back;
+        }
+    printf("scratch of the backward pass: at most %zu MB\n", largest >> 20);
+}
+
+/* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */
+static void pieces_do_not_meet(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {700, 0, 1, 128, 129, 0, 5000, 127, 1, 1};
+    krait_scan_desc d = krait_scan_mamba1(48, 16);
+    int64_t M = 0, S = sizeof lengths / sizeof *lengths, next = 0, first = 0;
+    for (int64_t s = 0; s < S; s++) M += lengths[s];
+    kr_call c = call_of(&d, M, S);
+    kr_scan_gpu_cut cut;
+    kr_scan_gpu_plan(&c, true, &cut);
+    assert_true(cut.chunk <= M);
+    for (int64_t s = 0; s < S; s++) {
+        int64_t from = first / cut.chunk + s, many = (lengths[s] + cut.chunk - 1) / cut.chunk;
+        assert_true(from >= next);
+        next = from + (many > 0 ? many : 1);
+        assert_true(next <= cut.pieces);
+        first += lengths[s];
+    }
+    printf("%lld rows in %lld sequences: pieces of %lld, %lld numbers\n", (long long)M,
+           (long long)S, (long long)cut.chunk, (long long)cut.pieces);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(scratch_has_room_for_fewer),
+        cmocka_unit_test(pieces_do_not_meet),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
