@@ -12,9 +12,8 @@
  *             states in registers, and back.
  * 4. add:     the partial sums, in a fixed order.
  *
- * Sums over the channels of a warp are matrix products: a one in row t of the left matrix adds
- * column sums of step t to row t. The right matrix is du h and delta x L, rounded to tf32 (or, in
- * f32, in two parts). */
+ * Sums over the channels of a warp are matrix products: ones from the left, du h and delta x L from
+ * the right, rounded to tf32 (or, in f32, in two parts). */
 #include "scan/scan_sweep.cuh"
 
 namespace {
