@@ -2,7 +2,7 @@
 # gpu.py - what bench/gpu.sh needs of Python: the official CUDA kernels and models timed, and the
 # table of all rows.
 #
-#   gpu.py peer PART...          parts: scan conv train generate (all when none is named)
+#   gpu.py peer PART...          parts: scan conv generate train (all when none is named)
 #   gpu.py table KRAIT.jsonl PEER.jsonl   lines of krait bench --json and of `peer`, to Markdown
 #
 # `peer` needs torch, mamba_ssm and causal_conv1d; it prints a JSON line for each row: {"what",
@@ -310,8 +310,8 @@ def table(krait_path, peer_path):
 
 
 def main(args):
-    parts = {"scan": peer_scan, "conv": peer_conv, "train": peer_train,
-             "generate": peer_generate}
+    parts = {"scan": peer_scan, "conv": peer_conv, "generate": peer_generate,
+             "train": peer_train}
     if args[:1] == ["peer"] and all(a in parts for a in args[1:]):
         for part in args[1:] or parts:
             try:

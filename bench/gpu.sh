@@ -7,12 +7,14 @@
 #   KRAIT_PEER_PYTHON    a Python with torch, mamba_ssm and causal_conv1d (default python3)
 #   RUNS                 default 11
 #   OUT                  the file to write (default gpu.md here)
+#   WORK                 a folder to leave the rows in (default: none is left)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 krait=${KRAIT:-$here/../build/bin/krait} python=${KRAIT_PEER_PYTHON:-python3} runs=${RUNS:-11}
 out=${OUT:-$here/gpu.md}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=${WORK:-$(mktemp -d)}
+[ -n "${WORK:-}" ] || trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"
 : >"$work/krait"
 : >"$work/peer"
 
