@@ -2,8 +2,8 @@
  * step.
  *
  * A shape by name has random weights; anything else is opened as a model. Ceilings: reading every
- * weight once for each pass, and two operations for each weight and token, whichever takes longer.
- */
+ * weight once for each pass and moving the states, and two operations for each weight and token,
+ * whichever takes longer. */
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -114,12 +114,13 @@ static int run_passes(void *user, krait_error *e) {
     return 0;
 }
 
-/* Tokens a second that the machine allows when each pass reads all weights once and takes `tokens`
- * through them; `rows` of them through the head. */
+/* Tokens a second that the machine allows when each pass reads all weights once, reads and writes
+ * the states of `rows` lanes, and takes `tokens` through them; `rows` of them through the head. */
 static double ceiling(const kr_bench *b, const subject *s, double tokens, double rows) {
     double head = (double)s->info.vocabulary * (double)s->info.width;
     double body = (double)s->info.parameters - head;
-    double reading = (double)s->info.weight_bytes / b->read_rate;
+    double states = 2 * rows * (double)s->info.state_bytes;
+    double reading = ((double)s->info.weight_bytes + states) / b->read_rate;
     bool halves = b->level == KR_LEVEL_CUDA && strcmp(s->info.dtype, "bf16") == 0;
     double computing = 2 * (body * tokens + head * rows) / (halves ? b->half_rate : b->gemm_rate);
     return tokens / (reading > computing ? reading : computing);

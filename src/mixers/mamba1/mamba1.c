@@ -76,7 +76,8 @@ static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
 /* A decode step on the GPU that nothing of FalconMamba's stands between: dt_proj is part of it. */
 static bool is_step(const kr_nn *nn) {
     return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
-           nn->config->mixer_rms_eps <= 0 && nn->state_in[1];
+           nn->config->mixer_rms_eps <= 0 && nn->state_in[1] &&
+           nn->config->dt_rank + 2 * nn->config->state <= KR_STEP_COLUMNS;
 }
 
 static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,

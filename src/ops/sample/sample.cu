@@ -12,7 +12,14 @@
 #include "device/cuda/kernel.cuh"
 #include "ops/sample/sample.h"
 
-enum { THREADS = KR_SAMPLE_PIECES, WARPS = THREADS / 32, LIST = 2048, WANT = 512, SCANNERS = 8 };
+enum {
+    THREADS = KR_SAMPLE_PIECES,
+    WARPS = THREADS / 32,
+    LIST = 2048,
+    WANT = 512,
+    SCANNERS = 8,
+    BINS = 16
+};
 
 typedef unsigned long long rank_key;
 #define BAD (~(rank_key)0)
@@ -45,7 +52,8 @@ static __device__ row_of row_at(const arguments &a, int64_t r, int64_t lane) {
 struct block_memory {
     rank_key list[LIST];
     double mass[LIST];
-    double sums[WARPS];
+    double sums[WARPS], bins[BINS];
+    float parts[WARPS][BINS];
     rank_key best[WARPS];
     int n, n_pieces;
     short piece[THREADS];
@@ -246,16 +254,53 @@ static __device__ double measure_from(const row_of &row, const measure &of, rank
     return block_sum(sum, m);
 }
 
-/* The largest rank key from which upward the measure reaches `target`: the first token, walking
- * down, at which it does. */
+/* Sums of the tokens that agree with `at` above bit shift + 4, by their next 4 bits: m->bins. */
+static __device__ void fill_bins(const row_of &row, const measure &of, rank_key at, int shift,
+                                 block_memory *m) {
+    float bins[BINS] = {};
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < row.V; i += THREADS) {
+        rank_key k = key_of(row, i);
+        if (k >> shift >> 4 != at >> shift >> 4) continue;
+        int bin = (int)(k >> shift) & (BINS - 1);
+        float w = (float)weight(row, of, k);
+#pragma unroll
+        for (int j = 0; j < BINS; j++) bins[j] += j == bin ? w : 0;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < BINS; j++) {
+        float sum = kr_warp_sum(bins[j]);
+        if (threadIdx.x % 32 == 0) m->parts[threadIdx.x / 32][j] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x < BINS) {
+        double sum = 0;
+        for (int i = 0; i < WARPS; i++) sum += m->parts[i][threadIdx.x];
+        m->bins[threadIdx.x] = sum;
+    }
+    __syncthreads();
+}
+
+/* The first token, walking down, at which the measure reaches `target`: 4 bits of its rank key at a
+ * time. Where rounding leaves the whole a little short, the last one. */
 static __device__ rank_key seek(const row_of &row, const measure &of, double target,
                                 block_memory *m) {
     rank_key at = 0;
+    double above = 0;
     int id_bits = 64 - __clzll(row.V);
-    for (int bit = 63; bit >= 0; bit--) {
-        if (bit >= id_bits && bit < 32) continue;
-        rank_key next = at | (rank_key)1 << bit;
-        if (measure_from(row, of, next, m) >= target) at = next;
+    for (int shift = 60; shift >= 0; shift -= 4) {
+        if (shift >= id_bits && shift < 32) continue;
+        fill_bins(row, of, at, shift, m);
+        double sum = above;
+        int chosen = 0;
+        for (int j = BINS - 1; j >= 0 && sum < target; j--) {
+            if (m->bins[j] == 0) continue;
+            above = sum;
+            sum += m->bins[j];
+            chosen = j;
+        }
+        at |= (rank_key)chosen << shift;
     }
     return at;
 }
