@@ -73,11 +73,12 @@ static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
     return raw;
 }
 
-/* A decode step on the GPU that nothing of FalconMamba's stands between: dt_proj is part of it. */
+/* A decode step of few rows on the GPU, where launches cost more than arithmetic and nothing of
+ * FalconMamba's stands between: dt_proj is part of the recurrence. */
 static bool is_step(const kr_nn *nn) {
-    return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
-           nn->config->mixer_rms_eps <= 0 && nn->state_in[1] &&
-           nn->config->dt_rank + 2 * nn->config->state <= KR_STEP_COLUMNS;
+    return nn->step_rows > 0 && nn->step_rows <= KR_STEP_FEW &&
+           kr_graph_level(nn->g) == KR_LEVEL_CUDA && nn->config->mixer_rms_eps <= 0 &&
+           nn->state_in[1];
 }
 
 static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,
@@ -135,9 +136,7 @@ static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value 
                       kr_value **sum) {
     const kr_config *c = nn->config;
     int64_t D = c->width, E2 = 2 * c->inner;
-    if (!is_step(nn) || nn->step_rows > KR_STEP_FEW || c->kernel < 2 || c->kernel > KR_STEP_TAPS ||
-        D > KR_STEP_WIDTH)
-        return NULL;
+    if (!is_step(nn) || c->kernel < 2 || c->kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
     kr_value *w = kr_nn_param(nn, "in_proj.weight", KR_PARAM_MATRIX, kr_init_fan_in(D, 1), 2,
                               (int64_t[]){E2, D});
     kr_value *b = NULL, *conv_bias, *conv = filter(nn, &conv_bias);

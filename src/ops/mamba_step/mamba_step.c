@@ -86,10 +86,6 @@ static int scan_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(check("mamba_step_scan", in, needs, KR_STEP_SCAN_INS, e));
     KR_TRY(need_seqs("mamba_step_scan", &in[KR_STEP_SCAN_SEQS], e));
     kr_dtype type = u->dtype;
-    if (r + 2 * N > KR_STEP_COLUMNS)
-        return kr_fail(e, KRAIT_ERR_SHAPE,
-                       "mamba_step_scan: %lld columns of xp; at most %d are served",
-                       (long long)(r + 2 * N), KR_STEP_COLUMNS);
     if (in[KR_STEP_XP].dtype != type || in[KR_STEP_SCAN_Z].dtype != type ||
         in[KR_STEP_DT_WEIGHT].dtype != type)
         return kr_fail(e, KRAIT_ERR_SHAPE, "mamba_step_scan: u, z, xp and the weight must agree");

@@ -52,9 +52,8 @@ enum {
 };
 extern const kr_op kr_op_mamba_step_in;
 
-enum { KR_STEP_COLUMNS = 8192 };
 enum {
-    KR_STEP_XP,        /* [M,r+2N], r + 2N <= KR_STEP_COLUMNS */
+    KR_STEP_XP,        /* [M,r+2N] */
     KR_STEP_DT_WEIGHT, /* [E,r] */
     KR_STEP_DT_BIAS,   /* [E] */
     KR_STEP_A,         /* [E,N] */

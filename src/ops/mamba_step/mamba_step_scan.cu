@@ -1,10 +1,9 @@
 /* mamba_step_scan.cu - dt_proj, the recurrence and its gate in a decode step, in one kernel.
  * mamba_step.h has the equations.
  *
- * Four lanes take a channel: each has a quarter of its row of the weight, in registers for all ROWS
- * rows of x that the block serves, and every fourth quad of its states. Weight, A and the first 16
- * states of all rows are asked for before the kernel in front has ended; then xp's rows come to
- * shared memory, and nothing is waited for any more. */
+ * Four lanes take a channel: each has a quarter of its row of the weight, in registers for all rows
+ * that the block serves, and every fourth quad of its states. Weight, A and the first row's states
+ * are loaded before the kernel in front has ended. */
 #include "device/cuda/kernel.cuh"
 #include "ops/mamba_step/mamba_step.h"
 
@@ -18,7 +17,7 @@ struct arguments {
     float *state_out;
     T *y;
     int64_t M, E, N, r, ld_xp, ld_weight, ld_A, ld_u, ld_z, ld_y, from_slot, to_slot;
-    int64_t ld_row; /* of a row in shared memory */
+    int rows; /* of a block */
 };
 
 /* ---- dt_proj --------------------------------------------------------------------------------- */
@@ -105,90 +104,50 @@ static __device__ __forceinline__ int64_t slot_of(const arguments<T> &a, int64_t
     return m < a.M && a.seqs[3 * m + 1] > 0 ? a.seqs[3 * m + 2] : -1;
 }
 
-/* Rows m and on of xp. */
-template <int ROWS, bool VECTORS, typename T>
-static __device__ __forceinline__ void copy_rows(const arguments<T> &a, int64_t m, T *to) {
-    constexpr int SIZE = VECTORS ? 16 / sizeof(T) : 1;
-    int64_t width = a.r + 2 * a.N;
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        if (m + r >= a.M) break;
-        const T *from = a.xp + (m + r) * a.ld_xp;
-        for (int64_t k = threadIdx.x * SIZE; k < width; k += THREADS * SIZE) {
-            if constexpr (VECTORS)
-                *(uint4 *)(to + r * a.ld_row + k) = *(const uint4 *)(from + k);
-            else
-                to[r * a.ld_row + k] = from[k];
-        }
-    }
-}
-
-/* Moves the states of channel e in a slot on; returns C . h, this lane's part. */
-template <bool QUADS, typename T>
-static __device__ __forceinline__ float scan_row(const arguments<T> &a, int64_t slot, int64_t e,
-                                                 int lane, const T *b, const float (&A)[4],
-                                                 float (&h)[4], float delta, float du) {
-    const float *from = a.state + slot * a.from_slot + e * a.N;
-    float *to = a.state_out + slot * a.to_slot + e * a.N, read = 0;
-    if (lane * 4 < a.N) read = move<QUADS>(a, A, h, b, to, lane * 4, delta, du);
-    for (int64_t n = lane * 4 + 16; n < a.N; n += 16) {
-        float more[4], rates[4];
-        fetch_quad<QUADS>(a.A + e * a.ld_A, n, a.N, rates);
-        fetch_quad<QUADS>(from, n, a.N, more);
-        read += move<QUADS>(a, rates, more, b, to, n, delta, du);
-    }
-    return read;
-}
-
-/* VECTORS: the rows of the weight and of xp; QUADS: those of A and the states. */
-template <int ROWS, bool VECTORS, bool QUADS, typename T>
+/* VECTORS: the weight's and xp's rows; QUADS: those of A and the states. */
+template <bool VECTORS, bool QUADS, typename T>
 static __global__ void __launch_bounds__(THREADS) step_scan(arguments<T> a) {
-    enum { MINE = (ROWS + 3) / 4 }; /* rows whose u, z and y this lane loads and stores */
-    extern __shared__ uint4 memory[];
-    T *x = (T *)memory;
     int lane = threadIdx.x % 4;
-    int64_t e = (int64_t)blockIdx.x * CHANNELS + threadIdx.x / 4, m = (int64_t)blockIdx.y * ROWS;
+    int64_t e = (int64_t)blockIdx.x * CHANNELS + threadIdx.x / 4;
     bool alive = e < a.E;
     if (!alive) e = a.E - 1; /* shuffles need whole warps */
+    int64_t m = (int64_t)blockIdx.y * a.rows, end = m + a.rows < a.M ? m + a.rows : a.M;
     const T *w = a.weight + e * a.ld_weight;
+    const float *A_row = a.A + e * a.ld_A;
     uint4 v[LOADS];
-    float A[4] = {}, h[ROWS][4] = {}, bias = a.dt_bias[e], D = a.D[e];
+    float A[4] = {}, h[4] = {}, bias = a.dt_bias[e], D = a.D[e];
+    int64_t slot = slot_of(a, m);
     kr_go_on();
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        int64_t slot = slot_of(a, m + r);
-        if (lane * 4 < a.N && slot >= 0)
-            fetch_quad<QUADS>(a.state + slot * a.from_slot + e * a.N, lane * 4, a.N, h[r]);
-    }
     fetch_weight<VECTORS>(a, w, lane, v);
-    if (lane * 4 < a.N) fetch_quad<QUADS>(a.A + e * a.ld_A, lane * 4, a.N, A);
+    if (lane * 4 < a.N) fetch_quad<QUADS>(A_row, lane * 4, a.N, A);
+    if (lane * 4 < a.N && slot >= 0)
+        fetch_quad<QUADS>(a.state + slot * a.from_slot + e * a.N, lane * 4, a.N, h);
     kr_after();
-    float u[MINE] = {}, z[MINE] = {}, y[MINE] = {};
-#pragma unroll
-    for (int j = 0; j < MINE; j++) {
-        int64_t row = m + lane + 4 * j;
-        if (lane + 4 * j >= ROWS || row >= a.M) continue;
-        u[j] = kr_load(a.u + row * a.ld_u + e);
-        z[j] = kr_load(a.z + row * a.ld_z + e);
-    }
-    copy_rows<ROWS, VECTORS>(a, m, x);
-    __syncthreads();
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        int64_t slot = slot_of(a, m + r);
-        const T *row = x + r * a.ld_row;
-        float delta = softplus(project<VECTORS>(a, w, row, lane, v) + bias), read = 0;
-        float ur = __shfl_sync(0xffffffffu, u[r / 4], r % 4, 4);
-        if (slot >= 0 && alive)
-            read = scan_row<QUADS>(a, slot, e, lane, row + a.r, A, h[r], delta, delta * ur);
+    for (; m < end; m++) {
+        const T *x = a.xp + m * a.ld_xp, *b = x + a.r;
+        float u = kr_load(a.u + m * a.ld_u + e), z = kr_load(a.z + m * a.ld_z + e), read = 0;
+        float delta = softplus(project<VECTORS>(a, w, x, lane, v) + bias);
+        int64_t next = m + 1 < end ? slot_of(a, m + 1) : -1;
+        float h_next[4] = {};
+        if (lane * 4 < a.N && next >= 0)
+            fetch_quad<QUADS>(a.state + next * a.from_slot + e * a.N, lane * 4, a.N, h_next);
+        for (int64_t n = lane * 4; n < a.N && alive && slot >= 0; n += 16) {
+            if (n >= 16) {
+                fetch_quad<QUADS>(A_row, n, a.N, A);
+                fetch_quad<QUADS>(a.state + slot * a.from_slot + e * a.N, n, a.N, h);
+            }
+            read += move<QUADS>(a, A, h, b, a.state_out + slot * a.to_slot + e * a.N, n, delta,
+                                delta * u);
+        }
+        if (a.N > 16 && lane * 4 < a.N) fetch_quad<QUADS>(A_row, lane * 4, a.N, A);
         read += __shfl_xor_sync(0xffffffffu, read, 1);
         read += __shfl_xor_sync(0xffffffffu, read, 2);
-        if (lane == r % 4 && slot >= 0) y[r / 4] = read + D * ur;
-    }
+        if (lane == 0 && alive)
+            kr_store(a.y + m * a.ld_y + e, slot < 0 ? 0 : (read + D * u) * (z / (1 + __expf(-z))));
+        slot = next;
 #pragma unroll
-    for (int j = 0; j < MINE; j++)
-        if (alive && lane + 4 * j < ROWS && m + lane + 4 * j < a.M)
-            kr_store(a.y + (m + lane + 4 * j) * a.ld_y + e, y[j] * (z[j] / (1 + __expf(-z[j]))));
+        for (int i = 0; i < 4; i++) h[i] = h_next[i];
+    }
 }
 
 /* ---- launching ------------------------------------------------------------------------------- */
@@ -197,24 +156,15 @@ static bool aligned(const void *p, int64_t bytes) {
     return (((uintptr_t)p | (uintptr_t)bytes) & 15) == 0;
 }
 
-template <int ROWS, bool VECTORS, typename T>
+template <bool VECTORS, typename T>
 static void launch_quads(const arguments<T> &a) {
-    dim3 grid(kr_blocks(a.E, CHANNELS), kr_blocks(a.M, ROWS));
-    size_t shared = ROWS * (size_t)a.ld_row * sizeof(T);
+    dim3 grid(kr_blocks(a.E, CHANNELS), kr_blocks(a.M, a.rows));
     bool quads = a.N % 4 == 0 && aligned(a.A, a.ld_A * 4) && aligned(a.state, a.from_slot * 4) &&
                  aligned(a.state_out, a.to_slot * 4);
     if (quads)
-        kr_launch_early(step_scan<ROWS, VECTORS, true, T>, true, grid, THREADS, shared, a);
+        kr_launch_early(step_scan<VECTORS, true, T>, true, grid, THREADS, 0, a);
     else
-        kr_launch_early(step_scan<ROWS, VECTORS, false, T>, true, grid, THREADS, shared, a);
-}
-
-template <bool VECTORS, typename T>
-static void launch_vectors(const arguments<T> &a) {
-    if (a.M <= 16 || a.ld_row > 1024)
-        launch_quads<1, VECTORS>(a);
-    else
-        launch_quads<8, VECTORS>(a);
+        kr_launch_early(step_scan<VECTORS, false, T>, true, grid, THREADS, 0, a);
 }
 
 template <typename T>
@@ -244,15 +194,14 @@ static void launch(const kr_call *c) {
     a.ld_y = y->stride[0];
     a.from_slot = in[KR_STEP_STATE].stride[0];
     a.to_slot = c->out[KR_STEP_STATE_OUT].stride[0];
-    int64_t size = 16 / (int64_t)sizeof(T), width = a.r + 2 * a.N;
-    a.ld_row = (width + size - 1) / size * size;
+    a.rows = a.M <= 16 ? 1 : 8;
     if (a.M == 0 || a.E == 0) return;
-    if (a.r % size == 0 && width % size == 0 &&
-        aligned(a.weight, a.ld_weight * (int64_t)sizeof(T)) &&
+    int64_t size = 16 / (int64_t)sizeof(T);
+    if (a.r % size == 0 && aligned(a.weight, a.ld_weight * (int64_t)sizeof(T)) &&
         aligned(a.xp, a.ld_xp * (int64_t)sizeof(T)))
-        launch_vectors<true>(a);
+        launch_quads<true>(a);
     else
-        launch_vectors<false>(a);
+        launch_quads<false>(a);
 }
 
 extern "C" void kr_mamba_step_scan_cuda(const kr_call *c) {
