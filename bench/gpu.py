@@ -300,8 +300,9 @@ def kernel_table(rows):
 
 
 def table(krait_path, peer_path):
-    rows = read(krait_path)
-    peer = {r["what"]: statistics.median(r["values"]) for r in read(peer_path)}
+    rows, peers = read(krait_path), read(peer_path)
+    print("- peers: " + "".join(r["versions"] for r in peers if "versions" in r) + "\n")
+    peer = {r["what"]: statistics.median(r["values"]) for r in peers if "what" in r}
     main_table(krait_values(rows), peer)
     print("\nThe card, measured: ", end="")
     seen = {r["name"]: r for r in rows if r["name"] == "copy" or r["name"].startswith("matrix pro")}
@@ -309,10 +310,20 @@ def table(krait_path, peer_path):
     kernel_table(rows)
 
 
+def versions():
+    import causal_conv1d
+    import mamba_ssm
+    import torch
+    import triton
+    return (f"mamba-ssm {mamba_ssm.__version__}, causal-conv1d {causal_conv1d.__version__}, "
+            f"PyTorch {torch.__version__}, Triton {triton.__version__}")
+
+
 def main(args):
     parts = {"scan": peer_scan, "conv": peer_conv, "generate": peer_generate,
              "train": peer_train}
     if args[:1] == ["peer"] and all(a in parts for a in args[1:]):
+        print(json.dumps({"versions": versions()}), flush=True)
         for part in args[1:] or parts:
             try:
                 parts[part]()

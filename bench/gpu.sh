@@ -23,7 +23,7 @@ krait_rows() {
   local model=$1
   shift
   "$krait" bench "$@" --model "mamba-$model" --device cuda --json |
-    sed "s/^{/{\"model\": \"$model\", /" >>"$work/krait"
+    sed "s/^{/{\"model\": \"$model\", /" >>"$work/krait" || echo "$model $*: no rows" >&2
 }
 
 krait_rows 130m machine --runs "$runs"
@@ -47,12 +47,6 @@ krait_rows 1.4b prefill --dtype bf16 --batch 64 --tokens 2048 --runs "$runs"
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader |
     sed 's/^/- card, driver: /'
   echo "- Krait: $("$krait" --version 2>&1 | head -1)"
-  "$python" - 2>/dev/null <<'PEERS' || echo '- peers: not there'
-import causal_conv1d, mamba_ssm, torch, triton
-print(f"- peers: mamba-ssm {mamba_ssm.__version__}, causal-conv1d {causal_conv1d.__version__}, "
-      f"PyTorch {torch.__version__}, Triton {triton.__version__}")
-PEERS
-  echo
   "$python" "$here/gpu.py" table "$work/krait" "$work/peer"
 } >"$work/page"
 mv "$work/page" "$out"
