@@ -280,7 +280,7 @@ __device__ __forceinline__ void reverse_piece(const kr_scan_in<T> &g, const K &k
     float A[4], came[4], next[4], D = 0, bias = 0;
     back_state w;
     kr_load_A(g, l, A);
-    if (l.alive && g.D) D = g.D[l.channel / g.D_width];
+    if (l.alive) D = kr_load_D(g, l.channel);
     if (l.alive && g.bias) bias = g.bias[l.channel];
     open(g, p, l, k.padded(), out, came, w);
     int64_t top = (p.steps + K::ROWS - 1) / K::ROWS * K::ROWS;

@@ -154,6 +154,13 @@ __device__ __forceinline__ void kr_load_A(const kr_scan_in<T> &g, const kr_scan_
         A[i] = l.alive && l.n + i < g.N ? g.A[l.channel * g.N + l.n + i] * KR_LOG2E : 0;
 }
 
+/* D of a channel; 0 without. */
+template <typename T>
+__device__ __forceinline__ float kr_load_D(const kr_scan_in<T> &g, int64_t channel) {
+    if (!g.D) return 0;
+    return g.D[g.D_width == 1 ? channel : channel / g.D_width];
+}
+
 /* 4 states of a slot; zeros from NULL. */
 template <typename T>
 __device__ __forceinline__ void kr_load_state(const kr_scan_in<T> &g, const kr_scan_lane &l,
@@ -189,10 +196,26 @@ __device__ int64_t kr_sequence_of(const kr_scan_in<T> &g, int64_t q) {
     return low;
 }
 
+/* Sequence s as one piece. */
+template <typename T>
+__device__ __forceinline__ kr_scan_span kr_whole(const kr_scan_in<T> &g, int64_t s) {
+    const int64_t *seq = g.seqs + s * g.seqs_row;
+    kr_scan_span p;
+    p.exists = p.first = p.last = true;
+    p.steps = seq[1];
+    p.dir = g.reverse ? -1 : 1;
+    p.row = g.reverse ? seq[0] + seq[1] - 1 : seq[0];
+    p.slot = seq[2];
+    p.piece = s;
+    p.start = seq[0] / KR_STEPS + s;
+    return p;
+}
+
 template <typename T>
 __device__ kr_scan_span kr_span(const kr_scan_in<T> &g, int64_t q) {
+    if (g.M < g.chunk) return kr_whole(g, q);
     kr_scan_span p;
-    int64_t s = g.M < g.chunk ? q : kr_sequence_of(g, q);
+    int64_t s = kr_sequence_of(g, q);
     const int64_t *seq = g.seqs + s * g.seqs_row;
     int64_t k = q - (seq[0] / g.chunk + s), from = k * g.chunk, left = seq[1] - from;
     p.exists = k == 0 || left > 0;
@@ -225,7 +248,7 @@ struct kr_tile {
     static const int ROWS = ROWS_, CHANNELS = CHANNELS_, ARRAYS = ARRAYS_;
     static const bool WIDE = CHANNELS == 0;
     static const int PIECE = 16 / (int)sizeof(T);      /* elements in a copy */
-    static const int OWN = (ARRAYS == 4 ? 7 : 6) * 64; /* floats that a warp's lanes hand over */
+    static const int OWN = (ARRAYS == 4 ? 7 : 3) * 64; /* floats that a warp's lanes hand over */
 
     T *raw;         /* [2 stages][ARRAYS][ROWS][pitch] */
     T *raw_bc;      /* [2 stages][2][ROWS][padded N] */

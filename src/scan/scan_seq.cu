@@ -20,8 +20,7 @@ struct forward_out {
     kr_scan_pieces pieces;
 };
 
-/* The lane's own pairs of a step: rows group and 4 + group of its 8. They are prepared a step
- * ahead, to fill the waits of the step before; what is handed over goes to one of two places. */
+/* The lane's own pairs of a step: rows group and 4 + group of its 8. */
 struct own_pairs {
     float x[2], gate[2];
 };
@@ -29,11 +28,12 @@ struct own_pairs {
 template <typename T, class K>
 __device__ __forceinline__ void prepare(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
                                         int stage, int t0, int left, float bias, own_pairs &own) {
-    float *mine = k.own + l.warp * K::OWN + (t0 & 8) * 24 + l.other * 4 + l.group;
+    float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group;
+    __syncwarp();
 #pragma unroll
     for (int e = 0; e < 2; e++, mine += 32) {
         int t = t0 + e * 4 + l.group;
-        bool in = e * 4 + l.group < left && l.alive;
+        bool in = t < left && l.alive;
         float slope, delta = kr_delta(g, kr_load(k.at(stage, 1, t) + l.c) + bias, &slope);
         float z = kr_load(k.at(stage, 2, t) + l.c), gate = z * kr_sigmoid<T>(z);
         own.x[e] = kr_load(k.at(stage, 0, t) + l.c);
@@ -42,6 +42,7 @@ __device__ __forceinline__ void prepare(const kr_scan_in<T> &g, const K &k, cons
         mine[KR_GAIN_X * 64] = in ? delta * own.x[e] : 0;
         mine[KR_CUT * 64] = k.reset[t] ? KR_STOP : 0;
     }
+    __syncwarp();
 }
 
 /* Sums over the blocks of states, which are in different warps; in the warps of block 0. */
@@ -58,18 +59,16 @@ __device__ __forceinline__ void add_blocks(const K &k, const kr_scan_lane &l, in
 template <typename T, class K>
 __device__ __forceinline__ void step(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
                                      int stage, int t0, int left, const float (&A)[4], float D,
-                                     float bias, own_pairs &next, float (&h)[4]) {
-    own_pairs own = next;
-    int place = t0 & 8 ? 3 : 0;
-    __syncwarp();
-    prepare(g, k, l, stage, (t0 + 8) % K::ROWS, left - t0 - 8, bias, next);
+                                     float bias, float (&h)[4]) {
+    own_pairs own;
+    prepare(g, k, l, stage, t0, left, bias, own);
     const float *bs = k.b + t0 * k.padded() + l.n, *cs = k.c + t0 * k.padded() + l.n;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
         float delta[4], gx[4], cut[4], y[4];
-        kr_hand(k, l, place + KR_DELTA, e, delta);
-        kr_hand(k, l, place + KR_GAIN_X, e, gx);
-        kr_hand(k, l, place + KR_CUT, e, cut);
+        kr_hand(k, l, KR_DELTA, e, delta);
+        kr_hand(k, l, KR_GAIN_X, e, gx);
+        kr_hand(k, l, KR_CUT, e, cut);
 #pragma unroll
         for (int q = 0; q < 4; q++) {
             float b[4], c[4];
@@ -110,7 +109,7 @@ __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 :
     float A[4], h[4], D = 0, bias = 0;
     kr_load_A(g, l, A);
     first_state(g, k, p, l, out, h);
-    if (l.alive && g.D) D = g.D[l.channel / g.D_width];
+    if (l.alive) D = kr_load_D(g, l.channel);
     if (l.alive && g.bias) bias = g.bias[l.channel];
     if (p.steps > 0) kr_tile_load(g, k, p, 0, 0, first);
     int stage = 0;
@@ -125,10 +124,8 @@ __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 :
         __syncthreads();
         if (from + K::ROWS < p.steps) kr_tile_load(g, k, p, from + K::ROWS, stage ^ 1, first);
         int left = (int)min(p.steps - from, (int64_t)K::ROWS);
-        own_pairs next;
-        prepare(g, k, l, stage, 0, left, bias, next);
 #pragma unroll 1
-        for (int t0 = 0; t0 < left; t0 += 8) step(g, k, l, stage, t0, left, A, D, bias, next, h);
+        for (int t0 = 0; t0 < left; t0 += 8) step(g, k, l, stage, t0, left, A, D, bias, h);
     }
     if (!out.state || !l.alive || !p.exists || !p.last) return;
     for (int i = 0; i < 4; i++)

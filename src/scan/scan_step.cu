@@ -100,7 +100,7 @@ __device__ __forceinline__ void one_row(const kr_scan_in<T> &g, const step_out<T
         w.u[k] += __shfl_xor_sync(0xffffffffu, w.u[k], 1);
         w.u[k] += __shfl_xor_sync(0xffffffffu, w.u[k], 2);
         if (lane || !w.alive[k]) continue;
-        float D = g.D ? g.D[(e + 32 * k) / g.D_width] : 0;
+        float D = kr_load_D(g, e + 32 * k);
         kr_put(out.y + row * out.y_row + e + 32 * k, (w.u[k] + D * x[k]) * gate[k], out.accumulate);
     }
 }
@@ -109,7 +109,7 @@ template <typename T, bool VECTOR>
 __global__ void __launch_bounds__(128) step(const kr_scan_in<T> g, const step_out<T> out) {
     int64_t e = (int64_t)blockIdx.x * 32 * TOGETHER + threadIdx.x / 4;
     int lane = threadIdx.x & 3;
-    kr_scan_span p = kr_span(g, blockIdx.y);
+    kr_scan_span p = kr_whole(g, blockIdx.y);
     row_state w;
 #pragma unroll
     for (int k = 0; k < TOGETHER; k++) {
