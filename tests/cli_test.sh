@@ -104,7 +104,8 @@ expect 1 train --data empty --out run3
 
 # ---- devices: a name that is none, and a machine whose GPUs are hidden or that has none
 refused 1 'no such device' train --data text --out run4 --device tpu
-refused 1 'no such device\|without CUDA' eval --model run --data text --device cuda:x
+refused 1 'no such device' eval --model run --data text --device cuda:9x
+refused 1 '^krait generate: \"\": no such device' generate --model run --prompt x --device ''
 refused 1 'precision=f32' train --data text --out run4 --set precision=bf16
 CUDA_VISIBLE_DEVICES='' && export CUDA_VISIBLE_DEVICES
 refused 1 'GPU\|without CUDA' train --data text --out run4 --device cuda

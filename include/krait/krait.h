@@ -5,7 +5,8 @@
  *   krait_model    a model file in memory: weights, configuration, tokenizer. Read-only: threads
  *                  may share it.
  *   krait_session  mutable timelines ("lanes") of one model: state and position of each. One
- *                  thread at a time.
+ *                  thread at a time; sessions on a GPU may be in different threads, whose work
+ *                  takes turns there.
  *   krait_sampler  turns logits into a token.
  *
  * The shortest program (examples/generate_text.c):

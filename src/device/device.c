@@ -15,29 +15,30 @@
 #define GPU(level, call) (void)(level)
 #endif
 
-static int open_cuda(const char *name, krait_error *e) {
-#ifdef KR_CUDA
-    char *end = NULL;
-    long ordinal = name[4] == ':' ? strtol(name + 5, &end, 10) : 0;
-    if (end && (*end || end == name + 5 || ordinal < 0 || ordinal > 1000))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%.60s: no such device; use cpu, cuda or cuda:N",
+/* "cuda" is 0, "cuda:N" is N, everything else -1. */
+static int ordinal_of(const char *name) {
+    if (strcmp(name, "cuda") == 0) return 0;
+    if (strncmp(name, "cuda:", 5) != 0 || name[5] < '0' || name[5] > '9') return -1;
+    char *end;
+    long ordinal = strtol(name + 5, &end, 10);
+    return *end || ordinal > 1000 ? -1 : (int)ordinal;
+}
+
+int kr_device_open(const char *name, kr_level *level, krait_error *e) {
+    if (!name || strcmp(name, "cpu") == 0) return kr_device_level(level, e);
+    int ordinal = ordinal_of(name);
+    if (ordinal < 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "\"%.60s\": no such device; use cpu, cuda or cuda:N",
                        name);
-    return kr_cuda_open((int)ordinal, e);
+#ifdef KR_CUDA
+    KR_TRY(kr_cuda_open(ordinal, e));
+    *level = KR_LEVEL_CUDA;
+    return 0;
 #else
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
                    "%.60s: this krait was built without CUDA: configure it with -DKRAIT_CUDA=ON",
                    name);
 #endif
-}
-
-int kr_device_open(const char *name, kr_level *level, krait_error *e) {
-    if (!name || strcmp(name, "cpu") == 0) return kr_device_level(level, e);
-    if (strncmp(name, "cuda", 4) != 0 || (name[4] && name[4] != ':'))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%.60s: no such device; use cpu, cuda or cuda:N",
-                       name);
-    KR_TRY(open_cuda(name, e));
-    *level = KR_LEVEL_CUDA;
-    return 0;
 }
 
 void *kr_device_alloc(kr_level level, size_t bytes) {

@@ -152,6 +152,8 @@ int krait_model_open(krait_model **out, const char *path, const krait_model_opti
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_model_options", e));
     if (!o.keep_dtype && !known_dtype(o.dtype))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_open: unknown dtype %d", (int)o.dtype);
+    kr_level level;
+    if (o.device) KR_TRY(kr_device_open(o.device, &level, e)); /* before all that takes time */
     char *folder;
     const char *file;
     KR_TRY(kr_model_find(&folder, &file, path, e));

@@ -43,12 +43,16 @@ static void make_lock(void) {
     pthread_mutexattr_destroy(&again);
 }
 
-/* The card that is used is a thread's own choice too. */
-void kr_cuda_lock(void) {
+/* The card that is used, also by an allocation, is a thread's own choice. */
+static void choose_card(void) {
     static _Thread_local bool chosen;
+    if (gpu.open && !chosen) chosen = cudaSetDevice(gpu.ordinal) == cudaSuccess;
+}
+
+void kr_cuda_lock(void) {
     pthread_once(&lock_made, make_lock);
     pthread_mutex_lock(&queue);
-    if (gpu.open && !chosen) chosen = cudaSetDevice(gpu.ordinal) == cudaSuccess;
+    choose_card();
 }
 
 void kr_cuda_unlock(void) { pthread_mutex_unlock(&queue); }
@@ -120,6 +124,7 @@ const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
 
 void *kr_cuda_alloc(size_t bytes) {
     void *p = NULL;
+    choose_card();
     if (cudaMalloc(&p, bytes ? bytes : 1) == cudaSuccess) return p;
     cudaGetLastError(); /* it was not sticky, and is not the next launch's */
     return NULL;
@@ -149,6 +154,7 @@ int kr_cuda_wait(krait_error *e) {
 }
 
 void kr_cuda_memory(size_t *free_bytes, size_t *total) {
+    choose_card();
     if (cudaMemGetInfo(free_bytes, total) == cudaSuccess) return;
     cudaGetLastError();
     *free_bytes = *total = 0;
@@ -173,6 +179,7 @@ int kr_cuda_check(const char *what, krait_error *e) {
 void *kr_cuda_mail_alloc(size_t bytes, cudaEvent_t *arrived) {
     void *p = NULL;
     *arrived = NULL;
+    choose_card();
     if (cudaMallocHost(&p, bytes ? bytes : 1) == cudaSuccess &&
         cudaEventCreateWithFlags(arrived, cudaEventDisableTiming) == cudaSuccess)
         return p;
