@@ -172,23 +172,31 @@ static int64_t draw_ids(kr_trainer *t, int32_t *ids, int64_t n, krait_sampler *s
     return n;
 }
 
-/* Writes the text of ids as valid UTF-8, with U+FFFD for what is not and for NUL. */
-static char *readable(const krait_tokenizer *tokenizer, const int32_t *ids, int64_t n) {
-    int64_t size = krait_tokenizer_decode(tokenizer, ids, n, NULL, 0, NULL), used = 0;
-    char *raw = size < 0 ? NULL : kr_calloc((size_t)size + 1, 1);
-    char *text = size < 0 ? NULL : kr_calloc(3 * (size_t)size + 1, 1);
-    if (raw && text) krait_tokenizer_decode(tokenizer, ids, n, raw, size, NULL);
-    for (int64_t i = 0; raw && text && i < size;) {
+/* text [3n + 1] of n raw bytes. */
+static void make_readable(char *text, const char *raw, int64_t n) {
+    size_t used = 0;
+    for (int64_t i = 0; i < n;) {
         utf8proc_int32_t point;
-        utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)raw + i,
-                                                 (utf8proc_ssize_t)(size - i), &point);
+        utf8proc_ssize_t step =
+            utf8proc_iterate((const utf8proc_uint8_t *)raw + i, (utf8proc_ssize_t)(n - i), &point);
         bool good = step > 0 && point != 0;
         memcpy(text + used, good ? raw + i : "\xEF\xBF\xBD", good ? (size_t)step : 3);
         used += good ? step : 3;
         i += good ? step : 1;
     }
+}
+
+/* Writes the text of ids as valid UTF-8, with U+FFFD for what is not and for NUL. */
+static char *readable(const krait_tokenizer *tokenizer, const int32_t *ids, int64_t n) {
+    int64_t size = krait_tokenizer_decode(tokenizer, ids, n, NULL, 0, NULL);
+    char *raw = size < 0 ? NULL : kr_calloc((size_t)size + 1, 1);
+    char *text = raw ? kr_calloc(3 * (size_t)size + 1, 1) : NULL;
+    if (text) {
+        krait_tokenizer_decode(tokenizer, ids, n, raw, size, NULL);
+        make_readable(text, raw, size);
+    }
     kr_free(raw);
-    return raw ? text : NULL;
+    return text;
 }
 
 static int tell_sample(kr_trainer *t, const char *text, krait_error *e) {
