@@ -12,7 +12,7 @@
  *   delta  = softplus(dt_weight dl + dt_bias)      where xp = [dl; B; C], of r, N, N columns
  *   h      = exp(delta A) h + delta B u,   y = (C . h + D u) silu(z)
  *
- * Sums are f32; on the GPU hidden, weights, xp, u, z and y may be bf16. Source: spec/mamba.md. */
+ * Sums are f32; on the GPU hidden, weights, xp, u, z and y may be bf16. Source: Gu & Dao 2023. */
 #ifndef KR_MAMBA_STEP_H
 #define KR_MAMBA_STEP_H
 
