@@ -196,6 +196,10 @@ static int check_ids(const krait_session *s, const krait_span *span, krait_error
     if (span->count < 0 || (span->count == 0 && span->want == KRAIT_WANT_LAST))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "a span of %" PRId64 " tokens for lane %" PRId64,
                        span->count, span->lane);
+    if (span->want != KRAIT_WANT_NONE && span->want != KRAIT_WANT_LAST &&
+        span->want != KRAIT_WANT_ALL)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "the span for lane %" PRId64 " wants %d", span->lane,
+                       (int)span->want);
     if (!span->ids && span->count > 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "the ids of the span for lane %" PRId64 " are NULL",
                        span->lane);

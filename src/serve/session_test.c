@@ -252,6 +252,7 @@ static void bad_calls_move_nothing(void **state) {
         {{0, ids[0], 5, KRAIT_WANT_NONE}, {1, high, 2, KRAIT_WANT_NONE}},
         {{0, ids[0], 5, KRAIT_WANT_NONE}, {1, ids[0], -1, KRAIT_WANT_NONE}}, /* counts */
         {{0, ids[0], 5, KRAIT_WANT_NONE}, {1, ids[0], 0, KRAIT_WANT_LAST}},
+        {{0, ids[0], 5, KRAIT_WANT_NONE}, {1, ids[0], 1, (krait_want)3}}, /* no such want */
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(krait_session_forward(s, bad[i], 2, logits, &e), KRAIT_ERR_ARGUMENT);

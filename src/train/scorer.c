@@ -77,7 +77,8 @@ int kr_scorer_run(kr_scorer *s, int64_t m, int64_t n, krait_error *e) {
     KR_TRY(kr_graph_bind(s->lm.g, s->lm.seqs, &seqs, e));
     KR_TRY(kr_graph_run(s->lm.g, m, 0, e));
     s->nll = kr_graph_fetch(s->lm.g, s->lm.nll, e);
-    return s->nll ? 0 : KRAIT_ERR_MEMORY;
+    if (s->nll) return 0;
+    return e ? e->code : KRAIT_ERR_UNSUPPORTED;
 }
 
 const float *kr_scorer_nll(const kr_scorer *s) { return s->nll; }
