@@ -56,12 +56,12 @@ static void print_json(const krait_eval_result *r, bool task) {
 static void print_text(const krait_eval_result *r, bool task) {
     char time[32];
     if (task) {
-        printf("questions       %" PRId64 "\naccuracy        %.2f%%\nperplexity      %.3f\n",
+        printf("questions       %" PRId64 "\naccuracy        %.2f%%\nperplexity      %.6g\n",
                r->questions, 100 * r->accuracy, r->task_perplexity);
     } else {
         printf("predicted       %" PRId64 " tokens of %" PRId64 " documents\n", r->tokens,
                r->documents);
-        printf("loss            %.4f nats a token\nperplexity      %.3f\n", r->loss, r->perplexity);
+        printf("loss            %.4f nats a token\nperplexity      %.6g\n", r->loss, r->perplexity);
         if (r->bytes > 0)
             printf("bits per byte   %.4f over %" PRId64 " bytes\n", r->bits_per_byte, r->bytes);
         printf("by position     loss\n");

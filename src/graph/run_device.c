@@ -46,9 +46,10 @@ static int send_inputs(kr_graph *g, krait_error *e) {
         if (!v->host) continue;
         size_t bytes = current_bytes(g, v);
         if (bytes <= v->copied && memcmp(v->shown, v->host, bytes) == 0) continue;
+        v->copied = 0;
+        KR_TRY(kr_device_put(g->o.level, v->place, v->host, bytes, e));
         memcpy(v->shown, v->host, bytes);
         v->copied = bytes;
-        KR_TRY(kr_device_put(g->o.level, v->place, v->host, bytes, e));
     }
     return 0;
 }
@@ -132,7 +133,11 @@ static int run_work(kr_graph *g, krait_error *e) {
     if (g->hook) return run_nodes(g, false, e);
     kr_run_record *r = record_of(g, &is_new);
     r->used = ++g->runs;
-    if (is_new) return run_nodes(g, false, e); /* plans matrix products, which cannot be recorded */
+    if (is_new) { /* plans matrix products, which cannot be recorded */
+        int rc = run_nodes(g, false, e);
+        if (rc < 0) drop(r);
+        return rc;
+    }
     if (!r->work) KR_TRY(record(g, r, e));
     return kr_device_replay(r->work, e);
 }
