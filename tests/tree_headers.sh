@@ -17,6 +17,7 @@ alone() { # alone LANGUAGE HEADER COMMAND...: a file that includes nothing else
     failed=1
 }
 warnings='-Wall -Wextra -Werror -fsyntax-only'
+echo '#include <cublasLt.h>' | "$cc" -fsyntax-only -x c - 2>/dev/null && cuda=yes || cuda=
 for header in include/krait/*.h; do
     alone c "${header#include/}" "$cc" -std=c11 -pedantic -Iinclude
     [ -z "$cxx" ] || alone c++ "${header#include/}" "$cxx" -std=c++11 -pedantic -Iinclude
@@ -24,10 +25,12 @@ done
 for header in $(find src -name '*.h' | LC_ALL=C sort); do
     case $header in
     */vec*.h | *_ref.h) continue ;; # need the level that their .c file is compiled for
+    */cuda/*.h) [ -n "$cuda" ] || continue ;; # need the toolkit's headers
     esac
     alone c "${header#src/}" "$cc" -std=c11 -Iinclude -Isrc
 done
 echo "$n compilations of headers alone${cxx:+, with C++}"
+[ -n "$cuda" ] || echo "device/cuda: skipped, no CUDA headers where the compiler looks"
 [ -n "$cxx" ] || echo "C++: skipped, no C++ compiler here"
 
 symbols=$(nm -D --defined-only "$library" | awk '{ print $NF }')
