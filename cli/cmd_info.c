@@ -34,27 +34,51 @@ static int print_tensors(const cli_args *a, const krait_model *model) {
     return CLI_OK;
 }
 
-static void print_json(const krait_model_info *m) {
+/* The mixer's settings as an object. */
+static json_t *settings_object(const krait_model *model) {
+    json_t *o = json_object();
+    krait_setting_info k;
+    for (int64_t i = 0; krait_model_setting(model, i, &k) == 0; i++)
+        json_object_set_new(o, k.name,
+                            k.is_text ? json_string(k.value)
+                                      : json_loads(k.value, JSON_DECODE_ANY, NULL));
+    return o;
+}
+
+static void print_json(const krait_model *model, const krait_model_info *m) {
     char hash[20];
     snprintf(hash, sizeof hash, "%016" PRIx64, m->hash);
-    json_t *o = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i}",
-        "architecture", m->architecture, "mixer", m->mixer, "layers", (json_int_t)m->layers,
-        "width", (json_int_t)m->width, "inner_width", (json_int_t)m->inner_width, "state_size",
-        (json_int_t)m->state_size, "conv_kernel", (json_int_t)m->conv_kernel, "dt_rank",
-        (json_int_t)m->dt_rank, "vocabulary", (json_int_t)m->vocabulary, "vocabulary_used",
-        (json_int_t)m->vocabulary_used, "parameters", (json_int_t)m->parameters, "weight_bytes",
-        (json_int_t)m->weight_bytes, "state_bytes", (json_int_t)m->state_bytes, "dtype", m->dtype,
-        "hash", hash, "end_token", (int)m->end_token);
+    json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i}",
+                          "architecture", m->architecture, "mixer", m->mixer, "layers",
+                          (json_int_t)m->layers, "width", (json_int_t)m->width, "settings",
+                          settings_object(model), "vocabulary", (json_int_t)m->vocabulary,
+                          "vocabulary_used", (json_int_t)m->vocabulary_used, "parameters",
+                          (json_int_t)m->parameters, "weight_bytes", (json_int_t)m->weight_bytes,
+                          "state_bytes", (json_int_t)m->state_bytes, "dtype", m->dtype, "hash",
+                          hash, "end_token", (int)m->end_token);
     cli_json(o);
 }
 
-static void print_text(const krait_model_info *m) {
+/* "name value, name value" in lines of about 80 columns. */
+static void print_settings(const krait_model *model) {
+    krait_setting_info k;
+    int column = 0;
+    for (int64_t i = 0; krait_model_setting(model, i, &k) == 0; i++) {
+        if (column == 0) column = printf("%-14s", i == 0 ? "mixer" : "");
+        column += printf("%s %s", k.name, k.value);
+        krait_setting_info next;
+        if (krait_model_setting(model, i + 1, &next) < 0) break;
+        column += printf(column > 66 ? ",\n" : ", ");
+        if (column > 66) column = 0;
+    }
+    if (column) printf("\n");
+}
+
+static void print_text(const krait_model *model, const krait_model_info *m) {
     char a[32], b[32], c[32];
     printf("architecture  %s (%s)\n", m->architecture, m->mixer);
-    printf("size          %" PRId64 " layers, width %" PRId64 ", inner %" PRId64 ", state %" PRId64
-           ", conv %" PRId64 ", dt rank %" PRId64 "\n",
-           m->layers, m->width, m->inner_width, m->state_size, m->conv_kernel, m->dt_rank);
+    printf("size          %" PRId64 " layers, width %" PRId64 "\n", m->layers, m->width);
+    print_settings(model);
     printf("vocabulary    %" PRId64 " tokens (%" PRId64 " rows), end token %" PRId32 "\n",
            m->vocabulary_used, m->vocabulary, m->end_token);
     printf("parameters    %s (%" PRId64 ")\n", cli_human_count((double)m->parameters, a),
@@ -85,9 +109,9 @@ static int run(const cli_args *a) {
     if (cli_flag(a, "tensors"))
         rc = print_tensors(a, model);
     else if (cli_flag(a, "json"))
-        print_json(&info);
+        print_json(model, &info);
     else
-        print_text(&info);
+        print_text(model, &info);
     krait_model_close(&model);
     return rc;
 }

@@ -74,9 +74,9 @@ KRAIT_API int krait_model_open(krait_model **out, const char *path,
 KRAIT_API void krait_model_close(krait_model **model);
 
 typedef struct krait_model_info {
-    const char *architecture; /* "MambaForCausalLM", "FalconMambaForCausalLM" */
-    const char *mixer;        /* "mamba1" */
-    int64_t layers, width, inner_width, state_size, conv_kernel, dt_rank;
+    const char *architecture; /* "MambaForCausalLM", "KraitForCausalLM", ... */
+    const char *mixer;        /* "mamba1", "lru", ... */
+    int64_t layers, width;
     int64_t vocabulary;      /* rows of the embedding, padding included */
     int64_t vocabulary_used; /* ids that the tokenizer can produce; samplers draw below it */
     int64_t parameters;      /* tied tensors counted once */
@@ -87,6 +87,16 @@ typedef struct krait_model_info {
     int32_t end_token;       /* -1: none */
 } krait_model_info;
 KRAIT_API void krait_model_describe(const krait_model *model, krait_model_info *info);
+
+/* A setting of the model's mixer: "state", "16". */
+typedef struct krait_setting_info {
+    const char *name, *meaning;
+    char value[64]; /* a number, true or false, or a text */
+    int is_text;
+} krait_setting_info;
+/* From 0 on; KRAIT_ERR_ARGUMENT behind the last. */
+KRAIT_API int krait_model_setting(const krait_model *model, int64_t index,
+                                  krait_setting_info *info);
 
 typedef struct krait_tensor_info {
     const char *name; /* as in the file */

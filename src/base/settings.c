@@ -1,16 +1,50 @@
 /* settings.c - values read and written by their table; settings.h says how a table looks. */
 #include "base/settings.h"
 
+#include <inttypes.h>
+#include <limits.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
 
-static void *place(const kr_setting *s, const void *values) {
-    return (char *)(uintptr_t)values + s->at;
+/* Settings may lie in plain bytes: they are copied, never pointed to as what they are. */
+static void put_bytes(const kr_setting *s, void *values, const void *from, size_t size) {
+    memcpy((char *)values + s->at, from, size);
+}
+
+static void get_bytes(const kr_setting *s, const void *values, void *to, size_t size) {
+    memcpy(to, (const char *)values + s->at, size);
+}
+
+static int64_t get_int(const kr_setting *s, const void *values) {
+    int64_t x;
+    get_bytes(s, values, &x, sizeof x);
+    return x;
+}
+
+static double get_real(const kr_setting *s, const void *values) {
+    double x;
+    get_bytes(s, values, &x, sizeof x);
+    return x;
+}
+
+static bool get_bool(const kr_setting *s, const void *values) {
+    bool x;
+    get_bytes(s, values, &x, sizeof x);
+    return x;
+}
+
+static int get_choice(const kr_setting *s, const void *values) {
+    int x;
+    get_bytes(s, values, &x, sizeof x);
+    return x;
+}
+
+static const char *get_text(const kr_setting *s, const void *values) {
+    return (const char *)values + s->at;
 }
 
 /* ---- choices ---- */
@@ -28,6 +62,12 @@ static int find_choice(const char *choices, const char *text) {
     return -1;
 }
 
+static int choice_count(const char *choices) {
+    int n = 1;
+    for (; *choices; choices++) n += *choices == '|';
+    return n;
+}
+
 static const char *choice_at(const char *choices, int i, int *length) {
     const char *p = choices;
     while (i-- > 0) p = strchr(p, '|') + 1;
@@ -39,16 +79,31 @@ static const char *choice_at(const char *choices, int i, int *length) {
 /* ---- setting ---- */
 
 static void put(const kr_setting *s, void *values, double x) {
+    int64_t whole = (int64_t)x;
+    bool yes = x != 0;
+    int n = (int)x;
     switch (s->kind) {
-    case KR_SETTING_INT: *(int64_t *)place(s, values) = (int64_t)x; break;
-    case KR_SETTING_REAL: *(double *)place(s, values) = x; break;
-    case KR_SETTING_BOOL: *(bool *)place(s, values) = x != 0; break;
-    case KR_SETTING_CHOICE: *(int *)place(s, values) = (int)x; break;
+    case KR_SETTING_INT: put_bytes(s, values, &whole, sizeof whole); break;
+    case KR_SETTING_REAL: put_bytes(s, values, &x, sizeof x); break;
+    case KR_SETTING_BOOL: put_bytes(s, values, &yes, sizeof yes); break;
+    case KR_SETTING_CHOICE: put_bytes(s, values, &n, sizeof n); break;
+    case KR_SETTING_TEXT: break;
     }
 }
 
+/* The fallback of a text: a choice, or nothing. */
+static void put_first(const kr_setting *s, void *values) {
+    int n = 0;
+    const char *name = s->choices ? choice_at(s->choices, (int)s->fallback, &n) : "";
+    snprintf((char *)values + s->at, (size_t)s->most, "%.*s", n, name);
+}
+
 void kr_settings_default(const kr_setting *table, void *values) {
-    for (const kr_setting *s = table; s && s->name; s++) put(s, values, s->fallback);
+    for (const kr_setting *s = table; s && s->name; s++)
+        if (s->kind == KR_SETTING_TEXT)
+            put_first(s, values);
+        else
+            put(s, values, s->fallback);
 }
 
 const kr_setting *kr_settings_find(const kr_setting *table, const char *name, size_t length) {
@@ -58,14 +113,13 @@ const kr_setting *kr_settings_find(const kr_setting *table, const char *name, si
 }
 
 static int refuse(const kr_setting *s, const char *from, const char *found, krait_error *e) {
-    static const char *const wanted[] = {"a whole number", "a number", "true or false", "one of"};
+    static const char *const wanted[] = {"a whole number from ", "a number from ", "true or false",
+                                         "one of ", "a text"};
     char range[96];
-    bool bare = s->kind == KR_SETTING_BOOL;
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be %s%s%s, is %.60s", from, s->name,
-                   wanted[s->kind],
-                   bare                           ? ""
-                   : s->kind == KR_SETTING_CHOICE ? " "
-                                                  : " from ",
+    bool word = s->kind == KR_SETTING_TEXT, choice = word && s->choices;
+    bool bare = s->kind == KR_SETTING_BOOL || (word && !choice);
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be %s%s, is %.60s", from, s->name,
+                   wanted[choice ? KR_SETTING_CHOICE : s->kind],
                    bare ? "" : kr_setting_range(s, range), found);
 }
 
@@ -79,8 +133,19 @@ static int put_number(const kr_setting *s, void *values, double x, const char *f
     return 0;
 }
 
+static int put_text(const kr_setting *s, void *values, const char *text, const char *from,
+                    krait_error *e) {
+    if (s->choices && find_choice(s->choices, text) < 0) return refuse(s, from, text, e);
+    if (strlen(text) >= (size_t)s->most)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s is longer than %d bytes", from, s->name,
+                       (int)s->most - 1);
+    put_bytes(s, values, text, strlen(text) + 1);
+    return 0;
+}
+
 int kr_setting_parse(const kr_setting *s, void *values, const char *text, const char *from,
                      krait_error *e) {
+    if (s->kind == KR_SETTING_TEXT) return put_text(s, values, text, from, e);
     if (s->kind == KR_SETTING_CHOICE) {
         int i = find_choice(s->choices, text);
         if (i < 0) return refuse(s, from, text, e);
@@ -109,7 +174,7 @@ int kr_setting_take(const kr_setting *s, void *values, const json_t *value, cons
         put(s, values, json_is_true(value));
         return 0;
     }
-    if (s->kind == KR_SETTING_CHOICE && json_is_string(value))
+    if ((s->kind == KR_SETTING_CHOICE || s->kind == KR_SETTING_TEXT) && json_is_string(value))
         return kr_setting_parse(s, values, json_string_value(value), from, e);
     return refuse(s, from, "a value of another type", e);
 }
@@ -136,29 +201,106 @@ int kr_settings_assign(const kr_setting *table, void *values, const char *assign
     return kr_setting_parse(s, values, equals + 1, from, e);
 }
 
+/* ---- checking ---- */
+
+int kr_settings_count(const kr_setting *table) {
+    int n = 0;
+    while (table[n].name) n++;
+    return n;
+}
+
+/* The value as a number in [least, most], where it is one or is a choice. */
+static bool is_allowed(const kr_setting *s, const void *values) {
+    switch (s->kind) {
+    case KR_SETTING_INT:
+        return (double)get_int(s, values) >= s->least && (double)get_int(s, values) <= s->most;
+    case KR_SETTING_REAL: return get_real(s, values) >= s->least && get_real(s, values) <= s->most;
+    case KR_SETTING_CHOICE:
+        return get_choice(s, values) >= 0 && get_choice(s, values) < choice_count(s->choices);
+    case KR_SETTING_BOOL:
+    case KR_SETTING_TEXT: break;
+    }
+    return true;
+}
+
+int kr_settings_check(const kr_setting *table, const void *values, const char *from,
+                      krait_error *e) {
+    for (const kr_setting *s = table; s && s->name; s++) {
+        char found[64] = "none of them";
+        if (is_allowed(s, values)) continue;
+        if (s->kind != KR_SETTING_CHOICE) kr_setting_text(s, values, found);
+        return refuse(s, from, found, e);
+    }
+    return 0;
+}
+
+/* ---- near names ---- */
+
+/* Edits that turn a into b (insert, delete, replace), for names under 64 bytes. */
+static int edits(const char *a, const char *b) {
+    int row[64], n = (int)strlen(b);
+    if (n > 63 || strlen(a) > 63) return INT_MAX;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            int best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+void kr_settings_near(const kr_setting *table, const char *name, char *near, size_t size) {
+    *near = 0;
+    for (int distance = 1; distance <= 4; distance++)
+        for (const kr_setting *s = table; s && s->name; s++) {
+            bool part = strlen(name) > 2 && strstr(s->name, name);
+            int d = part ? 1 : edits(name, s->name);
+            if (d != distance || d * 2 > (int)strlen(name) + 1) continue;
+            size_t used = strlen(near);
+            snprintf(near + used, size - used, "%s%s", used ? ", " : "", s->name);
+        }
+}
+
 /* ---- telling ---- */
 
 json_t *kr_setting_json(const kr_setting *s, const void *values) {
     int n;
     switch (s->kind) {
-    case KR_SETTING_INT: return json_integer(*(const int64_t *)place(s, values));
-    case KR_SETTING_REAL: return json_real(*(const double *)place(s, values));
-    case KR_SETTING_BOOL: return json_boolean(*(const bool *)place(s, values));
+    case KR_SETTING_INT: return json_integer(get_int(s, values));
+    case KR_SETTING_REAL: return json_real(get_real(s, values));
+    case KR_SETTING_BOOL: return json_boolean(get_bool(s, values));
+    case KR_SETTING_TEXT: return json_string(get_text(s, values));
     case KR_SETTING_CHOICE: break;
     }
-    const char *name = choice_at(s->choices, *(const int *)place(s, values), &n);
+    const char *name = choice_at(s->choices, get_choice(s, values), &n);
     return json_stringn(name, (size_t)n);
 }
 
 bool kr_setting_equal(const kr_setting *s, const void *a, const void *b) {
-    const void *x = place(s, a), *y = place(s, b);
+    if (s->kind == KR_SETTING_REAL) return get_real(s, a) == get_real(s, b);
+    if (s->kind == KR_SETTING_TEXT) return strcmp(get_text(s, a), get_text(s, b)) == 0;
+    return kr_setting_bits(s, a) == kr_setting_bits(s, b);
+}
+
+uint64_t kr_setting_bits(const kr_setting *s, const void *values) {
+    uint64_t bits = 0;
     switch (s->kind) {
-    case KR_SETTING_INT: return *(const int64_t *)x == *(const int64_t *)y;
-    case KR_SETTING_REAL: return *(const double *)x == *(const double *)y;
-    case KR_SETTING_BOOL: return *(const bool *)x == *(const bool *)y;
-    case KR_SETTING_CHOICE: return *(const int *)x == *(const int *)y;
+    case KR_SETTING_INT:
+    case KR_SETTING_REAL: get_bytes(s, values, &bits, sizeof bits); break;
+    case KR_SETTING_BOOL: bits = get_bool(s, values); break;
+    case KR_SETTING_CHOICE: bits = (uint64_t)get_choice(s, values); break;
+    case KR_SETTING_TEXT:
+        for (const char *p = get_text(s, values); *p; p++)
+            bits = (bits ^ (unsigned char)*p) * 0x100000001B3u;
+        break;
     }
-    return false;
+    return bits;
 }
 
 int kr_settings_write(const kr_setting *table, const void *values, json_t *object) {
@@ -171,15 +313,12 @@ const char *kr_setting_text(const kr_setting *s, const void *values, char text[6
     int n;
     const char *name;
     switch (s->kind) {
-    case KR_SETTING_INT:
-        snprintf(text, 64, "%lld", (long long)*(const int64_t *)place(s, values));
-        break;
-    case KR_SETTING_REAL: snprintf(text, 64, "%.10g", *(const double *)place(s, values)); break;
-    case KR_SETTING_BOOL:
-        snprintf(text, 64, "%s", *(const bool *)place(s, values) ? "true" : "false");
-        break;
+    case KR_SETTING_INT: snprintf(text, 64, "%" PRId64, get_int(s, values)); break;
+    case KR_SETTING_REAL: snprintf(text, 64, "%.10g", get_real(s, values)); break;
+    case KR_SETTING_BOOL: snprintf(text, 64, "%s", get_bool(s, values) ? "true" : "false"); break;
+    case KR_SETTING_TEXT: snprintf(text, 64, "%s", get_text(s, values)); break;
     case KR_SETTING_CHOICE:
-        name = choice_at(s->choices, *(const int *)place(s, values), &n);
+        name = choice_at(s->choices, get_choice(s, values), &n);
         snprintf(text, 64, "%.*s", n, name);
         break;
     }
@@ -187,10 +326,12 @@ const char *kr_setting_text(const kr_setting *s, const void *values, char text[6
 }
 
 const char *kr_setting_range(const kr_setting *s, char text[96]) {
-    if (s->kind == KR_SETTING_CHOICE)
+    if (s->choices)
         snprintf(text, 96, "%s", s->choices);
     else if (s->kind == KR_SETTING_BOOL)
         snprintf(text, 96, "true|false");
+    else if (s->kind == KR_SETTING_TEXT)
+        snprintf(text, 96, "at most %d bytes", (int)s->most - 1);
     else
         snprintf(text, 96, "%.10g to %.10g", s->least, s->most);
     return text;

@@ -45,8 +45,8 @@ static int random_model(krait_model **out, const kr_bench *b, int64_t width, int
                         kr_dtype type, krait_error *e) {
     kr_config c;
     kr_weights w = {0};
-    kr_config_mamba(&c, width, layers, VOCABULARY);
-    int rc = kr_lm_rough_weights(&c, type, &w, e);
+    int rc = kr_config_make(&c, "mamba1", width, layers, VOCABULARY, NULL, e);
+    if (rc == 0) rc = kr_lm_rough_weights(&c, type, &w, e);
     if (rc == 0) rc = kr_model_from_weights(out, &c, &w, NULL, e);
     if (rc < 0) kr_weights_free(&w);
     return rc < 0 ? rc : kr_model_place(*out, b->o.device, e);

@@ -68,6 +68,8 @@ typedef struct kr_param_decl {
         double a, b, c;
     } init;
     bool no_decay; /* weight decay never touches it */
+    /* of the recurrence itself: a learning rate of its own, and no weight decay */
+    bool recurrent;
     /* may stay f16 / bf16 in memory (linear weights, embeddings); everything else is held in f32 */
     bool matrix;
 } kr_param_decl;
@@ -143,12 +145,13 @@ bool kr_graph_fits(const kr_graph *g, const kr_graph *other);
  * before g's turn. */
 int kr_graph_allocate_over(kr_graph *g, const kr_graph *other, krait_error *e);
 
-/* Where the gradients lie in their one block: first those of decayed parameters, then those of the
- * other parameters, then of what else was wanted; what pads them stays zero. Offsets in bytes,
- * known once planned. */
+/* Where the gradients lie in their one block: first those of decayed parameters, then those of
+ * parameters without decay, then of recurrent ones, then of what else was wanted; what pads them
+ * stays zero. Offsets in bytes, known once planned. */
 typedef struct kr_gradient_layout {
     size_t decayed;    /* the first part ends here */
-    size_t parameters; /* the second part ends here */
+    size_t plain;      /* the second */
+    size_t parameters; /* the third */
 } kr_gradient_layout;
 void kr_graph_gradient_layout(const kr_graph *g, kr_gradient_layout *layout);
 size_t kr_graph_gradient_offset(const kr_value *gradient);

@@ -126,15 +126,17 @@ static void place_gradient(kr_graph *g, kr_value *v) {
     g->sizes.gradients += value_bytes(v);
 }
 
-/* Decayed parameters first, then the others, each in order of declaration: an optimiser may take
- * either part as one vector. */
+static int group_of(const kr_param_decl *d) { return d->recurrent ? 2 : d->no_decay; }
+
+/* Decayed parameters first, then those without decay, then the recurrent ones, each in order of
+ * declaration: an optimiser may take each part as one vector. */
 static void place_gradients(kr_graph *g) {
-    for (int plain = 0; plain < 2; plain++) {
+    size_t *ends[] = {&g->layout.decayed, &g->layout.plain, &g->layout.parameters};
+    for (int group = 0; group < 3; group++) {
         for (int64_t i = 0; i < g->n_params; i++)
-            if (g->params[i]->decl->no_decay == plain) place_gradient(g, g->params[i]->grad);
-        if (plain == 0) g->layout.decayed = g->sizes.gradients;
+            if (group_of(g->params[i]->decl) == group) place_gradient(g, g->params[i]->grad);
+        *ends[group] = g->sizes.gradients;
     }
-    g->layout.parameters = g->sizes.gradients;
     for (int64_t i = 0; i < g->n_values; i++) place_gradient(g, g->values[i]);
 }
 

@@ -18,6 +18,19 @@ typedef struct kr_state_decl {
 
 typedef struct kr_mixer {
     const char *name;
+    /* What a model of this mixer can set, over a struct of its own that kr_config.settings holds;
+     * no name is one of kr_config_settings, none is a text */
+    const kr_setting *settings;
+    size_t settings_size;
+    /* Names of those that change what is computed though no weight's shape tells: they join the
+     * model's hash. NULL-ended; NULL: none */
+    const char *const *unseen;
+    /* Derives what was left open (0: from the width); NULL: nothing can be */
+    void (*fill)(kr_config *c);
+    /* Refuses what no single range tells; NULL: nothing */
+    int (*check)(const kr_config *c, krait_error *e);
+    /* Settings worth testing: "state=3 kernel=2"; the first suits a width of 6. NULL-ended */
+    const char *const *variants;
     int (*states)(const kr_config *c, kr_state_decl states[KR_MAX_STATES]); /* how many */
     /* x [M,D], normed -> [M,D], to be added to the residual stream */
     kr_value *(*build)(kr_nn *nn, kr_value *x);

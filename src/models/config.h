@@ -1,4 +1,7 @@
-/* config.h - what config.json says about a model: defaults filled in, dialects unified. */
+/* config.h - what config.json says about a model: defaults filled in, dialects unified.
+ *
+ * What every model has is a member of kr_config; what only its mixer has are the bytes of
+ * `settings`, a struct that the mixer's table describes (mixers/mixer.h). */
 #ifndef KR_CONFIG_H
 #define KR_CONFIG_H
 
@@ -7,8 +10,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/settings.h"
+
+#define KR_MIXER_SETTINGS 256 /* room for the settings of any mixer */
+
 typedef struct kr_config {
-    char architecture[64]; /* "MambaForCausalLM", "FalconMambaForCausalLM" */
+    char architecture[64]; /* "MambaForCausalLM", "FalconMambaForCausalLM", "KraitForCausalLM" */
     char mixer[32];        /* the name of a line of mixers.def: "mamba1" */
     int64_t layers, width;
     int64_t vocabulary;      /* rows of the embedding, padding included */
@@ -17,31 +24,34 @@ typedef struct kr_config {
     bool tied;             /* the head is the embedding */
     int32_t bos, eos, pad; /* -1: none */
     bool bytes;            /* "krait_tokenizer": "bytes": there is no tokenizer.json */
-    /* Mamba (Gu & Dao 2023) */
-    int64_t inner, state, kernel, dt_rank;
-    bool linear_bias, conv_bias;
-    bool linear_bias_unsaid; /* config.json is silent on linear_bias: the weights decide */
-    double mixer_rms_eps;    /* > 0: FalconMamba's weightless norms on dt_low, B and C; 0: none */
-    double dt_min, dt_max, dt_floor, dt_scale;
-    bool dt_init_constant;
+    unsigned char settings[KR_MIXER_SETTINGS];
 } kr_config;
 
-/* The defaults of the official implementation: expand 2, N 16, K 4, dt_rank ceil(width/16), eps
- * 1e-5, tied. */
-void kr_config_mamba(kr_config *c, int64_t width, int64_t layers, int64_t vocabulary);
+/* The table of the members above that a user may set: mixer, layers, width, norm_eps, ... */
+extern const kr_setting kr_config_settings[];
+
+/* Every value at its default, of this mixer; sets nothing that depends on others. Without a mixer
+ * of that name it is the config's name all the same, and kr_config_finish refuses it. */
+void kr_config_default(kr_config *c, const char *mixer);
+/* Derives what was left open (a setting of 0 that means "from the width") and checks. `from` names
+ * the file or whatever else was read, in messages. */
+int kr_config_finish(kr_config *c, const char *from, krait_error *e);
+/* All in one: settings is NULL or "state=8 tied=false", of the mixer or of every model. */
+int kr_config_make(kr_config *c, const char *mixer, int64_t width, int64_t layers,
+                   int64_t vocabulary, const char *settings, krait_error *e);
 
 /* Refuses sizes that are not positive, absurd, or inconsistent, with one line. */
 int kr_config_check(const kr_config *c, krait_error *e);
 
-/* Reads config.json of the Hugging Face layout (mamba, falcon_mamba) or of the state-spaces layout
- * (d_model, n_layer, ssm_cfg); an unknown architecture is refused by name, with the list of the
- * known ones. Knows where the two layouts differ. */
+/* Reads config.json in any dialect of dialects.def: the Hugging Face layout (mamba, falcon_mamba),
+ * the state-spaces layout (d_model, n_layer, ssm_cfg), Krait's own; an unknown architecture is
+ * refused by name, with the list of the known ones. */
 int kr_config_read(kr_config *c, const char *path, krait_error *e);
 /* The same from text, for fuzzing; `path` is only for messages. */
 int kr_config_read_bytes(kr_config *c, const char *text, size_t size, const char *path,
                          krait_error *e);
-/* Writes config.json so that transformers' from_pretrained takes it. dtype: "float32", "bfloat16",
- * "float16". */
+/* Writes config.json so that transformers' from_pretrained takes it, where transformers has such a
+ * model, else in Krait's dialect. dtype: "float32", "bfloat16", "float16". */
 int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e);
 
 #endif

@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "base/mem.h"
+#include "mixers/mamba1/mamba1.h"
 #include "models/config.h"
 
 static int read_text(kr_config *c, const char *text, krait_error *e) {
@@ -41,21 +42,23 @@ static void hugging_face(void **state) {
     assert_string_equal(c.architecture, "MambaForCausalLM");
     assert_string_equal(c.mixer, "mamba1");
     assert_int_equal(c.width, 768);
-    assert_int_equal(c.inner, 1536);
     assert_int_equal(c.layers, 32);
     assert_int_equal(c.vocabulary, 50280);
-    assert_int_equal(c.dt_rank, 48);
     assert_int_equal(c.eos, 0);
-    assert_true(c.tied && c.conv_bias && c.linear_bias_unsaid);
-    assert_true(c.mixer_rms_eps == 0 && c.norm_eps == 1e-5);
+    kr_mamba1 m = kr_mamba1_of(&c);
+    assert_int_equal(m.inner, 1536);
+    assert_int_equal(m.dt_rank, 48);
+    assert_true(c.tied && m.conv_bias && m.linear_bias_unsaid);
+    assert_true(m.mixer_rms_eps == 0 && c.norm_eps == 1e-5);
     accepted(&c, "{\"architectures\":[\"MambaForCausalLM\"],\"hidden_size\":17,\"use_bias\":true,"
                  "\"expand\":1.5,\"eos_token_id\":[5,6],\"bos_token_id\":null,\"vocab_size\":40,"
                  "\"time_step_rank\":\"auto\",\"time_step_init_scheme\":\"constant\"}");
-    assert_int_equal(c.inner, 25);
-    assert_int_equal(c.dt_rank, 2);
+    m = kr_mamba1_of(&c);
+    assert_int_equal(m.inner, 25);
+    assert_int_equal(m.dt_rank, 2);
     assert_int_equal(c.eos, 5);
     assert_int_equal(c.bos, -1);
-    assert_true(c.linear_bias && !c.linear_bias_unsaid && c.dt_init_constant);
+    assert_true(m.linear_bias && !m.linear_bias_unsaid && m.dt_init == 1);
 }
 
 static void falcon(void **state) {
@@ -65,10 +68,11 @@ static void falcon(void **state) {
              "{\"model_type\":\"falcon_mamba\",\"architectures\":[\"FalconMambaForCausalLM\"],"
              "\"hidden_size\":4096,\"intermediate_size\":8192,\"expand\":16,\"vocab_size\":65024,"
              "\"time_step_rank\":256,\"eos_token_id\":11,\"tie_word_embeddings\":false}");
-    assert_int_equal(c.inner, 8192);
-    assert_int_equal(c.dt_rank, 256);
+    kr_mamba1 m = kr_mamba1_of(&c);
+    assert_int_equal(m.inner, 8192);
+    assert_int_equal(m.dt_rank, 256);
     assert_false(c.tied);
-    assert_true(c.mixer_rms_eps == 1e-6);
+    assert_true(m.mixer_rms_eps == 1e-6);
     assert_string_equal(c.architecture, "FalconMambaForCausalLM");
 }
 
@@ -80,18 +84,20 @@ static void state_spaces(void **state) {
                  "\"pad_vocab_size_multiple\":8}");
     assert_int_equal(c.vocabulary, 50280);
     assert_int_equal(c.vocabulary_used, 50277);
-    assert_int_equal(c.inner, 1536);
-    assert_true(c.tied && !c.linear_bias && !c.linear_bias_unsaid);
+    kr_mamba1 m = kr_mamba1_of(&c);
+    assert_int_equal(m.inner, 1536);
+    assert_true(c.tied && !m.linear_bias && !m.linear_bias_unsaid);
     accepted(&c, "{\"d_model\":64,\"n_layer\":2,\"vocab_size\":16,\"tie_embeddings\":false,"
                  "\"ssm_cfg\":{\"layer\":\"Mamba1\",\"d_state\":8,\"d_conv\":3,\"expand\":1,"
                  "\"dt_rank\":7,\"dt_init\":\"constant\",\"bias\":true,\"conv_bias\":false},"
                  "\"attn_layer_idx\":[],\"d_intermediate\":0}");
     assert_int_equal(c.vocabulary, 16);
-    assert_int_equal(c.state, 8);
-    assert_int_equal(c.kernel, 3);
-    assert_int_equal(c.inner, 64);
-    assert_int_equal(c.dt_rank, 7);
-    assert_true(!c.tied && c.linear_bias && !c.conv_bias && c.dt_init_constant);
+    m = kr_mamba1_of(&c);
+    assert_int_equal(m.state, 8);
+    assert_int_equal(m.kernel, 3);
+    assert_int_equal(m.inner, 64);
+    assert_int_equal(m.dt_rank, 7);
+    assert_true(!c.tied && m.linear_bias && !m.conv_bias && m.dt_init == 1);
 }
 
 #define SS "{\"d_model\":64,\"n_layer\":2,\"vocab_size\":16,"
@@ -116,16 +122,16 @@ static void hostile(void **state) {
     refused(HF "\"hidden_size\":1e300}", "hidden_size");
     refused(HF "\"expand\":1e300}", "inner width");
     refused(HF "\"expand\":-1}", "inner width");
-    refused(HF "\"num_hidden_layers\":100000000}", "layers");
+    refused(HF "\"num_hidden_layers\":100000000}", "num_hidden_layers");
     refused(HF "\"vocab_size\":100000000000}", "vocabulary");
-    refused(HF "\"state_size\":1000000}", "state size");
+    refused(HF "\"state_size\":1000000}", "state_size must be a whole number from 1 to 4096");
     refused(HF "\"conv_kernel\":0}", "kernel");
     refused(HF "\"time_step_rank\":0}", "time_step_rank");
     refused(HF "\"time_step_rank\":\"all\"}", "time_step_rank");
     refused(HF "\"layer_norm_epsilon\":0}", "epsilon");
     refused(HF "\"layer_norm_epsilon\":-1e-5}", "epsilon");
-    refused(HF "\"time_step_max\":1e-9}", "time_step_max");
-    refused(HF "\"time_step_init_scheme\":\"zero\"}", "time step");
+    refused(HF "\"time_step_max\":1e-9}", "dt_max (1e-09)");
+    refused(HF "\"time_step_init_scheme\":\"zero\"}", "one of random|constant");
     refused(HF "\"hidden_act\":\"gelu\"}", "hidden_act");
     refused(HF "\"eos_token_id\":50280}", "eos_token_id");
     refused(HF "\"eos_token_id\":9223372036854775807}", "token id");
@@ -154,48 +160,105 @@ static void write_folder(char folder[64], char path[128]) {
 static void same(const kr_config *a, const kr_config *b) {
     assert_string_equal(a->architecture, b->architecture);
     assert_string_equal(a->mixer, b->mixer);
-    assert_true(a->layers == b->layers && a->width == b->width && a->inner == b->inner);
     assert_true(a->vocabulary == b->vocabulary && a->vocabulary_used == b->vocabulary_used);
-    assert_true(a->state == b->state && a->kernel == b->kernel && a->dt_rank == b->dt_rank);
-    assert_true(a->norm_eps == b->norm_eps && a->mixer_rms_eps == b->mixer_rms_eps);
-    assert_true(a->dt_min == b->dt_min && a->dt_max == b->dt_max);
-    assert_true(a->dt_floor == b->dt_floor && a->dt_scale == b->dt_scale);
-    assert_true(a->tied == b->tied && a->bytes == b->bytes && a->conv_bias == b->conv_bias);
-    assert_true(a->linear_bias == b->linear_bias && a->dt_init_constant == b->dt_init_constant);
+    assert_int_equal(a->bytes, b->bytes);
+    for (const kr_setting *k = kr_config_settings; k->name; k++)
+        if (!kr_setting_equal(k, a, b)) fail_msg("%s %s", a->mixer, k->name);
+    for (const kr_setting *k = kr_mixer_find(a->mixer)->settings; k->name; k++)
+        if (!kr_setting_equal(k, a->settings, b->settings)) fail_msg("%s %s", a->mixer, k->name);
     assert_true(a->bos == b->bos && a->eos == b->eos && a->pad == b->pad);
+}
+
+static void write_and_read(const kr_config *c, const char *path) {
+    kr_config back;
+    krait_error e = {0};
+    if (kr_config_write(c, path, "float32", &e) < 0) fail_msg("%s", e.message);
+    if (kr_config_read(&back, path, &e) < 0) fail_msg("%s", e.message);
+    same(c, &back);
 }
 
 static void round_trip(void **state) {
     (void)state;
     char folder[64], path[128];
     write_folder(folder, path);
-    kr_config c, back;
+    kr_config c;
     krait_error e = {0};
     for (int variant = 0; variant < 4; variant++) {
-        kr_config_mamba(&c, 24 + variant, 3, 264);
-        if (variant & 1) {
-            snprintf(c.architecture, sizeof c.architecture, "FalconMambaForCausalLM");
-            c.mixer_rms_eps = 1e-6;
-            c.inner = 31;
-            c.dt_min = 0.1 + 0.2; /* needs 17 digits */
-            c.dt_max = 1;
-            c.linear_bias = true;
-        }
+        const char *settings =
+            variant == 1   ? "mixer_rms_eps=1e-6 inner=31 dt_min=0.30000000000000004 dt_max=1 "
+                             "linear_bias=true"
+            : variant == 2 ? "tied=false conv_bias=false dt_init=constant"
+                           : NULL;
+        assert_int_equal(kr_config_make(&c, "mamba1", 24 + variant, 3, 264, settings, &e), 0);
+        assert_string_equal(c.architecture,
+                            variant == 1 ? "FalconMambaForCausalLM" : "MambaForCausalLM");
         if (variant & 2) {
             c.vocabulary_used = 257;
             c.bytes = true;
             c.eos = 256;
-            c.tied = c.conv_bias = false;
-            c.dt_init_constant = true;
         }
-        if (kr_config_write(&c, path, "float32", &e) < 0) fail_msg("%s", e.message);
-        if (kr_config_read(&back, path, &e) < 0) fail_msg("%s", e.message);
-        same(&c, &back);
+        write_and_read(&c, path);
     }
     c.width = 0;
     assert_int_equal(kr_config_write(&c, path, "float32", &e), KRAIT_ERR_ARGUMENT);
     unlink(path);
     rmdir(folder);
+}
+
+/* Every mixer with every variant; and no name of a setting means two things. */
+static void every_mixer_round_trips(void **state) {
+    (void)state;
+    char folder[64], path[128];
+    int n = 0;
+    write_folder(folder, path);
+    for (int i = 0; kr_mixers[i]; i++) {
+        const kr_mixer *m = kr_mixers[i];
+        assert_true(m->settings_size <= KR_MIXER_SETTINGS && kr_settings_count(m->settings) <= 64);
+        assert_string_equal(kr_mixer_find(m->name)->name, m->name);
+        for (const kr_setting *k = m->settings; k->name; k++)
+            if (kr_settings_find(kr_config_settings, k->name, strlen(k->name)) ||
+                k->kind == KR_SETTING_TEXT)
+                fail_msg("%s %s", m->name, k->name);
+        for (const char *const *name = m->unseen; name && *name; name++)
+            assert_non_null(kr_settings_find(m->settings, *name, strlen(*name)));
+        for (const char *const *v = m->variants; *v; v++, n++) {
+            kr_config c;
+            krait_error e;
+            if (kr_config_make(&c, m->name, 6, 2, 264, *v, &e) < 0) fail_msg("%s", e.message);
+            c.bytes = n & 1;
+            c.eos = n & 1 ? 256 : -1;
+            write_and_read(&c, path);
+        }
+    }
+    print_message("%d configurations\n", n);
+    unlink(path);
+    rmdir(folder);
+}
+
+#define KR "{\"model_type\":\"krait\",\"mixer\":\"mamba1\","
+#define KR_SIZES "\"layers\":2,\"width\":8,\"vocabulary\":264"
+
+static void own_dialect(void **state) {
+    (void)state;
+    kr_config c;
+    accepted(&c, KR KR_SIZES ",\"state\":5}");
+    assert_string_equal(c.architecture, "KraitForCausalLM");
+    assert_true(c.layers == 2 && c.width == 8 && c.vocabulary == 264 && c.eos == -1);
+    assert_int_equal(kr_mamba1_of(&c).state, 5);
+    assert_int_equal(kr_mamba1_of(&c).inner, 16);
+    refused("{\"model_type\":\"krait\"}", "\"mixer\" is missing");
+    refused("{\"model_type\":\"krait\",\"mixer\":\"transformer\"}",
+            "no mixer called \"transformer\"");
+    refused(KR "\"layers\":2}", "\"width\" is missing");
+    refused(KR KR_SIZES ",\"stat\":5}", "did you mean: state");
+    refused(KR KR_SIZES ",\"state\":0}", "state must be a whole number from 1");
+    refused(KR KR_SIZES ",\"state\":2.5}", "state must be a whole number");
+    refused(KR KR_SIZES ",\"state\":\"big\"}", "state must be a whole number");
+    refused(KR KR_SIZES ",\"conv_bias\":3}", "conv_bias must be true or false");
+    refused(KR KR_SIZES ",\"dt_init\":\"zero\"}", "one of random|constant, is zero");
+    refused(KR KR_SIZES ",\"dt_min\":0.5}", "dt_min (0.5) is above dt_max (0.1)");
+    refused(KR "\"layers\":1e9,\"width\":8,\"vocabulary\":264}", "layers must be");
+    refused(KR "\"layers\":1,\"width\":8,\"vocabulary\":-1}", "vocabulary");
 }
 
 static void no_memory(void **state) {
@@ -204,7 +267,7 @@ static void no_memory(void **state) {
     write_folder(folder, path);
     kr_config c, back;
     krait_error e;
-    kr_config_mamba(&c, 32, 2, 257);
+    assert_int_equal(kr_config_make(&c, "mamba1", 32, 2, 257, NULL, NULL), 0);
     c.bytes = true;
     json_set_alloc_funcs(kr_malloc, kr_free);
     int64_t n = 0, made = 1, failed = 0;
@@ -255,6 +318,7 @@ int main(void) {
         cmocka_unit_test(hugging_face), cmocka_unit_test(falcon),
         cmocka_unit_test(state_spaces), cmocka_unit_test(hostile),
         cmocka_unit_test(round_trip),   cmocka_unit_test(no_memory),
+        cmocka_unit_test(own_dialect),  cmocka_unit_test(every_mixer_round_trips),
         cmocka_unit_test(damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

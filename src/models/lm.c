@@ -179,7 +179,6 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
     *lm = (kr_lm){0};
     KR_TRY(kr_config_check(c, e));
     const kr_mixer *mixer = kr_mixer_find(c->mixer);
-    if (!mixer) return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "there is no mixer called %s", c->mixer);
     KR_TRY(allocate_states(lm, c, e));
     lm->g = kr_graph_create(&o->graph, e);
     if (!lm->g) {

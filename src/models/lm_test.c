@@ -1,6 +1,7 @@
-/* lm_test.c - the language model as one function: parameter totals, initial values, every gradient
- * in double against finite differences (states, resets and packed sequences included), causality,
- * carried state, recomputation. */
+/* lm_test.c - the language model as one function, of every mixer in mixers.def: every gradient in
+ * double against finite differences (states, resets and packed sequences included), causality,
+ * recomputation, packed documents as if each were alone; and Mamba's parameter totals and initial
+ * values. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "mixers/mixer.h"
 #include "models/lm.h"
 
 /* ---- parameters ------------------------------------------------------------------------------ */
@@ -26,7 +28,9 @@ static void totals_are_the_published_ones(void **state) {
                  {2560, 64, 2768345600}};
     for (int i = 0; i < 5; i++) {
         kr_config c;
-        kr_config_mamba(&c, sizes[i].width, sizes[i].layers, 50280);
+        assert_int_equal(kr_config_make(&c, "mamba1", sizes[i].width, sizes[i].layers, 50280, NULL,
+                                        NULL),
+                         0);
         assert_int_equal(kr_lm_parameter_count(&c), sizes[i].total);
     }
 }
@@ -47,7 +51,7 @@ static double deviation(const float *x, int64_t n) {
 static void initial_values_follow_the_paper(void **state) {
     (void)state;
     kr_config c;
-    kr_config_mamba(&c, 256, 3, 512);
+    assert_int_equal(kr_config_make(&c, "mamba1", 256, 3, 512, NULL, NULL), 0);
     kr_weights w = {0};
     krait_error e;
     assert_int_equal(kr_lm_init_weights(&c, 7, &w, &e), 0);
@@ -87,21 +91,6 @@ typedef struct rig {
         *states[16]; /* in, out and seed of each state: 3 * n_states pointers, row major by state */
 } rig;
 
-static kr_config small_config(bool falcon) {
-    kr_config c;
-    kr_config_mamba(&c, 6, 2, V);
-    c.inner = 10;
-    c.state = 3;
-    c.kernel = 3;
-    c.dt_rank = 2;
-    if (falcon) {
-        c.mixer_rms_eps = 1e-6;
-        c.linear_bias = true;
-        c.tied = false;
-    }
-    return c;
-}
-
 static void bind_raw(rig *r, kr_value *v, void *data) {
     kr_tensor t = *kr_value_tensor(v);
     t.data = data;
@@ -121,9 +110,9 @@ static void bind_states(rig *r, kr_rng *rng) {
     }
 }
 
-static void open_rig(rig *r, bool falcon, bool recompute) {
+static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool recompute) {
     memset(r, 0, sizeof *r);
-    r->c = small_config(falcon);
+    assert_int_equal(kr_config_make(&r->c, mixer->name, 6, 2, V, variant, NULL), 0);
     kr_lm_options o = {
         .graph = {.f64 = true, .training = true, .recompute = recompute, .threads = 1},
         .tokens = T,
@@ -214,83 +203,142 @@ static double *copy_of_gradient(rig *r, kr_value *v, int64_t *n) {
     return copy;
 }
 
-static void check_all_gradients(bool falcon, bool recompute) {
+static void check_all_gradients(const kr_mixer *mixer, const char *variant, bool recompute) {
     rig r;
-    open_rig(&r, falcon, recompute);
+    open_rig(&r, mixer, variant, recompute);
     double worst = 0;
     int n_params = kr_graph_param_count(r.lm.g), checked = 0;
     for (int i = 0; i < n_params + r.lm.n_states; i++) {
-        kr_value *v =
-            i < n_params ? kr_graph_param_at(r.lm.g, i, NULL) : r.lm.state_in[i - n_params];
+        const kr_param_decl *d = NULL;
+        kr_value *v = i < n_params ? kr_graph_param_at(r.lm.g, i, &d) : r.lm.state_in[i - n_params];
         int64_t n;
         run(&r);
         double *gradient = copy_of_gradient(&r, v, &n);
         double error = compare(&r, kr_value_tensor(v)->data, gradient, n);
-        if (error > 1e-6) printf("%d: %.3g\n", i, error);
+        if (error > 1e-6) printf("%s: %.3g\n", d ? d->name : "a state", error);
         if (error > worst) worst = error;
         kr_free(gradient);
         checked++;
     }
-    printf("falcon %d recompute %d: %d tensors, worst relative difference %.2g\n", falcon,
-           recompute, checked, worst);
+    printf("%s %s%s: %d tensors, worst relative difference %.2g\n", mixer->name, variant,
+           recompute ? " recomputed" : "", checked, worst);
     assert_true(worst < 1e-6);
     close_rig(&r);
 }
 
-static void mamba_gradients(void **state) {
+static void gradients(void **state) {
     (void)state;
-    check_all_gradients(false, false);
-}
-
-static void falcon_gradients(void **state) {
-    (void)state;
-    check_all_gradients(true, false);
+    for (int i = 0; kr_mixers[i]; i++)
+        for (const char *const *v = kr_mixers[i]->variants; *v; v++)
+            check_all_gradients(kr_mixers[i], *v, false);
 }
 
 static void recomputed_gradients(void **state) {
     (void)state;
-    check_all_gradients(true, true);
+    for (int i = 0; kr_mixers[i]; i++)
+        check_all_gradients(kr_mixers[i], kr_mixers[i]->variants[0], true);
+}
+
+/* Runs before and after id `at` is another one. */
+static void change_one(const kr_mixer *mixer, int at, double before[T], double after[T]) {
+    rig r;
+    open_rig(&r, mixer, mixer->variants[0], false);
+    run(&r);
+    memcpy(before, kr_value_tensor(r.lm.nll)->data, T * sizeof *before);
+    r.ids[at] = (r.ids[at] + 1) % V;
+    run(&r);
+    memcpy(after, kr_value_tensor(r.lm.nll)->data, T * sizeof *after);
+    close_rig(&r);
 }
 
 static void later_tokens_change_nothing_before(void **state) {
     (void)state;
-    rig r;
-    open_rig(&r, false, false);
-    run(&r);
     double before[T], after[T];
-    memcpy(before, kr_value_tensor(r.lm.nll)->data, sizeof before);
-    r.ids[7] = (r.ids[7] + 1) % V;
-    run(&r);
-    memcpy(after, kr_value_tensor(r.lm.nll)->data, sizeof after);
-    assert_memory_equal(before, after, 7 * sizeof *before);
-    assert_true(before[7] != after[7]);
-    close_rig(&r);
+    for (int i = 0; kr_mixers[i]; i++) {
+        change_one(kr_mixers[i], 7, before, after);
+        assert_memory_equal(before, after, 7 * sizeof *before);
+        assert_true(before[7] != after[7]);
+    }
 }
 
 static void documents_and_sequences_do_not_leak(void **state) {
     (void)state;
-    rig r;
-    open_rig(&r, false, false);
-    run(&r);
     double before[T], after[T];
-    memcpy(before, kr_value_tensor(r.lm.nll)->data, sizeof before);
-    r.ids[1] = (r.ids[1] + 1) % V; /* before the reset at 3, in the first sequence */
-    run(&r);
-    memcpy(after, kr_value_tensor(r.lm.nll)->data, sizeof after);
-    assert_true(before[1] != after[1]);
-    assert_memory_equal(before + 3, after + 3, (T - 3) * sizeof *before);
-    close_rig(&r);
+    for (int i = 0; kr_mixers[i]; i++) { /* 1 is before the reset at 3, in the first sequence */
+        change_one(kr_mixers[i], 1, before, after);
+        assert_true(before[1] != after[1]);
+        assert_memory_equal(before + 3, after + 3, (T - 3) * sizeof *before);
+    }
+}
+
+/* ---- packed documents ------------------------------------------------------------------------ */
+
+enum { ROWS = 150 };
+
+/* logits [ROWS,V] of rows that `n` sequences cut. */
+static void logits_of(const kr_config *c, kr_weights *w, const int32_t *ids, const uint8_t *reset,
+                      const int64_t (*seqs)[3], int64_t n, float *logits) {
+    kr_lm lm;
+    krait_error e;
+    kr_lm_options o = {.tokens = ROWS, .sequences = n, .reset = reset != NULL};
+    assert_int_equal(kr_device_level(&o.graph.level, &e), 0);
+    if (kr_lm_build(&lm, c, &o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_lm_bind_weights(&lm, w, &e), 0);
+    assert_int_equal(kr_graph_plan(lm.g, &e), 0);
+    assert_int_equal(kr_graph_allocate(lm.g, &e), 0);
+    rig r = {.lm = lm};
+    bind_raw(&r, lm.ids, (void *)(uintptr_t)ids);
+    bind_raw(&r, lm.seqs, (void *)(uintptr_t)seqs);
+    if (reset) bind_raw(&r, lm.reset, (void *)(uintptr_t)reset);
+    if (kr_graph_run(lm.g, ROWS, 0, &e) < 0) fail_msg("%s", e.message);
+    memcpy(logits, kr_value_tensor(lm.logits)->data, ROWS * V * sizeof *logits);
+    kr_lm_free(&lm);
+}
+
+/* Three documents as three sequences, and as one sequence with resets: the kernels of this machine
+ * in f32. */
+static double packed_difference(const kr_mixer *mixer, const char *variant) {
+    static const int64_t apart[3][3] = {{0, 70, 0}, {70, 1, 1}, {71, ROWS - 71, 2}};
+    static const int64_t together[1][3] = {{0, ROWS, 0}};
+    static float a[ROWS * V], b[ROWS * V];
+    kr_config c;
+    kr_weights w = {0};
+    krait_error e;
+    int32_t ids[ROWS];
+    uint8_t reset[ROWS] = {[0] = 1, [70] = 1, [71] = 1};
+    if (kr_config_make(&c, mixer->name, 24, 2, V, variant, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    for (int t = 0; t < ROWS; t++) ids[t] = (7 * t * t + t) % V;
+    logits_of(&c, &w, ids, NULL, apart, 3, a);
+    logits_of(&c, &w, ids, reset, together, 1, b);
+    double worst = 0, size = 0;
+    for (int i = 0; i < ROWS * V; i++) {
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        size = fmax(size, fabs((double)a[i]));
+    }
+    kr_weights_free(&w);
+    return worst / size;
+}
+
+static void packed_documents_are_as_if_alone(void **state) {
+    (void)state;
+    for (int i = 0; kr_mixers[i]; i++)
+        for (const char *const *v = kr_mixers[i]->variants; *v; v++) {
+            double d = packed_difference(kr_mixers[i], *v);
+            printf("%s %s: packed and alone differ by %.2g\n", kr_mixers[i]->name, *v, d);
+            assert_true(d <= 1e-5);
+        }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(totals_are_the_published_ones),
         cmocka_unit_test(initial_values_follow_the_paper),
-        cmocka_unit_test(mamba_gradients),
-        cmocka_unit_test(falcon_gradients),
+        cmocka_unit_test(gradients),
         cmocka_unit_test(recomputed_gradients),
         cmocka_unit_test(later_tokens_change_nothing_before),
         cmocka_unit_test(documents_and_sequences_do_not_leak),
+        cmocka_unit_test(packed_documents_are_as_if_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "data/tokenizer/tokenizer.h"
 #include "device/device.h"
+#include "mixers/mixer.h"
 #include "models/lm.h"
 
 /* ---- what belongs to a model besides its weights ---- */
@@ -91,15 +92,22 @@ static uint64_t real_bits(double x) {
     return bits;
 }
 
+static void hash_in(krait_model *m, uint64_t bits) {
+    m->hash = (m->hash ^ bits) * 0x9E3779B97F4A7C15u ^ m->hash >> 29;
+}
+
 /* The hash of the weights (their names and shapes tell most of the configuration) and of what they
  * do not tell. */
 static int hash_model(krait_model *m, krait_error *e) {
     KR_TRY(kr_weights_scan(&m->weights, kr_device_threads(), &m->hash, e));
     const kr_config *c = &m->config;
-    uint64_t rest[] = {kr_hash_string(c->mixer), real_bits(c->norm_eps),
-                       real_bits(c->mixer_rms_eps), (uint64_t)c->tied};
-    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
-        m->hash = (m->hash ^ rest[i]) * 0x9E3779B97F4A7C15u ^ m->hash >> 29;
+    hash_in(m, kr_hash_string(c->mixer));
+    hash_in(m, real_bits(c->norm_eps));
+    const kr_mixer *mixer = kr_mixer_find(c->mixer);
+    for (const char *const *name = mixer->unseen; name && *name; name++)
+        hash_in(m, kr_setting_bits(kr_settings_find(mixer->settings, *name, strlen(*name)),
+                                   c->settings));
+    hash_in(m, (uint64_t)c->tied);
     return 0;
 }
 
@@ -219,10 +227,6 @@ void krait_model_describe(const krait_model *model, krait_model_info *info) {
         .mixer = c->mixer,
         .layers = c->layers,
         .width = c->width,
-        .inner_width = c->inner,
-        .state_size = c->state,
-        .conv_kernel = c->kernel,
-        .dt_rank = c->dt_rank,
         .vocabulary = c->vocabulary,
         .vocabulary_used = c->vocabulary_used,
         .parameters = model->parameters,
@@ -232,6 +236,17 @@ void krait_model_describe(const krait_model *model, krait_model_info *info) {
         .hash = model->hash,
         .end_token = model->tokenizer ? krait_tokenizer_end(model->tokenizer) : c->eos,
     };
+}
+
+int krait_model_setting(const krait_model *model, int64_t index, krait_setting_info *info) {
+    if (!model || !info || index < 0) return KRAIT_ERR_ARGUMENT;
+    const kr_setting *k = kr_mixer_find(model->config.mixer)->settings;
+    if (index >= kr_settings_count(k)) return KRAIT_ERR_ARGUMENT;
+    k += index;
+    *info = (krait_setting_info){.name = k->name, .meaning = k->help};
+    info->is_text = k->kind == KR_SETTING_TEXT || k->kind == KR_SETTING_CHOICE;
+    kr_setting_text(k, model->config.settings, info->value);
+    return 0;
 }
 
 int64_t krait_model_tensor_count(const krait_model *model) { return model->weights.count; }

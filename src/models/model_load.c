@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "device/device.h"
+#include "mixers/mamba1/mamba1.h"
 #include "models/lm.h"
 #include "models/model.h"
 
@@ -97,15 +98,23 @@ const char *kr_model_file_name(const krait_model *m, const char *name) {
     return m->singular && strcmp(name, EMBEDDING) == 0 ? EMBEDDING_OF_STATE_SPACES : name;
 }
 
+/* Where Mamba's config.json is silent on the biases of its projections, the weights decide. */
+static void settle_bias(kr_config *c, const kr_weights *w) {
+    if (strcmp(c->mixer, "mamba1") != 0) return;
+    kr_mamba1 s = kr_mamba1_of(c);
+    if (s.linear_bias_unsaid)
+        s.linear_bias = kr_weights_find(w, "backbone.layers.0.mixer.in_proj.bias") != NULL;
+    s.linear_bias_unsaid = false;
+    memcpy(c->settings, &s, sizeof s);
+}
+
 int kr_model_unify(krait_model *m, krait_error *e) {
     kr_weights *w = &m->weights;
     kr_config *c = &m->config;
     m->singular = find_item(w, EMBEDDING_OF_STATE_SPACES) != NULL;
     KR_TRY(rename_item(w, EMBEDDING_OF_STATE_SPACES, EMBEDDING, e));
     if (c->tied) KR_TRY(drop_tied_head(w, e));
-    if (c->linear_bias_unsaid)
-        c->linear_bias = kr_weights_find(w, "backbone.layers.0.mixer.in_proj.bias") != NULL;
-    c->linear_bias_unsaid = false;
+    settle_bias(c, w);
     return 0;
 }
 

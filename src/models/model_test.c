@@ -123,8 +123,7 @@ static void half_types(void **state) {
 /* ---- a model made here ---- */
 
 static void small_config(kr_config *c) {
-    kr_config_mamba(c, 24, 2, 264);
-    c->state = 5;
+    assert_int_equal(kr_config_make(c, "mamba1", 24, 2, 264, "state=5", NULL), 0);
 }
 
 static krait_model *make_model(const kr_config *c, bool bytes) {

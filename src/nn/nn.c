@@ -19,7 +19,9 @@ kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init i
     kr_param_decl d = {.rank = rank,
                        .init = {init.kind, init.a, init.b, init.c},
                        .no_decay = kind == KR_PARAM_PLAIN,
-                       .matrix = kind == KR_PARAM_MATRIX};
+                       .recurrent =
+                           kind == KR_PARAM_RECURRENT || kind == KR_PARAM_RECURRENT_MATRIX,
+                       .matrix = kind == KR_PARAM_MATRIX || kind == KR_PARAM_RECURRENT_MATRIX};
     int length = snprintf(d.name, sizeof d.name, "%s%s", nn->prefix, name);
     if (length < 0 || (size_t)length >= sizeof d.name) return NULL; /* none of ours is */
     for (int i = 0; i < rank; i++) d.shape[i] = shape[i];

@@ -38,7 +38,10 @@ kr_init kr_init_fan_in(int64_t fan_in, double scale);
 typedef enum kr_param_kind {
     KR_PARAM_MATRIX, /* decays; may stay 16 bits wide in memory */
     KR_PARAM_DECAY,  /* decays; held in f32 */
-    KR_PARAM_PLAIN   /* no weight decay (norms, biases, A_log, D); held in f32 */
+    KR_PARAM_PLAIN,  /* no weight decay (norms, biases, A_log, D); held in f32 */
+    /* of the recurrence: the recipe's recurrent_learning_rate and no weight decay; held in f32 */
+    KR_PARAM_RECURRENT,
+    KR_PARAM_RECURRENT_MATRIX /* the same; may stay 16 bits wide in memory */
 } kr_param_kind;
 
 /* Declares "<prefix><name>" with the first `rank` entries of shape. */

@@ -36,7 +36,7 @@ static int setup(void **state) {
     kr_config c;
     kr_weights w = {0};
     krait_tokenizer *t;
-    kr_config_mamba(&c, 40, 2, V);
+    assert_int_equal(kr_config_make(&c, "mamba1", 40, 2, V, NULL, NULL), 0);
     c.eos = 256;
     if (kr_lm_init_weights(&c, 9, &w, &e) < 0) return -1;
     kr_rng r = kr_rng_make(1, 2);

@@ -27,7 +27,7 @@ static int32_t ids[LANES][T];
 static int setup(void **state) {
     (void)state;
     krait_error e;
-    kr_config_mamba(&model.config, 48, 3, V);
+    assert_int_equal(kr_config_make(&model.config, "mamba1", 48, 3, V, NULL, NULL), 0);
     model.hash = 0x1234;
     if (kr_lm_init_weights(&model.config, 9, &model.weights, &e) < 0) return -1;
     kr_rng r = kr_rng_make(1, 2);

@@ -48,7 +48,7 @@ static krait_model *make_model(bool even) {
     krait_tokenizer *t;
     krait_model *m;
     krait_error e = {0};
-    kr_config_mamba(&c, 24, 2, 264);
+    assert_int_equal(kr_config_make(&c, "mamba1", 24, 2, 264, NULL, NULL), 0);
     c.vocabulary_used = 257;
     assert_int_equal(krait_tokenizer_open(&t, "bytes", &e), 0);
     assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);

@@ -233,27 +233,31 @@ static int step_vector(const kr_optimiser *o, kr_adamw_attr *a, float *w, float 
     return launch(o, o->adamw, &c, "adamw", e);
 }
 
-static int step_parts(const kr_optimiser *o, kr_adamw_attr *a, double decay, krait_error *e) {
+static int step_parts(const kr_optimiser *o, kr_adamw_attr *a, const kr_recipe *r, krait_error *e) {
     kr_gradient_layout layout;
     kr_graph_gradient_layout(o->g, &layout);
     float *g = kr_graph_gradient_block(o->g);
     int64_t decayed = (int64_t)(layout.decayed / sizeof(float));
-    a->decay = decay;
+    int64_t plain = (int64_t)(layout.plain / sizeof(float));
+    a->decay = r->weight_decay;
     KR_TRY(step_vector(o, a, o->weights, g, 0, decayed, e));
     a->decay = 0;
-    return step_vector(o, a, o->weights + decayed, g + decayed, decayed, o->total - decayed, e);
+    KR_TRY(step_vector(o, a, o->weights + decayed, g + decayed, decayed, plain - decayed, e));
+    a->rate *= r->recurrent_learning_rate;
+    return step_vector(o, a, o->weights + plain, g + plain, plain, o->total - plain, e);
 }
 
 int kr_optimiser_step(kr_optimiser *o, const kr_recipe *r, double rate, double scale,
                       krait_error *e) {
     kr_adamw_attr a = {rate, r->beta1, r->beta2, r->eps, 0, scale, ++o->updates};
     int64_t at = 0;
-    if (on_gpu(o->g)) return step_parts(o, &a, r->weight_decay, e);
+    if (on_gpu(o->g)) return step_parts(o, &a, r, e);
     for (int i = 0; i < o->n; i++) {
         const kr_param_decl *d;
         const kr_tensor *w = param(o->g, i, &d), *g = gradient(o, i);
         int64_t n = kr_tensor_count(w);
-        a.decay = d->no_decay ? 0 : r->weight_decay;
+        a.decay = d->no_decay || d->recurrent ? 0 : r->weight_decay;
+        a.rate = d->recurrent ? rate * r->recurrent_learning_rate : rate;
         if (g) KR_TRY(step_vector(o, &a, w->data, g->data, at, n, e));
         at += n;
     }

@@ -2,11 +2,11 @@
  * are bad.
  *
  * The step itself is the op `adamw`, the norm the op `sum_squares`; parameters declared no_decay
- * get no weight decay.
+ * get no weight decay, recurrent ones neither that nor the common rate.
  *
  * On the CPU each parameter is a vector of its own. On the GPU weights and moments lie as the
- * graph's gradients do, so that all decayed parameters are one vector and all others a second one:
- * two launches a step, and one for the norm. */
+ * graph's gradients do, so that all decayed parameters are one vector, the recurrent ones another
+ * and all others a third: a launch each, and one for the norm. */
 #ifndef KR_OPTIMISER_H
 #define KR_OPTIMISER_H
 

@@ -1,240 +1,192 @@
 /* recipe.c - the table of recipe keys and what is driven by it: parsing, checks, help, echo. */
 #include "train/recipe.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <limits.h>
-#include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <krait/train.h>
 
 #include "base/err.h"
 #include "base/json.h"
+#include "mixers/mixer.h"
 
-typedef enum kind { INT, REAL, BOOL, TEXT } kind;
-
-typedef struct key {
-    const char *name;
-    kind type;
-    size_t at, room; /* offset in kr_recipe; bytes of a text */
-    const char *fallback;
-    double low, high;
-    const char *choices; /* "cosine|wsd": the only values of a text; NULL: any */
-    bool fixed;          /* decides what the run computes so far: a resumed run must agree */
-    const char *meaning;
-} key;
-
-#define AT(field) offsetof(kr_recipe, field)
-#define INT_KEY(n, d, lo, hi, fixed, text)                                                         \
-    { #n, INT, AT(n), 0, d, lo, hi, NULL, fixed, text }
-#define REAL_KEY(n, d, lo, hi, fixed, text)                                                        \
-    { #n, REAL, AT(n), 0, d, lo, hi, NULL, fixed, text }
-#define BOOL_KEY(n, d, fixed, text)                                                                \
-    { #n, BOOL, AT(n), 0, d, 0, 1, NULL, fixed, text }
-#define TEXT_KEY(n, d, choices, fixed, text)                                                       \
-    { #n, TEXT, AT(n), sizeof((kr_recipe *)0)->n, d, 0, 0, choices, fixed, text }
+#define INT_KEY(n, d, lo, hi, text) KR_SETTING_INT_OF(kr_recipe, n, d, lo, hi, text)
+#define REAL_KEY(n, d, lo, hi, text) KR_SETTING_REAL_OF(kr_recipe, n, d, lo, hi, text)
+#define BOOL_KEY(n, d, text) KR_SETTING_BOOL_OF(kr_recipe, n, d, text)
+#define TEXT_KEY(n, choices, text) KR_SETTING_TEXT_OF(kr_recipe, n, choices, text)
 #define MANY 1e15
 
-/* The keys behind `about` and before `tokenizer` are the model's shape. */
-static const key keys[] = {
-    TEXT_KEY(about, "", NULL, false, "what this recipe is for"),
-    TEXT_KEY(mixer, "mamba1", NULL, true, "the mixer of every layer"),
-    INT_KEY(layers, "4", 1, 4096, true, "number of layers"),
-    INT_KEY(width, "128", 1, 1 << 20, true, "width of the residual stream"),
-    INT_KEY(expand, "2", 1, 64, true, "inner width = expand * width"),
-    INT_KEY(state, "16", 1, 256, true, "state size N of each channel"),
-    INT_KEY(kernel, "4", 1, 64, true, "width of the causal convolution"),
-    INT_KEY(dt_rank, "0", 0, 1 << 20, true,
-            "rank of the step size projection; 0: width/16, rounded up"),
-    INT_KEY(vocabulary, "0", 0, 1 << 24, true, "ids of the model; 0: as many as the tokenizer has"),
-    INT_KEY(pad_vocabulary, "8", 1, 1024, true, "rows of the embedding are a multiple of this"),
-    BOOL_KEY(conv_bias, "true", true, "the convolution has a bias"),
-    BOOL_KEY(linear_bias, "false", true, "the projections in and out have biases"),
-    REAL_KEY(dt_min, "0.001", 1e-8, 10, true, "smallest initial step size"),
-    REAL_KEY(dt_max, "0.1", 1e-8, 10, true, "largest initial step size"),
-    TEXT_KEY(tokenizer, "bytes", NULL, true, "\"bytes\", or the path of a tokenizer.json"),
-    INT_KEY(batch, "8", 1, 1 << 20, true, "sequences read side by side"),
-    INT_KEY(window, "256", 1, 1 << 24, true, "tokens of each sequence in one step"),
-    INT_KEY(accumulate, "1", 1, 1 << 16, true, "micro-batches whose gradients make one step"),
-    REAL_KEY(held_out, "0.05", 0, 0.9, true, "share of the data kept for evaluation"),
+/* Two parts: what decides the numbers that a run computes, in which a resumed run must agree, and
+ * behind `about` what may change. The keys before `tokenizer` shape the model, as do all of the
+ * other two tables. */
+static const kr_setting keys[] = {
+    INT_KEY(vocabulary, 0, 0, 1 << 24, "ids of the model; 0: as many as the tokenizer has"),
+    INT_KEY(pad_vocabulary, 8, 1, 1024, "rows of the embedding are a multiple of this"),
+    TEXT_KEY(tokenizer, NULL, "\"bytes\", or the path of a tokenizer.json"),
+    INT_KEY(batch, 8, 1, 1 << 20, "sequences read side by side"),
+    INT_KEY(window, 256, 1, 1 << 24, "tokens of each sequence in one step"),
+    INT_KEY(accumulate, 1, 1, 1 << 16, "micro-batches whose gradients make one step"),
+    REAL_KEY(held_out, 0.05, 0, 0.9, "share of the data kept for evaluation"),
     BOOL_KEY(
-        carry_state, "false", true,
+        carry_state, false,
         "each window starts from the state the one before it left (truncated backpropagation)"),
-    BOOL_KEY(reset, "true", true, "documents packed into one window do not see each other"),
-    INT_KEY(seed, "1", 0, 9007199254740992.0, true, "of initial weights, data order and samples"),
-    INT_KEY(steps, "1000", 1, MANY, false, "number of optimiser steps"),
-    INT_KEY(tokens, "0", 0, MANY, false, "tokens to train on, instead of steps; 0: off"),
-    REAL_KEY(learning_rate, "0.003", 0, 100, false, "peak learning rate"),
-    REAL_KEY(min_learning_rate, "1e-5", 0, 100, false, "where the schedule ends"),
-    TEXT_KEY(schedule, "cosine", "cosine|wsd|constant", false,
+    BOOL_KEY(reset, true, "documents packed into one window do not see each other"),
+    INT_KEY(seed, 1, 0, 9007199254740992.0, "of initial weights, data order and samples"),
+    TEXT_KEY(precision, "auto|f32|bf16", "of activations; auto: bf16 on a GPU, f32 on the CPU"),
+    TEXT_KEY(about, NULL, "what this recipe is for"),
+    INT_KEY(steps, 1000, 1, MANY, "number of optimiser steps"),
+    INT_KEY(tokens, 0, 0, MANY, "tokens to train on, instead of steps; 0: off"),
+    REAL_KEY(learning_rate, 0.003, 0, 100, "peak learning rate"),
+    REAL_KEY(min_learning_rate, 1e-5, 0, 100, "where the schedule ends"),
+    REAL_KEY(recurrent_learning_rate, 1, 0, 100,
+             "factor of the rate for parameters of the recurrence, where a mixer has such a group"),
+    TEXT_KEY(schedule, "cosine|wsd|constant",
              "after the warm-up: cosine, wsd (stable, then decay), constant"),
-    INT_KEY(warmup, "100", 0, MANY, false, "steps of linear warm-up"),
-    INT_KEY(decay, "0", 0, MANY, false, "wsd: steps of the decay at the end; 0: a fifth of all"),
-    TEXT_KEY(decay_shape, "linear", "linear|sqrt", false, "wsd: linear, or 1 - sqrt(progress)"),
-    REAL_KEY(beta1, "0.9", 0, 0.999999, false, "AdamW: decay of the mean of gradients"),
-    REAL_KEY(beta2, "0.95", 0, 0.999999, false, "AdamW: decay of the mean of squares"),
-    REAL_KEY(eps, "1e-8", 1e-30, 1, false, "AdamW: added to the root"),
-    REAL_KEY(weight_decay, "0.1", 0, 10, false,
+    INT_KEY(warmup, 100, 0, MANY, "steps of linear warm-up"),
+    INT_KEY(decay, 0, 0, MANY, "wsd: steps of the decay at the end; 0: a fifth of all"),
+    TEXT_KEY(decay_shape, "linear|sqrt", "wsd: linear, or 1 - sqrt(progress)"),
+    REAL_KEY(beta1, 0.9, 0, 0.999999, "AdamW: decay of the mean of gradients"),
+    REAL_KEY(beta2, 0.95, 0, 0.999999, "AdamW: decay of the mean of squares"),
+    REAL_KEY(eps, 1e-8, 1e-30, 1, "AdamW: added to the root"),
+    REAL_KEY(weight_decay, 0.1, 0, 10,
              "AdamW: decay of matrices (never of A_log, D, biases, norms, embeddings)"),
-    REAL_KEY(clip, "1", 0, 1e9, false, "largest norm of the gradient; 0: off"),
-    REAL_KEY(outlier, "0", 0, 1e6, false,
+    REAL_KEY(clip, 1, 0, 1e9, "largest norm of the gradient; 0: off"),
+    REAL_KEY(outlier, 0, 0, 1e6,
              "leave out steps whose loss or gradient norm is this many deviations high; 0: off"),
-    BOOL_KEY(recompute, "false", false,
+    BOOL_KEY(recompute, false,
              "keep fewer activations, compute them again (on a GPU the cheap ones always are)"),
-    TEXT_KEY(precision, "auto", "auto|f32|bf16", true,
-             "of activations; auto: bf16 on a GPU, f32 on the CPU"),
-    INT_KEY(log_every, "10", 1, MANY, false, "steps between lines of the log"),
-    INT_KEY(eval_every, "200", 0, MANY, false, "steps between evaluations; 0: only at the end"),
-    INT_KEY(eval_batches, "8", 1, MANY, false, "batches of held-out data in an evaluation"),
-    INT_KEY(sample_every, "0", 0, MANY, false, "steps between samples; 0: off"),
-    INT_KEY(sample_tokens, "128", 1, 1 << 20, false, "length of a sample"),
-    REAL_KEY(sample_temperature, "0.8", 0, 100, false, "of a sample; 0: the likeliest token"),
-    TEXT_KEY(sample_prompt, "", NULL, false, "what a sample continues"),
-    INT_KEY(checkpoint_every, "500", 0, MANY, false,
-            "steps between checkpoints; 0: only at the end"),
-    INT_KEY(keep, "3", 1, 1 << 20, false, "checkpoints that are kept"),
-};
-enum { KEYS = sizeof keys / sizeof keys[0] };
+    INT_KEY(log_every, 10, 1, MANY, "steps between lines of the log"),
+    INT_KEY(eval_every, 200, 0, MANY, "steps between evaluations; 0: only at the end"),
+    INT_KEY(eval_batches, 8, 1, MANY, "batches of held-out data in an evaluation"),
+    INT_KEY(sample_every, 0, 0, MANY, "steps between samples; 0: off"),
+    INT_KEY(sample_tokens, 128, 1, 1 << 20, "length of a sample"),
+    REAL_KEY(sample_temperature, 0.8, 0, 100, "of a sample; 0: the likeliest token"),
+    TEXT_KEY(sample_prompt, NULL, "what a sample continues"),
+    INT_KEY(checkpoint_every, 500, 0, MANY, "steps between checkpoints; 0: only at the end"),
+    INT_KEY(keep, 3, 1, 1 << 20, "checkpoints that are kept"),
+    {.name = NULL}};
+enum { KEYS = sizeof keys / sizeof keys[0] - 1 };
 _Static_assert(KEYS <= 64, "kr_recipe.given has 64 bits");
 
-static void *field(const kr_recipe *r, const key *k) { return (char *)(uintptr_t)r + k->at; }
+/* ---- three tables ---- */
 
-/* ---- near names ---- */
+typedef enum part { MODEL, MIXER, OWN, PARTS } part;
 
-/* Edits that turn a into b (insert, delete, replace), for names under 64 bytes. */
-static int edits(const char *a, const char *b) {
-    int row[64], n = (int)strlen(b);
-    if (n > 63 || strlen(a) > 63) return INT_MAX;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
+static const kr_setting no_settings[] = {{.name = NULL}};
+
+static const kr_setting *table_of(const kr_recipe *r, part p) {
+    const kr_mixer *m = kr_mixer_find(r->config.mixer);
+    if (p == MIXER) return m ? m->settings : no_settings;
+    return p == MODEL ? kr_config_settings : keys;
 }
 
-static int unknown_key(const char *from, const char *name, krait_error *e) {
-    char near[200] = "";
-    for (int distance = 1; distance <= 4; distance++)
-        for (int i = 0; i < KEYS; i++) {
-            bool part = strlen(name) > 2 && strstr(keys[i].name, name);
-            int d = part ? 1 : edits(name, keys[i].name);
-            if (d != distance || d * 2 > (int)strlen(name) + 1) continue;
-            size_t used = strlen(near);
-            snprintf(near + used, sizeof near - used, "%s%s", used ? ", " : "", keys[i].name);
-        }
+static const void *values_of(const kr_recipe *r, part p) {
+    return p == OWN ? (const void *)r : p == MODEL ? (const void *)&r->config : r->config.settings;
+}
+
+static void *place_of(kr_recipe *r, part p) { return (void *)(uintptr_t)values_of(r, p); }
+
+static const kr_setting *find_key(const kr_recipe *r, const char *name, part *in) {
+    const kr_setting *k = NULL;
+    for (int p = 0; p < PARTS && !k; p++) {
+        *in = (part)p;
+        k = kr_settings_find(table_of(r, *in), name, strlen(name));
+    }
+    return k;
+}
+
+static uint64_t bit_of(const kr_recipe *r, part p, const kr_setting *k) {
+    return (uint64_t)1 << (k - table_of(r, p));
+}
+
+static bool was_given(const kr_recipe *r, part p, const kr_setting *k) {
+    return (r->given[p] & bit_of(r, p, k)) != 0;
+}
+
+/* A mixer that has such a setting; NULL: none. */
+static const char *mixer_with(const char *name) {
+    for (int i = 0; kr_mixers[i]; i++)
+        if (kr_settings_find(kr_mixers[i]->settings, name, strlen(name))) return kr_mixers[i]->name;
+    return NULL;
+}
+
+static int unknown_key(const kr_recipe *r, const char *from, const char *name, krait_error *e) {
+    char near[640] = "";
+    const char *other = mixer_with(name);
+    if (other)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "%s: mixer %s has no setting \"%.60s\"; mixer %s has one", from,
+                       r->config.mixer, name, other);
+    for (int p = PARTS - 1; p >= 0; p--) {
+        char some[200];
+        kr_settings_near(table_of(r, (part)p), name, some, sizeof some);
+        size_t used = strlen(near);
+        if (*some) snprintf(near + used, sizeof near - used, "%s%s", used ? ", " : "", some);
+    }
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: unknown recipe key \"%.60s\"; %s%s", from, name,
                    *near ? "did you mean: " : "`krait train --help` lists the keys", near);
-}
-
-/* ---- values ---- */
-
-static int out_of_range(const char *from, const key *k, krait_error *e) {
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be %s from %.10g to %.10g", from, k->name,
-                   k->type == INT ? "a whole number" : "a number", k->low, k->high);
-}
-
-static int set_number(kr_recipe *r, const char *from, const key *k, double x, krait_error *e) {
-    if (!(x >= k->low && x <= k->high)) return out_of_range(from, k, e);
-    if (k->type == REAL) {
-        *(double *)field(r, k) = x;
-        return 0;
-    }
-    int64_t whole = (int64_t)x;
-    if ((double)whole != x) return out_of_range(from, k, e);
-    *(int64_t *)field(r, k) = whole;
-    return 0;
-}
-
-static bool is_choice(const char *choices, const char *text) {
-    size_t n = strlen(text);
-    for (const char *p = choices; p; p = strchr(p, '|')) {
-        p += *p == '|';
-        if (n && strncmp(p, text, n) == 0 && (p[n] == '|' || p[n] == 0)) return true;
-    }
-    return false;
-}
-
-static int set_text(kr_recipe *r, const char *from, const key *k, const char *text,
-                    krait_error *e) {
-    if (strlen(text) >= k->room)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s is longer than %zu bytes", from, k->name,
-                       k->room - 1);
-    if (k->choices && !is_choice(k->choices, text))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be one of %s, is \"%.60s\"", from,
-                       k->name, k->choices, text);
-    strcpy(field(r, k), text);
-    return 0;
-}
-
-static int set_from_text(kr_recipe *r, const char *from, const key *k, const char *text,
-                         krait_error *e) {
-    if (k->type == TEXT) return set_text(r, from, k, text, e);
-    if (k->type == BOOL) {
-        bool yes = strcmp(text, "true") == 0 || strcmp(text, "1") == 0;
-        if (!yes && strcmp(text, "false") != 0 && strcmp(text, "0") != 0)
-            return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be true or false, is \"%.60s\"",
-                           from, k->name, text);
-        *(bool *)field(r, k) = yes;
-        return 0;
-    }
-    char *end;
-    double x = strtod(text, &end);
-    if (end == text || *end)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be a number, is \"%.60s\"", from,
-                       k->name, text);
-    return set_number(r, from, k, x, e);
-}
-
-static int set_from_json(kr_recipe *r, const char *from, const key *k, const json_t *value,
-                         krait_error *e) {
-    static const char *const wanted[] = {"a whole number", "a number", "true or false", "a text"};
-    if (k->type == TEXT && json_is_string(value))
-        return set_text(r, from, k, json_string_value(value), e);
-    if (k->type == BOOL && json_is_boolean(value)) {
-        *(bool *)field(r, k) = json_is_true(value);
-        return 0;
-    }
-    if ((k->type == INT || k->type == REAL) && json_is_number(value))
-        return set_number(r, from, k, json_number_value(value), e);
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s must be %s", from, k->name, wanted[k->type]);
-}
-
-static int find_key(const char *name) {
-    for (int i = 0; i < KEYS; i++)
-        if (strcmp(keys[i].name, name) == 0) return i;
-    return -1;
 }
 
 /* ---- reading ---- */
 
 void kr_recipe_default(kr_recipe *r) {
     memset(r, 0, sizeof *r);
-    for (int i = 0; i < KEYS; i++)
-        (void)set_from_text(r, "default", &keys[i], keys[i].fallback, NULL);
+    kr_settings_default(keys, r);
+    strcpy(r->tokenizer, "bytes");
+    kr_config_default(&r->config, "mamba1");
+}
+
+/* Another mixer: its settings begin at their defaults, but for those that were given and that it
+ * has too. */
+static int take_mixer(kr_recipe *r, const char *from, const char *name, krait_error *e) {
+    kr_recipe old = *r;
+    const kr_mixer *m = kr_mixer_find(name);
+    if (!m) return kr_config_make(&r->config, name, 1, 1, 1, NULL, e); /* says which there are */
+    snprintf(r->config.mixer, sizeof r->config.mixer, "%s", name);
+    kr_settings_default(m->settings, r->config.settings);
+    r->given[MIXER] = 0;
+    for (const kr_setting *k = table_of(&old, MIXER); k->name; k++) {
+        if (!was_given(&old, MIXER, k)) continue;
+        char text[64];
+        const kr_setting *to = kr_settings_find(m->settings, k->name, strlen(k->name));
+        if (!to)
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: mixer %s has no setting %s, which was given",
+                           from, name, k->name);
+        kr_setting_text(k, old.config.settings, text);
+        KR_TRY(kr_setting_parse(to, r->config.settings, text, from, e));
+        r->given[MIXER] |= bit_of(r, MIXER, to);
+    }
+    return 0;
+}
+
+static bool is_mixer(part p, const kr_setting *k) {
+    return p == MODEL && k == kr_config_settings; /* the first */
+}
+
+static int take_member(kr_recipe *r, const char *from, const char *name, const json_t *value,
+                       krait_error *e) {
+    part p;
+    const kr_setting *k = find_key(r, name, &p);
+    if (!k) return unknown_key(r, from, name, e);
+    if (is_mixer(p, k) && json_is_string(value))
+        KR_TRY(take_mixer(r, from, json_string_value(value), e));
+    else
+        KR_TRY(kr_setting_take(k, place_of(r, p), value, from, e));
+    r->given[p] |= bit_of(r, p, k);
+    return 0;
 }
 
 static int take_object(kr_recipe *r, const char *from, json_t *root, krait_error *e) {
-    const char *name;
+    const char *name, *first = kr_config_settings[0].name;
     json_t *value;
     if (!json_is_object(root))
         return kr_fail(e, KRAIT_ERR_FORMAT, "%s: a recipe is a JSON object of keys and values",
                        from);
+    value = json_object_get(root, first); /* it decides which keys there are */
+    if (value) KR_TRY(take_member(r, from, first, value, e));
     json_object_foreach(root, name, value) {
-        int i = find_key(name);
-        if (i < 0) return unknown_key(from, name, e);
-        KR_TRY(set_from_json(r, from, &keys[i], value, e));
-        r->given |= (uint64_t)1 << i;
+        if (strcmp(name, first) != 0) KR_TRY(take_member(r, from, name, value, e));
     }
     return 0;
 }
@@ -258,25 +210,32 @@ int kr_recipe_read(kr_recipe *r, const char *path, krait_error *e) {
 
 int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e) {
     char name[64];
+    part p;
     const char *equals = strchr(assignment, '=');
     size_t n = equals ? (size_t)(equals - assignment) : 0;
     if (!equals || n == 0 || n >= sizeof name)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "--set %.100s: expected key=value", assignment);
     memcpy(name, assignment, n);
     name[n] = 0;
-    int i = find_key(name);
-    if (i < 0) return unknown_key("--set", name, e);
-    r->given |= (uint64_t)1 << i;
-    return set_from_text(r, "--set", &keys[i], equals + 1, e);
+    const kr_setting *k = find_key(r, name, &p);
+    if (!k) return unknown_key(r, "--set", name, e);
+    if (is_mixer(p, k))
+        KR_TRY(take_mixer(r, "--set", equals + 1, e));
+    else
+        KR_TRY(kr_setting_parse(k, place_of(r, p), equals + 1, "--set", e));
+    r->given[p] |= bit_of(r, p, k);
+    return 0;
 }
 
 bool kr_recipe_given(const kr_recipe *r, const char *name) {
-    int i = find_key(name);
-    return i >= 0 && (r->given >> i & 1);
+    part p;
+    const kr_setting *k = find_key(r, name, &p);
+    return k && was_given(r, p, k);
 }
 
 bool kr_recipe_shapes_model(const kr_recipe *r) {
-    return (r->given & (((uint64_t)1 << find_key("tokenizer")) - 1) & ~(uint64_t)1) != 0;
+    uint64_t own = bit_of(r, OWN, kr_settings_find(keys, "tokenizer", 9)) - 1;
+    return r->given[MODEL] || r->given[MIXER] || (r->given[OWN] & own) != 0;
 }
 
 /* ---- checks across keys ---- */
@@ -310,9 +269,6 @@ int kr_recipe_finish(kr_recipe *r, krait_error *e) {
     if (kr_recipe_given(r, "steps") && r->steps != steps)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: give steps or tokens, not both");
     r->steps = steps;
-    if (r->dt_min > r->dt_max)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: dt_min (%g) is above dt_max (%g)", r->dt_min,
-                       r->dt_max);
     if (r->carry_state && !r->reset)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: carry_state needs reset = true");
     return finish_schedule(r, e);
@@ -326,70 +282,70 @@ int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_
                        "recipe: vocabulary is %lld, the tokenizer has %lld ids", (long long)used,
                        (long long)tokenizer_ids);
     int64_t rows = (used + r->pad_vocabulary - 1) / r->pad_vocabulary * r->pad_vocabulary;
-    kr_config_mamba(c, r->width, r->layers, rows);
-    snprintf(c->mixer, sizeof c->mixer, "%s", r->mixer);
+    *c = r->config;
+    c->vocabulary = rows;
     c->vocabulary_used = used;
-    c->inner = r->expand * r->width;
-    c->state = r->state;
-    c->kernel = r->kernel;
-    if (r->dt_rank) c->dt_rank = r->dt_rank;
-    c->conv_bias = r->conv_bias;
-    c->linear_bias = r->linear_bias;
-    c->dt_min = r->dt_min;
-    c->dt_max = r->dt_max;
     c->bos = c->eos = end;
-    return kr_config_check(c, e);
+    return kr_config_finish(c, "recipe", e);
 }
 
 /* ---- writing ---- */
 
-static json_t *value_json(const kr_recipe *r, const key *k) {
-    switch (k->type) {
-    case INT: return json_integer(*(int64_t *)field(r, k));
-    case REAL: return json_real(*(double *)field(r, k));
-    case BOOL: return json_boolean(*(bool *)field(r, k));
-    case TEXT: return json_string(field(r, k));
-    }
-    return NULL;
-}
-
 json_t *kr_recipe_json(const kr_recipe *r) {
     json_t *root = json_object();
-    for (int i = 0; root && i < KEYS; i++)
-        if (json_object_set_new(root, keys[i].name, value_json(r, &keys[i])) != 0) {
+    for (int p = 0; root && p < PARTS; p++)
+        if (kr_settings_write(table_of(r, (part)p), values_of(r, (part)p), root) != 0) {
             json_decref(root);
             root = NULL;
         }
     return root;
 }
 
-static bool same_value(const kr_recipe *a, const kr_recipe *b, const key *k) {
-    const void *x = field(a, k), *y = field(b, k);
-    switch (k->type) {
-    case INT: return *(const int64_t *)x == *(const int64_t *)y;
-    case REAL: return *(const double *)x == *(const double *)y;
-    case BOOL: return *(const bool *)x == *(const bool *)y;
-    case TEXT: return strcmp(x, y) == 0;
-    }
-    return false;
+/* Does a resumed run have to agree in this key? */
+static bool is_fixed(part p, const kr_setting *k) {
+    return p != OWN || k < kr_settings_find(keys, "about", 5);
 }
 
 const char *kr_recipe_difference(const kr_recipe *a, const kr_recipe *b, bool fixed, int *from) {
-    while (*from < KEYS) {
-        const key *k = &keys[(*from)++];
-        if (k->fixed == fixed && !same_value(a, b, k)) return k->name;
+    int at = 0;
+    for (int p = 0; p < PARTS; p++) {
+        /* Of two mixers only the names can be compared, which come first. */
+        bool comparable = p != MIXER || strcmp(a->config.mixer, b->config.mixer) == 0;
+        for (const kr_setting *k = table_of(a, (part)p); k->name; k++) {
+            if (at++ < *from) continue;
+            *from = at;
+            if (is_fixed((part)p, k) == fixed && comparable &&
+                !kr_setting_equal(k, values_of(a, (part)p), values_of(b, (part)p)))
+                return k->name;
+        }
     }
     return NULL;
 }
 
+/* ---- help ---- */
+
+static size_t add_help(char *text, size_t used, size_t room, const kr_setting *k,
+                       const void *defaults) {
+    char value[64];
+    for (; k->name && used < room; k++) {
+        kr_setting_text(k, defaults, value);
+        used += (size_t)snprintf(text + used, room - used, "%-24s %-8s %s\n", k->name,
+                                 *value ? value : "\"\"", k->help);
+    }
+    return used;
+}
+
 const char *krait_recipe_keys(void) {
-    static _Thread_local char text[KEYS * 160];
-    size_t used = 0;
-    for (int i = 0; i < KEYS && used < sizeof text; i++) {
-        const char *fallback = *keys[i].fallback ? keys[i].fallback : "\"\"";
-        int n = snprintf(text + used, sizeof text - used, "%-20s %-8s %s\n", keys[i].name, fallback,
-                         keys[i].meaning);
-        used += (size_t)n;
+    static _Thread_local char text[1 << 15];
+    kr_recipe r;
+    kr_recipe_default(&r);
+    size_t used = add_help(text, 0, sizeof text, kr_config_settings, &r.config);
+    used = add_help(text, used, sizeof text, keys, &r);
+    for (int i = 0; kr_mixers[i] && used < sizeof text; i++) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "\nwith mixer %s\n",
+                                 kr_mixers[i]->name);
+        kr_config_default(&r.config, kr_mixers[i]->name);
+        used = add_help(text, used, sizeof text, kr_mixers[i]->settings, r.config.settings);
     }
     return text;
 }

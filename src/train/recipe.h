@@ -1,8 +1,10 @@
-/* recipe.h - what a training run does: one table of keys, read from JSON and from "key=value"
+/* recipe.h - what a training run does: tables of keys, read from JSON and from "key=value"
  * overrides.
  *
- * The table in recipe.c is the only place that knows the keys: it drives parsing, checking,
- * defaults, help, the echo at the start of a run and the comparison when a run is resumed. */
+ * Three tables (base/settings.h) are the only places that know the keys: that of every model
+ * (models/config.h), that of the model's mixer, and the recipe's own in recipe.c. They drive
+ * parsing, checking, defaults, help, the echo at the start of a run and the comparison when a run
+ * is resumed. */
 #ifndef KR_RECIPE_H
 #define KR_RECIPE_H
 
@@ -18,11 +20,8 @@
 
 typedef struct kr_recipe {
     char about[KR_RECIPE_TEXT];
-    /* model */
-    char mixer[32];
-    int64_t layers, width, expand, state, kernel, dt_rank, vocabulary, pad_vocabulary;
-    bool conv_bias, linear_bias;
-    double dt_min, dt_max;
+    kr_config config; /* the model, but for the vocabulary; its mixer decides the third table */
+    int64_t vocabulary, pad_vocabulary;
     /* data */
     char tokenizer[KR_RECIPE_TEXT];
     int64_t batch, window, accumulate;
@@ -31,7 +30,7 @@ typedef struct kr_recipe {
     int64_t seed;
     /* optimiser */
     int64_t steps, tokens;
-    double learning_rate, min_learning_rate;
+    double learning_rate, min_learning_rate, recurrent_learning_rate;
     char schedule[16], decay_shape[16];
     int64_t warmup, decay;
     double beta1, beta2, eps, weight_decay, clip, outlier;
@@ -43,7 +42,8 @@ typedef struct kr_recipe {
     double sample_temperature;
     char sample_prompt[KR_RECIPE_TEXT];
     int64_t checkpoint_every, keep;
-    uint64_t given; /* bit i: key i of the table was set by the file or by an override */
+    /* bit i: key i of a table (model, mixer, recipe) was set by the file or by an override */
+    uint64_t given[3];
 } kr_recipe;
 
 /* Every key at its default. */
@@ -53,7 +53,7 @@ int kr_recipe_read(kr_recipe *r, const char *path, krait_error *e);
 /* The same from text in memory (`from` names it in errors). */
 int kr_recipe_parse(kr_recipe *r, const char *text, size_t length, const char *from,
                     krait_error *e);
-/* "key=value". */
+/* "key=value". Another mixer takes over what was given and has the same name with it. */
 int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e);
 /* Checks what a single key's range cannot, and turns `tokens` into `steps`. */
 int kr_recipe_finish(kr_recipe *r, krait_error *e);

@@ -13,6 +13,7 @@
 
 #include <krait/train.h>
 
+#include "mixers/mixer.h"
 #include "train/recipe.h"
 #include "train/schedule.h"
 
@@ -28,7 +29,7 @@ static void reads_and_overrides(void **state) {
     assert_int_equal(parse(&r, "{\"layers\": 7, \"clip\": 2, \"carry_state\": true}", &e), 0);
     assert_int_equal(kr_recipe_set(&r, "learning_rate=0.25", &e), 0);
     assert_int_equal(kr_recipe_set(&r, "sample_prompt=a = b", &e), 0);
-    assert_int_equal(r.layers, 7);
+    assert_int_equal(r.config.layers, 7);
     assert_true(r.clip == 2 && r.learning_rate == 0.25 && r.carry_state && r.weight_decay == 0.1);
     assert_string_equal(r.sample_prompt, "a = b");
     assert_true(kr_recipe_given(&r, "layers") && !kr_recipe_given(&r, "width"));
@@ -66,6 +67,26 @@ static void refuses_what_is_wrong(void **state) {
     refuses("{\"batch\": 1000000, \"window\": 10000000}", "beyond 2^31");
 }
 
+/* The mixer decides which keys there are, whatever the order in the file. */
+static void keys_follow_the_mixer(void **state) {
+    (void)state;
+    kr_recipe r;
+    krait_error e;
+    assert_int_equal(parse(&r, "{\"state\": 5, \"mixer\": \"mamba1\"}", &e), 0);
+    assert_true(kr_recipe_given(&r, "state") && kr_recipe_given(&r, "mixer"));
+    assert_int_equal(kr_recipe_set(&r, "mixer=mamba1", &e), 0);
+    kr_config c;
+    assert_int_equal(kr_recipe_config(&r, 257, 0, &c, &e), 0);
+    const kr_setting *k = kr_settings_find(kr_mixer_find("mamba1")->settings, "state", 5);
+    char text[64];
+    assert_string_equal(kr_setting_text(k, c.settings, text),
+                        "5"); /* kept when the mixer is named again */
+    assert_true(kr_recipe_set(&r, "mixer=transformer", &e) < 0);
+    print_message("  %s\n", e.message);
+    assert_non_null(strstr(e.message, "known are mamba1"));
+    refuses("{\"mixer\": 7}", "mixer must be a text");
+}
+
 static void dump_reads_back(void **state) {
     (void)state;
     kr_recipe a, b;
@@ -80,7 +101,7 @@ static void dump_reads_back(void **state) {
     assert_null(kr_recipe_difference(&a, &b, true, &from));
     from = 0;
     assert_null(kr_recipe_difference(&a, &b, false, &from));
-    b.width++;
+    b.config.width++;
     b.clip++;
     from = 0;
     assert_string_equal(kr_recipe_difference(&a, &b, true, &from), "width");
@@ -139,8 +160,8 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
         int rc = kr_recipe_read(&r, path, &e);
         if (rc == 0) rc = kr_recipe_finish(&r, &e);
         if (rc < 0) fail_msg("%s", e.message);
-        assert_int_equal(r.layers, all[i].layers);
-        assert_int_equal(r.width, all[i].width);
+        assert_int_equal(r.config.layers, all[i].layers);
+        assert_int_equal(r.config.width, all[i].width);
         if (all[i].steps) assert_int_equal(r.steps, all[i].steps);
         rc = kr_recipe_config(&r, all[i].ids, 0, &c, &e);
         if (rc < 0) fail_msg("%s", e.message);
@@ -186,6 +207,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_and_overrides),
         cmocka_unit_test(refuses_what_is_wrong),
+        cmocka_unit_test(keys_follow_the_mixer),
         cmocka_unit_test(dump_reads_back),
         cmocka_unit_test(a_run_s_recipe_is_a_recipe),
         cmocka_unit_test(every_recipe_in_the_tree_is_valid),

@@ -85,8 +85,9 @@ static small *build_mixer(kr_graph_options g, bool training, double mixer_eps) {
                        .slots = SEQUENCES,
                        .reset = true,
                        .loss = training};
-    kr_config_mamba(&s->c, WIDTH, LAYERS, VOCABULARY);
-    s->c.mixer_rms_eps = mixer_eps;
+    const char *settings = mixer_eps > 0 ? "mixer_rms_eps=1e-6" : NULL;
+    assert_int_equal(kr_config_make(&s->c, "mamba1", WIDTH, LAYERS, VOCABULARY, settings, NULL),
+                     0);
     fill(s);
     ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
     kr_weights_sort(&s->w);

@@ -51,13 +51,24 @@ static size_t mapped_bytes(const kr_trainer *t) {
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* The most outputs, and the most inputs, of the model's linear maps. */
+static void widest_matrix(const kr_graph *g, int64_t *outputs, int64_t *inputs) {
+    for (int i = 0; i < kr_graph_param_count(g); i++) {
+        const kr_param_decl *d;
+        kr_graph_param_at(g, i, &d);
+        if (!d->matrix) continue;
+        if (d->shape[0] > *outputs) *outputs = d->shape[0];
+        if (d->shape[1] > *inputs) *inputs = d->shape[1];
+    }
+}
+
 /* The matrix-product library makes its code and buffers when it is first used, sized by the shapes
  * it sees: products of this run's shapes, so that "program and data" holds them. */
 static void warm_up(const kr_trainer *t) {
-    const kr_config *c = &t->model->config;
-    int64_t widest = 2 * c->inner > c->vocabulary ? 2 * c->inner : c->vocabulary;
+    int64_t outputs = 1, inputs = 1;
+    widest_matrix(t->lm.g, &outputs, &inputs);
     int64_t m = smaller(t->recipe.batch * t->recipe.window, 2048);
-    int64_t n = smaller(widest, 4096), k = smaller(c->inner, 2048);
+    int64_t n = smaller(outputs, 4096), k = smaller(inputs, 2048);
     float *x = kr_calloc((size_t)(m * k), sizeof *x), *w = kr_calloc((size_t)(n * k), sizeof *w);
     float *y = kr_calloc((size_t)(m * n), sizeof *y);
     if (x && w && y) {
@@ -82,8 +93,8 @@ static void tell_run(text *s, const kr_trainer *t) {
     const kr_config *c = &t->model->config;
     kr_loader_info info;
     kr_loader_describe(t->data, &info);
-    line(s, "model       %s, %lld layers, width %lld, state %lld, vocabulary %lld\n", c->mixer,
-         (long long)c->layers, (long long)c->width, (long long)c->state, (long long)c->vocabulary);
+    line(s, "model       %s, %lld layers, width %lld, vocabulary %lld\n", c->mixer,
+         (long long)c->layers, (long long)c->width, (long long)c->vocabulary);
     line(s, "parameters  %lld\n", (long long)t->model->parameters);
     line(s, "data        %lld tokens, %lld documents; %lld tokens held out\n",
          (long long)info.tokens, (long long)info.documents,

@@ -36,7 +36,7 @@ static void build(small *s, int64_t count, int64_t lanes, int64_t window, bool c
                        .reset = true,
                        .loss = true};
     memset(s, 0, sizeof *s);
-    kr_config_mamba(&s->c, 24, 2, 40);
+    assert_int_equal(kr_config_make(&s->c, "mamba1", 24, 2, 40, NULL, NULL), 0);
     assert_int_equal(kr_device_level(&o.graph.level, &e), 0);
     assert_int_equal(kr_lm_init_weights(&s->c, 7, &s->w, &e), 0);
     kr_weights_sort(&s->w);

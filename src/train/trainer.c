@@ -228,12 +228,25 @@ kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recomput
                            .no_logits = true};
 }
 
+static void tell_idle_rate(kr_trainer *t) {
+    bool any = false;
+    for (int i = 0; i < kr_graph_param_count(t->lm.g); i++) {
+        const kr_param_decl *d;
+        kr_graph_param_at(t->lm.g, i, &d);
+        any |= d->recurrent;
+    }
+    if (!any && t->recipe.recurrent_learning_rate != 1)
+        kr_trainer_tell(t, KRAIT_EVENT_NOTE,
+                        "recurrent_learning_rate has no effect: this mixer has no such group");
+}
+
 static int plan_graphs(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     kr_lm_options o = kr_trainer_graph(t, r->batch, r->recompute);
     KR_TRY(kr_lm_build(&t->lm, &t->model->config, &o, e));
     KR_TRY(kr_lm_bind_weights(&t->lm, &t->model->weights, e));
     KR_TRY(kr_graph_plan(t->lm.g, e));
+    tell_idle_rate(t);
     if (!t->held_out && r->sample_every == 0) return 0;
     kr_scorer_options s = {.graph = {.threads = t->threads, .level = t->level, .half = t->half},
                            .tokens = r->batch * (t->eval_window ? t->eval_window : 1),

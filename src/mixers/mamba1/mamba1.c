@@ -16,36 +16,77 @@
 
 #include <math.h>
 
-#include "mixers/mixer.h"
+#include "base/err.h"
+#include "mixers/mamba1/mamba1.h"
 #include "nn/nn.h"
 #include "ops/causal_conv/causal_conv.h"
 #include "ops/mamba_step/mamba_step.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
 
+static const kr_setting settings[] = {
+    KR_SETTING_INT_OF(kr_mamba1, expand, 2, 1, 1 << 20, "inner width = expand * width"),
+    KR_SETTING_INT_OF(kr_mamba1, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
+    KR_SETTING_INT_OF(kr_mamba1, state, 16, 1, 4096, "state size N of each channel"),
+    KR_SETTING_INT_OF(kr_mamba1, kernel, 4, 1, 256, "width of the causal convolution"),
+    KR_SETTING_INT_OF(kr_mamba1, dt_rank, 0, 0, 1 << 20,
+                      "rank of the step size projection; 0: width/16, rounded up"),
+    KR_SETTING_BOOL_OF(kr_mamba1, conv_bias, true, "the convolution has a bias"),
+    KR_SETTING_BOOL_OF(kr_mamba1, linear_bias, false, "the projections in and out have biases"),
+    KR_SETTING_REAL_OF(kr_mamba1, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
+    KR_SETTING_REAL_OF(kr_mamba1, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),
+    KR_SETTING_REAL_OF(kr_mamba1, dt_floor, 1e-4, 0, 1e3, "no initial step is below"),
+    KR_SETTING_REAL_OF(kr_mamba1, dt_scale, 1, 0, 1e3, "scales the initial step size projection"),
+    KR_SETTING_CHOICE_OF(kr_mamba1, dt_init, 0, "random|constant", "initial step size projection"),
+    KR_SETTING_REAL_OF(kr_mamba1, mixer_rms_eps, 0, 0, 1,
+                       "epsilon of FalconMamba's norms on dt, B and C; 0: no such norms"),
+    {.name = NULL}};
+
+/* The norms have no weights that would tell of them. */
+static const char *const unseen[] = {"mixer_rms_eps", NULL};
+
+static const char *const variants[] = {
+    "inner=10 state=3 kernel=3 dt_rank=2",
+    "inner=10 state=3 kernel=2 dt_rank=2 mixer_rms_eps=1e-6 linear_bias=true tied=false", NULL};
+
+static void fill(kr_config *c) {
+    kr_mamba1 s = kr_mamba1_of(c);
+    if (!s.inner) s.inner = s.expand * c->width;
+    if (!s.dt_rank) s.dt_rank = (c->width + 15) / 16;
+    s.expand = (s.inner + c->width - 1) / c->width;
+    memcpy(c->settings, &s, sizeof s);
+}
+
+static int check(const kr_config *c, krait_error *e) {
+    kr_mamba1 s = kr_mamba1_of(c);
+    if (s.dt_min <= s.dt_max) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", s.dt_min, s.dt_max);
+}
+
 static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
-    s[0] = (kr_state_decl){"conv", 2, {c->kernel - 1, c->inner}};
-    s[1] = (kr_state_decl){"ssm", 2, {c->inner, c->state}};
+    kr_mamba1 m = kr_mamba1_of(c);
+    s[0] = (kr_state_decl){"conv", 2, {m.kernel - 1, m.inner}};
+    s[1] = (kr_state_decl){"ssm", 2, {m.inner, m.state}};
     return 2;
 }
 
 /* The filter, and its bias or NULL. Fresh values of the bias too: the official code leaves the
  * framework's default. */
 static kr_value *filter(kr_nn *nn, kr_value **bias) {
-    const kr_config *c = nn->config;
-    kr_init init = kr_init_fan_in(c->kernel, 1);
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    kr_init init = kr_init_fan_in(m.kernel, 1);
     kr_value *w = kr_nn_param(nn, "conv1d.weight", KR_PARAM_DECAY, init, 3,
-                              (int64_t[]){c->inner, 1, c->kernel});
+                              (int64_t[]){m.inner, 1, m.kernel});
     *bias = NULL;
-    if (c->conv_bias) *bias = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &c->inner);
+    if (m.conv_bias) *bias = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &m.inner);
     return w;
 }
 
 static kr_value *convolution(kr_nn *nn, kr_value *x) {
-    const kr_config *c = nn->config;
+    kr_mamba1 m = kr_mamba1_of(nn->config);
     kr_value *b, *w = filter(nn, &b);
-    kr_value *outs[2] = {NULL, c->kernel > 1 ? nn->state_out[0] : NULL};
-    kr_value *before = c->kernel > 1 ? nn->state_in[0] : NULL;
+    kr_value *outs[2] = {NULL, m.kernel > 1 ? nn->state_out[0] : NULL};
+    kr_value *before = m.kernel > 1 ? nn->state_in[0] : NULL;
     kr_causal_conv_attr attr = {.silu = 1};
     kr_apply(nn->g, &kr_op_causal_conv, &attr, sizeof attr,
              (kr_value *[]){x, w, b, nn->seqs, nn->reset, before}, 6, outs, 2);
@@ -56,19 +97,21 @@ static kr_value *convolution(kr_nn *nn, kr_value *x) {
 /* A slice of x_proj's output, normed when the model is a FalconMamba. */
 static kr_value *selected(kr_nn *nn, kr_value *xp, int64_t first, int64_t count) {
     kr_value *v = kr_graph_columns(nn->g, xp, first, count);
-    double eps = nn->config->mixer_rms_eps;
+    double eps = kr_mamba1_of(nn->config).mixer_rms_eps;
     return eps > 0 ? kr_nn_rmsnorm(nn, v, NULL, NULL, count, eps, NULL) : v;
 }
 
 static kr_init dt_init(const kr_config *c) {
-    double s = c->dt_scale / sqrt((double)c->dt_rank);
-    return c->dt_init_constant ? (kr_init){KR_INIT_CONSTANT, s, 0, 0} : kr_init_symmetric(s);
+    kr_mamba1 m = kr_mamba1_of(c);
+    double s = m.dt_scale / sqrt((double)m.dt_rank);
+    return m.dt_init ? (kr_init){KR_INIT_CONSTANT, s, 0, 0} : kr_init_symmetric(s);
 }
 
 /* raw = dt_proj.weight dl: the bias joins inside the scan, in front of the softplus. */
 static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
     const kr_config *c = nn->config;
-    kr_value *raw = kr_nn_linear(nn, dl, "dt_proj", c->dt_rank, c->inner, false, dt_init(c));
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    kr_value *raw = kr_nn_linear(nn, dl, "dt_proj", m.dt_rank, m.inner, false, dt_init(c));
     kr_graph_recompute(nn->g, raw);
     return raw;
 }
@@ -77,15 +120,16 @@ static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
  * FalconMamba's stands between: dt_proj is part of the recurrence. */
 static bool is_step(const kr_nn *nn) {
     return nn->step_rows > 0 && nn->step_rows <= KR_STEP_FEW &&
-           kr_graph_level(nn->g) == KR_LEVEL_CUDA && nn->config->mixer_rms_eps <= 0 &&
+           kr_graph_level(nn->g) == KR_LEVEL_CUDA && kr_mamba1_of(nn->config).mixer_rms_eps <= 0 &&
            nn->state_in[1];
 }
 
 static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,
                                  kr_value *a, kr_value *d) {
     const kr_config *c = nn->config;
+    kr_mamba1 m = kr_mamba1_of(nn->config);
     kr_value *w = kr_nn_param(nn, "dt_proj.weight", KR_PARAM_MATRIX, dt_init(c), 2,
-                              (int64_t[]){c->inner, c->dt_rank});
+                              (int64_t[]){m.inner, m.dt_rank});
     kr_value *ins[KR_STEP_SCAN_INS] = {xp, w, bias, a, d, u, z, nn->seqs, nn->state_in[1]};
     kr_value *outs[KR_STEP_SCAN_OUTS] = {NULL, nn->state_out[1]};
     kr_apply(nn->g, &kr_op_mamba_step_scan, NULL, 0, ins, KR_STEP_SCAN_INS, outs,
@@ -94,13 +138,13 @@ static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value 
 }
 
 static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
-    const kr_config *c = nn->config;
-    int64_t E = c->inner, N = c->state, r = c->dt_rank;
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    int64_t E = m.inner, N = m.state, r = m.dt_rank;
     kr_value *xp = kr_nn_linear(nn, u, "x_proj", E, r + 2 * N, false, kr_init_fan_in(E, 1));
     kr_value *raw = is_step(nn) ? NULL : raw_step(nn, selected(nn, xp, 0, r));
     kr_value *bias =
         kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
-                    (kr_init){KR_INIT_SOFTPLUS_INV, c->dt_min, c->dt_max, c->dt_floor}, 1, &E);
+                    (kr_init){KR_INIT_SOFTPLUS_INV, m.dt_min, m.dt_max, m.dt_floor}, 1, &E);
     kr_value *a_log = kr_nn_param(nn, "A_log", KR_PARAM_PLAIN,
                                   (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2, (int64_t[]){E, N});
     kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
@@ -119,14 +163,16 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
 /* Scaled so that the residual stream's variance does not grow with depth. */
 static kr_value *project_out(kr_nn *nn, kr_value *g) {
     const kr_config *c = nn->config;
-    kr_init out = kr_init_fan_in(c->inner, 1 / sqrt((double)c->layers));
-    return kr_nn_linear(nn, g, "out_proj", c->inner, c->width, c->linear_bias, out);
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    kr_init out = kr_init_fan_in(m.inner, 1 / sqrt((double)c->layers));
+    return kr_nn_linear(nn, g, "out_proj", m.inner, c->width, m.linear_bias, out);
 }
 
 static kr_value *build(kr_nn *nn, kr_value *a) {
     const kr_config *c = nn->config;
-    int64_t D = c->width, E = c->inner;
-    kr_value *xz = kr_nn_linear(nn, a, "in_proj", D, 2 * E, c->linear_bias, kr_init_fan_in(D, 1));
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    int64_t D = c->width, E = m.inner;
+    kr_value *xz = kr_nn_linear(nn, a, "in_proj", D, 2 * E, m.linear_bias, kr_init_fan_in(D, 1));
     kr_value *x = kr_graph_columns(nn->g, xz, 0, E), *z = kr_graph_columns(nn->g, xz, E, E);
     return project_out(nn, recurrence(nn, convolution(nn, x), z));
 }
@@ -135,12 +181,13 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
 static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value *norm,
                       kr_value **sum) {
     const kr_config *c = nn->config;
-    int64_t D = c->width, E2 = 2 * c->inner;
-    if (!is_step(nn) || c->kernel < 2 || c->kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    int64_t D = c->width, E2 = 2 * m.inner;
+    if (!is_step(nn) || m.kernel < 2 || m.kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
     kr_value *w = kr_nn_param(nn, "in_proj.weight", KR_PARAM_MATRIX, kr_init_fan_in(D, 1), 2,
                               (int64_t[]){E2, D});
     kr_value *b = NULL, *conv_bias, *conv = filter(nn, &conv_bias);
-    if (c->linear_bias) b = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &E2);
+    if (m.linear_bias) b = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &E2);
     kr_value *ins[KR_STEP_IN_INS] = {hidden,    residual, norm,           w, b, conv,
                                      conv_bias, nn->seqs, nn->state_in[0]};
     kr_value *outs[KR_STEP_IN_OUTS] = {[KR_STEP_WINDOW_OUT] = nn->state_out[0]};
@@ -151,4 +198,15 @@ static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value 
     return project_out(nn, recurrence(nn, outs[KR_STEP_U], outs[KR_STEP_Z]));
 }
 
-const kr_mixer kr_mixer_mamba1 = {"mamba1", states, build, step};
+const kr_mixer kr_mixer_mamba1 = {
+    .name = "mamba1",
+    .settings = settings,
+    .settings_size = sizeof(kr_mamba1),
+    .unseen = unseen,
+    .fill = fill,
+    .check = check,
+    .variants = variants,
+    .states = states,
+    .build = build,
+    .step = step,
+};

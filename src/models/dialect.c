@@ -1,0 +1,98 @@
+/* dialect.c - what the dialects of config.json share: members read one after another, tokens,
+ * Krait's own additions. */
+#include "models/dialect.h"
+
+#include <string.h>
+
+#include "base/err.h"
+#include "mixers/mixer.h"
+
+#define BYTES_KEY "krait_tokenizer"
+#define USED_KEY "krait_vocabulary_used"
+
+void kr_read_int(kr_reader *r, const char *key, int64_t *value) {
+    if (r->rc == 0) r->rc = kr_json_int(r->json, key, value, r->path, r->e);
+}
+
+void kr_read_real(kr_reader *r, const char *key, double *value) {
+    if (r->rc == 0) r->rc = kr_json_real(r->json, key, value, r->path, r->e);
+}
+
+void kr_read_bool(kr_reader *r, const char *key, bool *value) {
+    if (r->rc == 0) r->rc = kr_json_bool(r->json, key, value, r->path, r->e);
+}
+
+void kr_read_text(kr_reader *r, const char *key, const char **value) {
+    if (r->rc == 0) r->rc = kr_json_string(r->json, key, value, r->path, r->e);
+}
+
+void kr_read_refuse(kr_reader *r, const char *reason) {
+    if (r->rc == 0) r->rc = kr_fail(r->e, KRAIT_ERR_UNSUPPORTED, "%s: %s", r->path, reason);
+}
+
+void kr_read_setting(kr_reader *r, const char *key, kr_config *c, const char *setting) {
+    const json_t *v = json_object_get(r->json, key);
+    const kr_mixer *m = kr_mixer_find(c->mixer);
+    if (r->rc < 0 || !v || json_is_null(v)) return;
+    const kr_setting *k = m ? kr_settings_find(m->settings, setting, strlen(setting)) : NULL;
+    void *place = c->settings;
+    if (!k) {
+        k = kr_settings_find(kr_config_settings, setting, strlen(setting));
+        place = c;
+    }
+    kr_setting renamed = k ? *k : (kr_setting){0};
+    renamed.name = key; /* for messages */
+    r->rc = k ? kr_setting_take(&renamed, place, v, r->path, r->e)
+              : kr_fail(r->e, KRAIT_ERR_UNSUPPORTED, "%s: mixer %s has no %s", r->path, c->mixer,
+                        setting);
+}
+
+void kr_read_settings(kr_reader *r, const kr_dialect_key *keys, size_t n, kr_config *c) {
+    for (size_t i = 0; i < n; i++) kr_read_setting(r, keys[i].key, c, keys[i].setting);
+}
+
+/* ---- tokens and extras ---- */
+
+static void read_token(kr_reader *r, const char *key, int64_t absent, int32_t *id) {
+    const json_t *v = json_object_get(r->json, key);
+    if (json_is_array(v)) v = json_array_get(v, 0);
+    int64_t value = v ? -1 : absent;
+    if (json_is_integer(v)) value = json_integer_value(v);
+    if (v && !json_is_integer(v) && !json_is_null(v))
+        kr_read_refuse(r, "a token id is not an integer");
+    if (value >= KR_LARGEST_VOCABULARY) kr_read_refuse(r, "a token id lies outside any vocabulary");
+    *id = value < 0 || value >= KR_LARGEST_VOCABULARY ? -1 : (int32_t)value;
+}
+
+void kr_read_tokens(kr_reader *r, int64_t absent, kr_config *c) {
+    read_token(r, "bos_token_id", absent, &c->bos);
+    read_token(r, "eos_token_id", absent, &c->eos);
+    read_token(r, "pad_token_id", absent, &c->pad);
+}
+
+void kr_read_extras(kr_reader *r, kr_config *c) {
+    const char *tokenizer = "";
+    kr_read_text(r, BYTES_KEY, &tokenizer);
+    c->bytes = strcmp(tokenizer, "bytes") == 0;
+    if (tokenizer[0] && !c->bytes)
+        kr_read_refuse(r, "\"" BYTES_KEY "\" is something other than \"bytes\"");
+    c->vocabulary_used = c->vocabulary;
+    kr_read_int(r, USED_KEY, &c->vocabulary_used);
+}
+
+static int add_token(json_t *json, const char *key, int32_t id) {
+    return json_object_set_new(json, key, id < 0 ? json_null() : json_integer(id));
+}
+
+int kr_dialect_add_tokens(json_t *json, const kr_config *c) {
+    return add_token(json, "bos_token_id", c->bos) || add_token(json, "eos_token_id", c->eos) ||
+                   add_token(json, "pad_token_id", c->pad)
+               ? -1
+               : 0;
+}
+
+int kr_dialect_add_extras(json_t *json, const kr_config *c) {
+    if (c->bytes && json_object_set_new(json, BYTES_KEY, json_string("bytes")) != 0) return -1;
+    if (c->vocabulary_used == c->vocabulary) return 0;
+    return json_object_set_new(json, USED_KEY, json_integer(c->vocabulary_used));
+}

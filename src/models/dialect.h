@@ -1,0 +1,51 @@
+/* dialect.h - a dialect of config.json: which files it knows, how it reads and writes them. One
+ * const kr_dialect, in a file of its own beside this one, and a line in dialects.def. */
+#ifndef KR_DIALECT_H
+#define KR_DIALECT_H
+
+#include "base/json.h"
+#include "models/config.h"
+
+/* A document that is being read: the members are read one after another, the first failure sticks.
+ */
+typedef struct kr_reader {
+    const json_t *json;
+    const char *path;
+    krait_error *e;
+    int rc;
+} kr_reader;
+
+/* An absent or null member leaves the value. */
+void kr_read_int(kr_reader *r, const char *key, int64_t *value);
+void kr_read_real(kr_reader *r, const char *key, double *value);
+void kr_read_bool(kr_reader *r, const char *key, bool *value);
+void kr_read_text(kr_reader *r, const char *key, const char **value);
+/* A setting by Krait's name, of every model or of c's mixer, from the member `key`. */
+void kr_read_setting(kr_reader *r, const char *key, kr_config *c, const char *setting);
+/* What a dialect calls a setting. */
+typedef struct kr_dialect_key {
+    const char *key, *setting;
+} kr_dialect_key;
+void kr_read_settings(kr_reader *r, const kr_dialect_key *keys, size_t n, kr_config *c);
+/* bos, eos and pad: null and negative: none. A list: its first. Absent: `absent`. */
+void kr_read_tokens(kr_reader *r, int64_t absent, kr_config *c);
+/* What Krait adds to a dialect: the byte tokenizer, and how many ids exist. */
+void kr_read_extras(kr_reader *r, kr_config *c);
+void kr_read_refuse(kr_reader *r, const char *reason);
+
+/* "float32" and so on into both members that transformers knows; tokens; extras: 0, or -1. */
+int kr_dialect_add_tokens(json_t *json, const kr_config *c);
+int kr_dialect_add_extras(json_t *json, const kr_config *c);
+
+typedef struct kr_dialect {
+    const char *model_type, *architecture; /* as the file has them; NULL: `is` tells */
+    bool (*is)(const json_t *json);
+    void (*read)(kr_reader *r, kr_config *c);
+    /* Can this dialect say all of c? NULL: it is never written */
+    bool (*holds)(const kr_config *c);
+    json_t *(*make)(const kr_config *c, const char *dtype); /* NULL: no memory */
+} kr_dialect;
+
+#define KR_LARGEST_VOCABULARY (1 << 24)
+
+#endif
