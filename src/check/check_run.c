@@ -272,7 +272,8 @@ kr_check_difference kr_check_compare(const kr_check_data *wd, const kr_check_res
     for (int i = 0; i < wd->k.n_out; i++) {
         char found[160] = "";
         if (!wd->present[i] || !gd->present[i]) continue;
-        bool rounded = gd->call.out[i].dtype == KR_BF16 && wd->call.out[i].dtype != KR_BF16;
+        bool rounded = wd->k.out_rounded >> i & 1 ||
+                       (gd->call.out[i].dtype == KR_BF16 && wd->call.out[i].dtype != KR_BF16);
         double limit = rounded ? fmax(tolerance, 1.0 / 128) : tolerance;
         double error = compare_output(wd, want, gd, got, i, found);
         if (error / limit <= worst.error / worst.tolerance) continue;

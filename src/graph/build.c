@@ -141,6 +141,15 @@ kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d) {
     return v;
 }
 
+kr_value *kr_graph_half_of(kr_graph *g, kr_value *param) {
+    if (g->failed || !param) return NULL;
+    kr_tensor t = kr_tensor_make(NULL, KR_BF16, param->t.rank, param->t.shape);
+    if (!param->half) param->half = kr_value_new(g, KR_VALUE_INPUT, param->name, &t);
+    return param->half;
+}
+
+kr_value *kr_graph_half_at(const kr_graph *g, int i) { return g->params[i]->half; }
+
 int kr_graph_param_count(const kr_graph *g) { return (int)g->n_params; }
 
 kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl) {

@@ -78,6 +78,11 @@ typedef struct kr_param_decl {
  * agree. Its dtype is kr_graph_real until kr_graph_bind gives it a tensor of another (before
  * kr_graph_plan); a matrix's is bf16 in a half graph that does not cast. */
 kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d);
+/* A matrix parameter of a training graph rounded to bf16, in memory of whoever changes the
+ * parameter: bound like one, and kept up to date by them (train/optimiser.h). */
+kr_value *kr_graph_half_of(kr_graph *g, kr_value *param);
+/* What kr_graph_half_of made of parameter i; NULL: nothing. */
+kr_value *kr_graph_half_at(const kr_graph *g, int i);
 kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype t, kr_dim0 dim0, int rank,
                          const int64_t *shape);
 /* A state: bound from outside like an input, written by an op as its given output. Leading

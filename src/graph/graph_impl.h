@@ -33,6 +33,7 @@ struct kr_value {
     bool needs_grad;     /* something trainable is behind it */
     bool constant;       /* depends on parameters alone, in a graph that does not train them */
     kr_param_decl *decl; /* parameters */
+    kr_value *half;      /* parameters: kr_graph_half_of */
 
     /* On the GPU: inputs that the host binds, with the place their rows are copied to and what was
      * copied last; what was fetched. */

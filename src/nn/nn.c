@@ -45,9 +45,8 @@ kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int
 
 kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {
     if (!w || !kr_graph_half(nn->g) || kr_value_tensor(w)->dtype != KR_F32) return NULL;
-    kr_value *half = kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
-    kr_graph_recompute_dear(nn->g, half, NULL, 0);
-    return half;
+    if (kr_graph_trains(nn->g)) return kr_graph_half_of(nn->g, w);
+    return kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
 }
 
 kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,

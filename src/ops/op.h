@@ -98,6 +98,9 @@ typedef struct kr_case {
     /* only for outputs that the shape rule does not derive: shape and dtype */
     kr_tensor out[KR_MAX_OUT];
     bool out_absent[KR_MAX_OUT];
+    /* bit i: out[i] is bf16 in the reference too, rounded from what was computed, which a kernel
+     * may round to the other side */
+    uint32_t out_rounded;
     int n_in, n_out;
     int64_t tokens;   /* M, for SEQS */
     const void *attr; /* static storage */

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "ops/adamw/adamw.h"
+#include "ops/cast/cast.h"
 #include "ops/sum_squares/sum_squares.h"
 
 static const kr_tensor *param(const kr_graph *g, int i, const kr_param_decl **d) {
@@ -47,7 +48,8 @@ static size_t scratch_bytes(const kr_graph *g, int64_t longest) {
 size_t kr_optimiser_bytes(const kr_graph *g) {
     int64_t total, longest;
     count(g, &total, &longest);
-    return 2 * (size_t)total * sizeof(float) + scratch_bytes(g, longest);
+    size_t halves = kr_graph_half(g) ? (size_t)total * sizeof(uint16_t) : 0;
+    return 2 * (size_t)total * sizeof(float) + halves + scratch_bytes(g, longest);
 }
 
 /* Where parameter i begins in a vector of `total`; -1: on the GPU, nothing depends on it. */
@@ -62,6 +64,14 @@ static int64_t place_of(const kr_optimiser *o, int i) {
     return at;
 }
 
+static int launch(const kr_optimiser *o, kr_kernel *kernel, const kr_call *c, const char *what,
+                  krait_error *e) {
+    kr_device_lock(o->level);
+    kernel(c);
+    kr_device_unlock(o->level);
+    return kr_device_check(o->level, what, e);
+}
+
 /* ---- making ---------------------------------------------------------------------------------- */
 
 static int allocate(kr_optimiser *o, int64_t longest, krait_error *e) {
@@ -73,7 +83,9 @@ static int allocate(kr_optimiser *o, int64_t longest, krait_error *e) {
     if (!on_gpu(o->g)) return 0;
     o->weights = kr_device_alloc(o->level, bytes);
     o->squares_out = kr_device_alloc(o->level, sizeof(double));
-    if (!o->weights || !o->squares_out) return kr_fail_memory(e, "the weights on the GPU");
+    if (kr_graph_half(o->g)) o->halves = kr_device_alloc(o->level, bytes / 2);
+    if (!o->weights || !o->squares_out || (kr_graph_half(o->g) && !o->halves))
+        return kr_fail_memory(e, "the weights on the GPU");
     return kr_device_fill(o->level, o->weights, 0, bytes, e);
 }
 
@@ -90,6 +102,20 @@ static const kr_tensor *find(const kr_weights *w, const kr_param_decl *d, krait_
     return NULL;
 }
 
+/* All of them rounded, and each bound where the graph wants it. */
+static int place_halves(const kr_optimiser *o, krait_error *e) {
+    kr_call c = {.n_in = 1, .n_out = 1, .in = {flat(o->weights, o->total)}};
+    c.out[0] = kr_tensor_make(o->halves, KR_BF16, 1, &o->total);
+    for (int i = 0; i < o->n; i++) {
+        const kr_param_decl *d;
+        const kr_tensor *w = param(o->g, i, &d);
+        kr_value *half = kr_graph_half_at(o->g, i);
+        kr_tensor t = kr_tensor_make(o->halves + place_of(o, i), KR_BF16, w->rank, w->shape);
+        if (half) KR_TRY(kr_graph_bind(o->g, half, &t, e));
+    }
+    return launch(o, kr_op_kernel(&kr_op_cast, o->level), &c, "cast", e);
+}
+
 static int place_weights(kr_optimiser *o, const kr_weights *w, krait_error *e) {
     for (int i = 0; i < o->n; i++) {
         const kr_param_decl *d;
@@ -103,7 +129,7 @@ static int place_weights(kr_optimiser *o, const kr_weights *w, krait_error *e) {
         KR_TRY(kr_device_put(o->level, to.data, from->data, kr_tensor_bytes(&to), e));
         KR_TRY(kr_graph_bind(o->g, kr_graph_param_at(o->g, i, &d), &to, e));
     }
-    return 0;
+    return o->halves ? place_halves(o, e) : 0;
 }
 
 int kr_optimiser_create(kr_optimiser *o, kr_graph *g, const kr_weights *weights, int threads,
@@ -130,6 +156,7 @@ void kr_optimiser_free(kr_optimiser *o) {
     if (!o->g) return;
     kr_device_free(o->level, o->moments);
     kr_device_free(o->level, o->weights);
+    kr_device_free(o->level, o->halves);
     kr_device_free(o->level, o->scratch);
     kr_device_free(o->level, o->squares_out);
     memset(o, 0, sizeof *o);
@@ -154,14 +181,6 @@ int kr_optimiser_view_weights(const kr_optimiser *o, kr_weights *to, krait_error
     }
     kr_weights_sort(to);
     return 0;
-}
-
-static int launch(const kr_optimiser *o, kr_kernel *kernel, const kr_call *c, const char *what,
-                  krait_error *e) {
-    kr_device_lock(o->level);
-    kernel(c);
-    kr_device_unlock(o->level);
-    return kr_device_check(o->level, what, e);
 }
 
 /* ---- norms ----------------------------------------------------------------------------------- */
@@ -224,11 +243,12 @@ int kr_optimiser_bad_weights(const kr_optimiser *o, char *names, size_t room) {
 /* n weights from w, whose moments begin at element `at`. */
 static int step_vector(const kr_optimiser *o, kr_adamw_attr *a, float *w, float *g, int64_t at,
                        int64_t n, krait_error *e) {
-    kr_call c = {.n_in = 4, .n_out = 3, .attr = a, .threads = o->threads};
+    kr_call c = {.n_in = 4, .n_out = 4, .attr = a, .threads = o->threads};
     c.in[0] = c.out[0] = flat(w, n);
     c.in[1] = c.out[1] = flat(o->moments + at, n);
     c.in[2] = c.out[2] = flat(o->moments + o->total + at, n);
     c.in[3] = flat(g, n);
+    if (o->halves) c.out[3] = kr_tensor_make(o->halves + at, KR_BF16, 1, &n);
     if (n == 0) return 0;
     return launch(o, o->adamw, &c, "adamw", e);
 }

@@ -6,7 +6,9 @@
  *
  * On the CPU each parameter is a vector of its own. On the GPU weights and moments lie as the
  * graph's gradients do, so that all decayed parameters are one vector, the recurrent ones another
- * and all others a third: a launch each, and one for the norm. */
+ * and all others a third: a launch each, and one for the norm. A graph of bf16 activations reads
+ * its matrices rounded to bf16: these lie beside the parameters and are written by the same step,
+ * never saved. */
 #ifndef KR_OPTIMISER_H
 #define KR_OPTIMISER_H
 
@@ -17,11 +19,12 @@
 typedef struct kr_optimiser {
     kr_graph *g;
     kr_level level;
-    int n;               /* parameters */
-    int64_t total;       /* elements of one kind of moment */
-    float *moments;      /* [2, total]: m of every parameter, then v; where the level's memory is */
-    float *weights;      /* on the GPU: [total], the parameters themselves; on the CPU NULL */
-    void *scratch;       /* of the norm */
+    int n;            /* parameters */
+    int64_t total;    /* elements of one kind of moment */
+    float *moments;   /* [2, total]: m of every parameter, then v; where the level's memory is */
+    float *weights;   /* on the GPU: [total], the parameters themselves; on the CPU NULL */
+    uint16_t *halves; /* [total] bf16, where the graph's products take halves: the same rounded */
+    void *scratch;    /* of the norm */
     double *squares_out; /* on the GPU: [1], where the norm arrives */
     int64_t updates;     /* steps applied */
     kr_kernel *adamw, *squares;

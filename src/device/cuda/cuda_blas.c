@@ -2,6 +2,7 @@
  * built with CUDA starts on machines that have neither. What it refuses is cuda_gemm.cu's. */
 #include <cublasLt.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,6 +34,7 @@ typedef struct plan {
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
+    size_t room;   /* of the workspace, for it */
     bool possible; /* the library has an algorithm */
 } plan;
 
@@ -121,54 +123,118 @@ static void release(plan *p) {
 
 enum { OFFERS = 8 };
 
-/* Which of the library's offers: the first, but where many rows are sums of few products one of
- * smaller tiles is faster (16384 x 3072 x 768 on an H100: 101 us instead of 114; 50280 x 768 x 1280
- * added to f32: 209 us instead of 230). */
-static const cublasLtMatmulAlgo_t *preferred(const kr_cuda_gemm *g,
-                                             const cublasLtMatmulHeuristicResult_t *offers,
-                                             int found) {
-    enum { SHORT = 1536, MANY = 4096 };
-    static const uint32_t halves[] = {CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_128x128};
-    static const uint32_t added[] = {CUBLASLT_MATMUL_TILE_192x128, CUBLASLT_MATMUL_TILE_128x192};
-    const uint32_t *tiles = g->out == KR_BF16 ? halves : added;
-    bool other =
-        g->in == KR_BF16 && g->k <= SHORT && g->m >= MANY && (g->out == KR_BF16 || g->accumulate);
-    for (int t = 0; other && t < 2; t++)
-        for (int i = 0; i < found; i++) {
-            uint32_t tile = 0;
-            size_t written;
-            blas.MatmulAlgoConfigGetAttribute(&offers[i].algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile,
-                                              sizeof tile, &written);
-            if (tile == tiles[t]) return &offers[i].algo;
+/* What the library offers, best first by its own guess. */
+typedef cublasLtMatmulHeuristicResult_t offer;
+typedef struct offers {
+    offer list[OFFERS];
+    int count;
+} offers;
+
+/* Rows and columns of an offer's tile, of the library's C^T; those that are not known here: 0. */
+static void tile_of(const offer *o, int64_t *n, int64_t *m) {
+#define TILE(a, b)                                                                                 \
+    { CUBLASLT_MATMUL_TILE_##a##x##b, a, b }
+    static const struct {
+        cublasLtMatmulTile_t id;
+        int64_t n, m;
+    } tiles[] = {TILE(128, 256), TILE(256, 128), TILE(128, 192), TILE(192, 128), TILE(128, 160),
+                 TILE(160, 128), TILE(176, 128), TILE(128, 128), TILE(192, 192), TILE(256, 96)};
+#undef TILE
+    uint32_t id = 0;
+    size_t written;
+    blas.MatmulAlgoConfigGetAttribute(&o->algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &id, sizeof id,
+                                      &written);
+    *n = *m = 0;
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++)
+        if (tiles[i].id == id) *n = tiles[i].n, *m = tiles[i].m;
+}
+
+/* What a product would cost in these tiles, in elements that one processor after the other makes:
+ * where sums are short, those of tiles so large that one is not written while the next is made
+ * cost more; where they are long, small tiles do, which read more. */
+static double cost_of(const kr_cuda_gemm *g, const offer *o) {
+    enum { SHORT = 1536, SMALL = 176 * 128 };
+    int64_t n, m, processors = kr_cuda_processors();
+    tile_of(o, &n, &m);
+    if (!n) return INFINITY;
+    int64_t tiles = ((g->n + n - 1) / n) * ((g->m + m - 1) / m);
+    double rounds = (double)((tiles + processors - 1) / processors);
+    double slower = (g->k <= SHORT) == (n * m <= SMALL) ? 1 : 1.08;
+    return rounds * (double)(n * m) * slower + (double)n; /* of alike ones the wider rows of C */
+}
+
+static const offer *cheapest(const kr_cuda_gemm *g, const offers *o) {
+    int best = 0;
+    for (int i = 1; i < o->count; i++)
+        if (cost_of(g, &o->list[i]) < cost_of(g, &o->list[best])) best = i;
+    return &o->list[best];
+}
+
+/* The first whose tile is one of these two, the first tile first; else the first. */
+static const offer *tiled(const offers *o, const int64_t tiles[2][2]) {
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; i < o->count; i++) {
+            int64_t n, m;
+            tile_of(&o->list[i], &n, &m);
+            if (n == tiles[t][0] && m == tiles[t][1]) return &o->list[i];
         }
-    return &offers[0].algo;
+    return &o->list[0];
+}
+
+/* Which of the offers: `any`, or `bare`, those without a workspace. The library's guess is good for
+ * small products; of large ones of bf16, measured on an H100:
+ *   - many that it offers count their tiles in the workspace, which is cleared in front of each
+ *     product: 5 us of a step's recording, more than the counting gains (16384 x 768 x 1536: 54.8
+ *     us, bare 52.9)
+ *   - sums in f32 over the tokens need no parts summed apart: 768 x 1536 x 16384: 61.5 us, bare
+ *     56.7; but what is added to f32 in passing wants the counting: 50280 x 768 x 2816: 349 us, in
+ *     tiles of 256 x 128 326, bare 343. */
+static const offer *preferred(const kr_cuda_gemm *g, const offers *any, const offers *bare) {
+    static const int64_t added[2][2] = {{256, 128}, {128, 256}};
+    static const int64_t added_short[2][2] = {{192, 128}, {128, 192}};
+    enum { SHORT = 1536, LARGE_HALVES = 1 << 22, LARGE_SUMS = 1 << 20, ADDED = 1 << 24 };
+    int64_t size = g->m * g->n;
+    bool half = g->in == KR_BF16, sums = g->out == KR_F32;
+    if (half && sums && g->accumulate && size >= ADDED)
+        return tiled(any, g->k <= SHORT ? added_short : added);
+    if (!half || bare->count == 0 || size < (sums ? LARGE_SUMS : LARGE_HALVES))
+        return &any->list[0];
+    return sums ? &bare->list[0] : cheapest(g, bare);
+}
+
+static void ask(plan *p, cublasLtMatmulPreference_t want, size_t room, offers *o) {
+    o->count = 0;
+    blas.MatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
+                                      sizeof room);
+    if (blas.MatmulAlgoGetHeuristic(blas.handle, p->op, p->b, p->a, p->c, p->c, want, OFFERS,
+                                    o->list, &o->count) != 0)
+        o->count = 0;
 }
 
 static bool choose(plan *p, const kr_cuda_gemm *g) {
     cublasLtMatmulPreference_t want;
-    cublasLtMatmulHeuristicResult_t offers[OFFERS];
-    size_t room = WORKSPACE;
+    offers any, bare;
     /* Sums of parts in f32 and in a fixed order, or none. */
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     uint32_t a = alignment(g->b, g->ldb, g->in), b = alignment(g->a, g->lda, g->in);
     uint32_t c = alignment(g->c, g->ldc, g->out);
-    int found = 0;
     if (blas.MatmulPreferenceCreate(&want) != 0) return false;
 #define SET(name, value)                                                                           \
     blas.MatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_##name, &(value), sizeof(value))
-    SET(MAX_WORKSPACE_BYTES, room);
     SET(REDUCTION_SCHEME_MASK, reductions);
     SET(MIN_ALIGNMENT_A_BYTES, a);
     SET(MIN_ALIGNMENT_B_BYTES, b);
     SET(MIN_ALIGNMENT_C_BYTES, c);
     SET(MIN_ALIGNMENT_D_BYTES, c);
 #undef SET
-    bool good = blas.MatmulAlgoGetHeuristic(blas.handle, p->op, p->b, p->a, p->c, p->c, want,
-                                            OFFERS, offers, &found) == 0 &&
-                found > 0;
+    ask(p, want, WORKSPACE, &any);
+    ask(p, want, 0, &bare);
     blas.MatmulPreferenceDestroy(want);
-    if (good) p->algo = *preferred(g, offers, found);
-    return good;
+    if (any.count == 0) return false;
+    const offer *chosen = preferred(g, &any, &bare);
+    p->algo = chosen->algo;
+    p->room = chosen->workspaceSize;
+    return true;
 }
 
 /* The part of a product that its plan depends on. */
@@ -220,7 +286,7 @@ bool kr_cuda_blas_run(const kr_cuda_gemm *g) {
                                            sizeof g->bias) == 0;
     if (good)
         good = blas.Matmul(blas.handle, p->op, &one, g->b, p->b, g->a, p->a, &add, g->c, p->c, g->c,
-                           p->c, &p->algo, blas.workspace, WORKSPACE, kr_cuda_stream()) == 0;
+                           p->c, &p->algo, blas.workspace, p->room, kr_cuda_stream()) == 0;
     pthread_mutex_unlock(&blas.lock);
     return good;
 }

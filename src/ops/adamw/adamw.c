@@ -21,13 +21,14 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
         KR_TRY(kr_need_dim("adamw", names[i], &c->in[i], 0, c->in[0].shape[0], e));
     }
     for (int i = 0; i < 3; i++) out[i] = kr_tensor_make(NULL, c->in[i].dtype, 1, c->in[0].shape);
+    if (c->n_out > 3 && c->out[3].data) out[3] = kr_tensor_make(NULL, KR_BF16, 1, c->in[0].shape);
     return 0;
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
     double n = (double)kr_tensor_count(&c->in[0]);
     *flops = 15 * n;
-    *bytes = 28 * n;
+    *bytes = (c->out[3].data ? 30 : 28) * n;
 }
 
 static bool cases(int index, kr_case *k) {
@@ -37,7 +38,9 @@ static bool cases(int index, kr_case *k) {
     if (index >= 10) return false;
     k->name = index % 2 ? "step 1000, scaled, no decay" : "step 1, decay";
     k->n_in = 4;
-    k->n_out = 3;
+    k->n_out = 4;
+    k->out_absent[3] = index % 4 == 1;
+    k->out_rounded = 1 << 3;
     for (int i = 0; i < 4; i++) {
         k->in[i] = kr_tensor_make(NULL, KR_F32, 1, &sizes[index / 2]);
         k->fill[i].a = 1;
@@ -58,8 +61,8 @@ const kr_op kr_op_adamw = {
     .cost = cost,
     .cases = cases,
     .n_in = 4,
-    .n_out = 3,
-    .no_accumulate = 7,
+    .n_out = 4,
+    .no_accumulate = 15,
     .inplace = 7,
     .kernel = KR_KERNELS_GPU(kr_adamw),
 };

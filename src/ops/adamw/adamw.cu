@@ -1,5 +1,5 @@
-/* adamw.cu - the AdamW step on the GPU: one launch, bound by its 28 bytes an element. adamw.h has
- * the equations. */
+/* adamw.cu - the AdamW step on the GPU: one launch, bound by its 28 or 30 bytes an element. adamw.h
+ * has the equations. */
 #include "device/cuda/pack.cuh"
 #include "ops/adamw/adamw.h"
 
@@ -8,6 +8,7 @@ enum { THREADS = 256 };
 typedef struct step_of {
     const float *w, *m, *v, *g;
     float *w1, *m1, *v1;
+    bf16 *w16; /* or NULL */
     int64_t n;
     float beta1, rest1, beta2, rest2, scale, keep, rate, unbias2, eps;
 } step_of;
@@ -28,6 +29,7 @@ static __global__ void step(step_of s) {
         v[j] = fmaf(s.beta2, v[j], s.rest2 * gi * gi);
         w[j] = fmaf(s.keep, w[j], -(s.rate * m[j] / (sqrtf(v[j] * s.unbias2) + s.eps)));
     }
+    if (s.w16) kr_store_pack<V>(s.w16 + i, w);
     kr_store_pack<V>(s.w1 + i, w);
     kr_store_pack<V>(s.m1 + i, m);
     kr_store_pack<V>(s.v1 + i, v);
@@ -43,6 +45,7 @@ extern "C" void kr_adamw_cuda(const kr_call *c) {
                  (float *)c->out[0].data,
                  (float *)c->out[1].data,
                  (float *)c->out[2].data,
+                 (bf16 *)c->out[3].data,
                  c->in[0].shape[0],
                  (float)a->beta1,
                  (float)(1 - a->beta1),
@@ -56,7 +59,7 @@ extern "C" void kr_adamw_cuda(const kr_call *c) {
     if (s.n == 0) return;
     bool packs = true;
     for (int i = 0; i < 4; i++) packs = packs && kr_packs(&c->in[i], 4);
-    for (int i = 0; i < 3; i++) packs = packs && kr_packs(&c->out[i], 4);
+    for (int i = 0; i < 4; i++) packs = packs && kr_packs(&c->out[i], 4);
     if (packs)
         step<4><<<kr_blocks(s.n, THREADS * 4), THREADS, 0, kr_cuda_stream()>>>(s);
     else

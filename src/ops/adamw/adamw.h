@@ -6,7 +6,8 @@
  *   w' = w * (1 - rate * decay) - rate * (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps)
  *
  * in:  w [n], m [n], v [n], g [n]
- * out: w [n], m [n], v [n], which may be the memory of the inputs
+ * out: w [n], m [n], v [n], which may be the memory of the inputs; w16 [n] bf16 or absent: w'
+ *      rounded, for products that take halves
  *
  * `scale` carries the clipping of the gradient's norm. Not differentiable: it stands behind
  * the backward pass. Source: Loshchilov & Hutter 2019, "Decoupled weight decay regularization". */

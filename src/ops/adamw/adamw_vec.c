@@ -26,6 +26,7 @@ static constants constants_of(const kr_adamw_attr *a) {
 static void step_block(const kr_call *c, const constants *k, int64_t first, int64_t end) {
     const float *w = c->in[0].data, *m = c->in[1].data, *v = c->in[2].data, *g = c->in[3].data;
     float *w1 = c->out[0].data, *m1 = c->out[1].data, *v1 = c->out[2].data;
+    uint16_t *w16 = c->out[3].data;
     for (int64_t i = first; i < end; i += KR_W) {
         int64_t n = end - i;
         kr_vf gi = kr_vload_n(g + i, n) * k->scale;
@@ -36,6 +37,7 @@ static void step_block(const kr_call *c, const constants *k, int64_t first, int6
         kr_vstore_n(m1 + i, n, mi);
         kr_vstore_n(v1 + i, n, vi);
     }
+    for (int64_t i = first; w16 && i < end; i++) w16[i] = kr_f32_to_bf16(w1[i]);
 }
 
 void KR_FN(kr_adamw)(const kr_call *c) {

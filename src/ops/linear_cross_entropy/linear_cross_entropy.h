@@ -6,8 +6,9 @@
  *
  * in:  x [R,D] (f32, or bf16 on the GPU), weight [V,D] (f32 or a half), targets I32 [R] (-1, or
  *      anything outside [0,V): no loss there), w16 [V,D] or absent: the weight rounded to bf16,
- * read instead of it (not differentiable) out: nll [R], lse [R] in nats, f32; both 0 where there is
- * no loss. lse is kept for the gradient and has none itself.
+ *      read instead of it (not differentiable)
+ * out: nll [R], lse [R] in nats, f32; both 0 where there is no loss. lse is kept for the gradient
+ *      and has none itself.
  *
  * On the CPU there are only the references: graphs there use linear and cross_entropy. */
 #ifndef KR_LINEAR_CROSS_ENTROPY_H
@@ -35,9 +36,9 @@ extern const kr_op kr_op_linear_cross_entropy;
  *   dx = dlogits weight,   dweight = dlogits^T x */
 extern const kr_op kr_op_linear_cross_entropy_grad;
 
-/* Rows whose logits are held at once, and elements from row to row of them, on the GPU: at most
- * 256 MB in f32, and of all R rows equal parts. */
-int64_t kr_linear_cross_entropy_rows(int64_t R, int64_t V);
+/* Rows whose logits, of that type, are held at once, and elements from row to row of them, on the
+ * GPU: at most 288 MB, and of all R rows equal parts. */
+int64_t kr_linear_cross_entropy_rows(int64_t R, int64_t V, kr_dtype type);
 static inline int64_t kr_linear_cross_entropy_stride(int64_t V) { return (V + 7) / 8 * 8; }
 
 #ifdef __cplusplus
