@@ -413,6 +413,7 @@ void KR_FN(kr_scan_grad)(const kr_call *c) {
     switch (kr_scan_pick(c, true)) {
     case KR_SCAN_LANES: KR_FN(kr_scan_lanes_grad)(c); return;
     case KR_SCAN_ROWS: KR_FN(kr_scan_rows_grad)(c); return;
+    case KR_SCAN_MATRIX: KR_FN(kr_scan_chunk_grad)(c); return;
     default: kr_scan_grad_ref(c); return;
     }
 }

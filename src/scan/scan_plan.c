@@ -2,7 +2,7 @@
 #include "scan/scan_plan.h"
 
 const char *kr_scan_plan_name(kr_scan_plan p) {
-    static const char *const names[] = {"reference", "lanes", "lanes, one step", "rows"};
+    static const char *const names[] = {"reference", "lanes", "lanes, one step", "rows", "chunk"};
     return names[p];
 }
 
@@ -22,6 +22,25 @@ static bool rows_fit(const krait_scan_desc *d, bool backward) {
            d->reads <= KR_SCAN_RANKS;
 }
 
+/* Logarithms of decays are summed: a decay that is given must be above 0. */
+static bool chunk_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    if (d->decay != KRAIT_DECAY_NONE && d->decay != KRAIT_DECAY_SCALAR) return false;
+    if (d->b_constant || d->c_constant || d->dt_constant) return false;
+    if (d->inputs > KR_SCAN_RANKS || d->reads > KR_SCAN_RANKS) return false;
+    if (d->decay == KRAIT_DECAY_NONE || d->form != KRAIT_FORM_GIVEN) return true;
+    for (int64_t h = 0; d->a_constant && h < d->heads; h++)
+        if (!(((const float *)c->in[KR_SCAN_A].data)[h] > 0)) return false;
+    return d->a_constant;
+}
+
+/* Products pay once a sequence has some rows and a head channels enough to fill a vector. */
+static bool chunk_pays(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return d->width >= KR_SCAN_CHUNK_WIDTH &&
+           c->in[KR_SCAN_X].shape[0] >= KR_SCAN_CHUNK_LEAST * c->in[KR_SCAN_SEQS].shape[0];
+}
+
 static bool each_sequence_one_row(const kr_call *c) {
     const kr_tensor *seqs = &c->in[KR_SCAN_SEQS];
     if (seqs->shape[0] != c->in[KR_SCAN_X].shape[0]) return false;
@@ -34,6 +53,7 @@ kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
+    if (!lanes_fit(d) && chunk_pays(c) && chunk_fits(c)) return KR_SCAN_MATRIX;
     if (!lanes_fit(d)) return rows_fit(d, backward) ? KR_SCAN_ROWS : KR_SCAN_REFERENCE;
     return !backward && each_sequence_one_row(c) ? KR_SCAN_LANES_STEP : KR_SCAN_LANES;
 }
@@ -74,12 +94,52 @@ void kr_scan_cut_rows(const krait_scan_desc *d, int64_t M, kr_scan_rows_cut *s) 
                     kr_scan_line(C) + kr_scan_line((M / C + 1) * P * N);
 }
 
+int64_t kr_scan_chunk_rows(const krait_scan_desc *d) {
+    int64_t ranks = d->inputs > d->reads ? d->inputs : d->reads;
+    return KR_SCAN_PRODUCT / (ranks > 0 ? ranks : 1);
+}
+
+/* Heads of a part, at most. */
+static int64_t part_heads(const krait_scan_desc *d) {
+    kr_scan_rows_cut s;
+    kr_scan_cut_rows(d, 0, &s);
+    return (d->heads / d->groups + s.parts - 1) / s.parts;
+}
+
+/* What both directions keep of a chunk: b, c, c transposed, scores; weights; [L16] three times. */
+static int64_t chunk_shared(const krait_scan_desc *d) {
+    int64_t C = kr_scan_chunk_rows(d), L = kr_scan_line(C * d->reads), N = kr_scan_line(d->state);
+    return C * (d->inputs + d->reads) * N + kr_scan_line(d->state * L) + 2 * C * d->inputs * L +
+           3 * L;
+}
+
+int64_t kr_scan_chunk_forward(const krait_scan_desc *d) {
+    int64_t C = kr_scan_chunk_rows(d), P = kr_scan_line(d->width);
+    return chunk_shared(d) + C * (d->inputs + d->reads) * P + part_heads(d) * d->state * P;
+}
+
+/* Beside the states in front of each chunk and the gradient of the last: of a chunk, sums of the
+ * gradients of b and c and of the scores; X twice, dY three times, u; of a head, dX and its two
+ * orders of states. */
+int64_t kr_scan_chunk_backward(const krait_scan_desc *d, int64_t M) {
+    int64_t C = kr_scan_chunk_rows(d), P = kr_scan_line(d->width), N = kr_scan_line(d->state);
+    int64_t R = d->inputs, Q = d->reads, L = kr_scan_line(C * Q), state = d->width * N;
+    int64_t chunk = C * (R + Q) * 2 * N + 2 * C * R * L + C * (3 * R + 3 * Q) * P +
+                    kr_scan_line(d->width * L) + 5 * KR_SCAN_PRODUCT;
+    return chunk_shared(d) + chunk + d->state * P + part_heads(d) * (M / C + 2) * state;
+}
+
 static size_t rows_scratch(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     kr_scan_rows_cut s;
-    if (!backward) return (size_t)(c->threads * kr_scan_rows_forward(d));
+    if (!backward) {
+        int64_t rows = kr_scan_rows_forward(d), chunk = kr_scan_chunk_forward(d);
+        return (size_t)(c->threads * (chunk > rows ? chunk : rows));
+    }
     kr_scan_cut_rows(d, c->in[KR_SCAN_X].shape[0], &s);
-    return (size_t)(kr_scan_line(s.per_bc) + kr_scan_line(s.per_A) + c->threads * s.per_thread);
+    int64_t chunk = kr_scan_chunk_backward(d, c->in[KR_SCAN_X].shape[0]);
+    int64_t own = chunk > s.per_thread ? chunk : s.per_thread;
+    return (size_t)(kr_scan_line(s.per_bc) + kr_scan_line(s.per_A) + c->threads * own);
 }
 
 size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {

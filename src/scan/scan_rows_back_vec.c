@@ -357,42 +357,6 @@ static void run_item(item *p, int64_t slab, int64_t part, float *bc, float *sums
     }
 }
 
-/* or += the sum over `count` partial sums, `step` apart. */
-static void reduce(const kr_call *c, int i, int64_t at, const float *from, int64_t n, int64_t count,
-                   int64_t step, bool more) {
-    float *to = c->out[i].data;
-    bool add = more || c->accumulate >> i & 1;
-    for (int64_t k = 0; to && k < n; k++) {
-        float sum = add ? to[at + k] : 0;
-        for (int64_t j = 0; j < count; j++) sum += from[j * step + k];
-        to[at + k] = sum;
-    }
-}
-
-static void reduce_all(const kr_call *c, const kr_scan_view *v, const kr_scan_rows_cut *s,
-                       const float *bc, const float *sums) {
-    int64_t R = v->d->inputs, Q = v->d->reads, GN = v->G * v->N, step = v->M * (R + Q) * GN;
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t m = 0; m < v->M; m++) {
-        const float *from = bc + m * (R + Q) * GN;
-        reduce(c, KR_SCAN_DB, m * c->out[KR_SCAN_DB].stride[0], from, R * GN, s->parts, step,
-               false);
-        reduce(c, KR_SCAN_DC, m * c->out[KR_SCAN_DC].stride[0], from + R * GN, Q * GN, s->parts,
-               step, false);
-    }
-    int64_t H = v->d->heads, P = v->P, width = P + v->N + 1, count = s->slabs;
-    int64_t Na = v->d->decay == KRAIT_DECAY_SCALAR ? 1 : v->N;
-    for (int64_t h = 0; h < H; h++) {
-        const float *from = sums + h * width;
-        if (v->d->a_constant && v->A)
-            reduce(c, KR_SCAN_DA, h * Na, from + P, Na, count, H * width, false);
-        if (v->dt) reduce(c, KR_SCAN_DBIAS, h, from + P + v->N, 1, count, H * width, false);
-        for (int64_t i = 0; i < P; i++)
-            reduce(c, KR_SCAN_DD, v->d->skip_per_channel ? h * P + i : h, from + i, 1, count,
-                   H * width, !v->d->skip_per_channel && i > 0);
-    }
-}
-
 void KR_FN(kr_scan_rows_grad)(const kr_call *c) {
     kr_scan_view v = kr_scan_unpack(c);
     kr_scan_rows_cut s;
@@ -409,5 +373,5 @@ void KR_FN(kr_scan_rows_grad)(const kr_call *c) {
         lay_out(&p, own + omp_get_thread_num() * s.per_thread);
         run_item(&p, i / (v.G * s.parts), i % s.parts, bc, sums);
     }
-    reduce_all(c, &v, &s, bc, sums);
+    kr_rows_reduce(c, &v, &s, bc, sums);
 }

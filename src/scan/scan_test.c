@@ -196,6 +196,7 @@ static void splitting(void **state) {
         krait_scan_desc d;
     } members[] = {{"Mamba", krait_scan_mamba1(9, 5)},
                    {"Mamba-2", krait_scan_mamba2(4, 6, 18, 2)},
+                   {"Mamba-2, P 9", krait_scan_mamba2(4, 9, 18, 2)},
                    {"Mamba-3", krait_scan_mamba3(2, 3, 4, 2)},
                    {"S4D", krait_scan_s4d(3, 4)},
                    {"LRU", krait_scan_lru(4)},
@@ -209,7 +210,7 @@ static void splitting(void **state) {
                 if (kr_level_supported(level))
                     of_float = fmax(of_float, split(members[m].d, KR_F32, level, pieces[i]));
         }
-        print_message("%-10s in pieces: off by %.1e in double, %.1e in float\n", members[m].name,
+        print_message("%-12s in pieces: off by %.1e in double, %.1e in float\n", members[m].name,
                       of_double, of_float);
         assert_true(of_double < 1e-13);
         assert_true(of_float < 1e-6);

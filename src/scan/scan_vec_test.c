@@ -139,6 +139,29 @@ static void rows(void **state) {
     run("a constant vector of decays", d, 70, 2, NULL, false);
 }
 
+static void chunks(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 163, 0, 64, 65};
+    run("mamba2 T=17", krait_scan_mamba2(3, 8, 16, 1), 17, 1, NULL, false);
+    run("mamba2 T=64 P=16", krait_scan_mamba2(4, 16, 32, 2), 64, 1, NULL, true);
+    run("mamba2 T=300 N=17 P=9", krait_scan_mamba2(6, 9, 17, 2), 300, 1, NULL, false);
+    run("mamba2 ragged, adding", krait_scan_mamba2(24, 11, 33, 1), 293, 5, ragged, true);
+    run("mamba2 P=64 N=128", krait_scan_mamba2(2, 64, 128, 1), 293, 5, ragged, false);
+    run("mamba2 P=80 N=1", krait_scan_mamba2(2, 80, 1, 1), 150, 2, NULL, false);
+    krait_scan_desc d = krait_scan_mamba2(3, 8, 9, 3);
+    d.order = KRAIT_ORDER_REVERSE;
+    d.skip_per_channel = true;
+    d.dt_min = 0.3;
+    d.dt_max = 1.5;
+    d.kappa = 2;
+    run("mamba2 reverse, clamp", d, 293, 5, ragged, false);
+    run("mamba3", krait_scan_mamba3(2, 8, 16, 1), 293, 5, ragged, true);
+    run("mamba3 of rank 3", krait_scan_mamba3(2, 9, 18, 3), 150, 2, NULL, false);
+    run("mamba3 of rank 4", krait_scan_mamba3(2, 12, 18, 4), 150, 2, NULL, false);
+    run("linear attention", krait_scan_linear_attention(3, 10, 20), 200, 2, NULL, false);
+    run("retnet", krait_scan_retnet(3, 13, 20), 200, 2, NULL, true);
+}
+
 /* The same bytes for any number of threads. */
 static void any_threads(krait_scan_desc d) {
     problem p;
@@ -166,11 +189,12 @@ static void any_threads(krait_scan_desc d) {
 static void threads(void **state) {
     (void)state;
     any_threads(krait_scan_mamba1(300, 16));
+    any_threads(krait_scan_mamba2(9, 7, 20, 3));
     any_threads(krait_scan_mamba2(9, 12, 20, 3));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(rows),
-                                       cmocka_unit_test(threads)};
+                                       cmocka_unit_test(chunks), cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

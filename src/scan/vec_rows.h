@@ -1,5 +1,5 @@
-/* vec_rows.h - what the plan ROWS shares between its two directions: delta and decay of a row and
- * head. Included by scan_rows*_vec.c only. */
+/* vec_rows.h - what the plans ROWS and CHUNK share: delta and decay of a row and head; the partial
+ * sums of their gradients. Included by scan_rows*_vec.c and scan_chunk*_vec.c only. */
 #ifndef KR_VEC_ROWS_H
 #define KR_VEC_ROWS_H
 
@@ -38,6 +38,45 @@ KR_VINLINE void kr_rows_decay(const kr_scan_view *v, int64_t row, int64_t head, 
         if (A && v->d->form == KRAIT_FORM_DT) z *= delta;
         if (A && v->d->form != KRAIT_FORM_GIVEN) z = kr_vexp(z);
         kr_vstore_n(a + n, v->N - n, z);
+    }
+}
+
+/* or += the sum over `count` partial sums, `step` apart. */
+static inline __attribute__((unused)) void kr_rows_sum_(const kr_call *c, int i, int64_t at,
+                                                        const float *from, int64_t n, int64_t count,
+                                                        int64_t step, bool more) {
+    float *to = c->out[i].data;
+    bool add = more || c->accumulate >> i & 1;
+    for (int64_t k = 0; to && k < n; k++) {
+        float sum = add ? to[at + k] : 0;
+        for (int64_t j = 0; j < count; j++) sum += from[j * step + k];
+        to[at + k] = sum;
+    }
+}
+
+/* Gradients of what heads and sequences share, from the partial sums of scan_plan.h. */
+static inline __attribute__((unused)) void kr_rows_reduce(const kr_call *c, const kr_scan_view *v,
+                                                          const kr_scan_rows_cut *s,
+                                                          const float *bc, const float *sums) {
+    int64_t R = v->d->inputs, Q = v->d->reads, GN = v->G * v->N, step = v->M * (R + Q) * GN;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t m = 0; m < v->M; m++) {
+        const float *from = bc + m * (R + Q) * GN;
+        kr_rows_sum_(c, KR_SCAN_DB, m * c->out[KR_SCAN_DB].stride[0], from, R * GN, s->parts, step,
+                     false);
+        kr_rows_sum_(c, KR_SCAN_DC, m * c->out[KR_SCAN_DC].stride[0], from + R * GN, Q * GN,
+                     s->parts, step, false);
+    }
+    int64_t H = v->d->heads, P = v->P, width = P + v->N + 1, count = s->slabs;
+    int64_t Na = v->d->decay == KRAIT_DECAY_SCALAR ? 1 : v->N;
+    for (int64_t h = 0; h < H; h++) {
+        const float *from = sums + h * width;
+        if (v->d->a_constant && v->A)
+            kr_rows_sum_(c, KR_SCAN_DA, h * Na, from + P, Na, count, H * width, false);
+        if (v->dt) kr_rows_sum_(c, KR_SCAN_DBIAS, h, from + P + v->N, 1, count, H * width, false);
+        for (int64_t i = 0; i < P; i++)
+            kr_rows_sum_(c, KR_SCAN_DD, v->d->skip_per_channel ? h * P + i : h, from + i, 1, count,
+                         H * width, !v->d->skip_per_channel && i > 0);
     }
 }
 
