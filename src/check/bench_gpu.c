@@ -152,7 +152,7 @@ int kr_bench_gpu_scan(kr_bench *b, krait_error *e) {
 /* ---- the rest ---- */
 
 static int bench_conv(const kr_bench *b, int64_t B, int64_t T, int64_t E, krait_error *e) {
-    static const kr_causal_conv_attr silu = {1};
+    static const kr_causal_conv_attr silu = {.silu = 1};
     kr_case k = {.name = "bench", .n_out = 2, .tokens = B * T, .attr = &silu};
     char shape[60];
     snprintf(shape, sizeof shape, "B%lld T%lld E%lld", (long long)B, (long long)T, (long long)E);
@@ -192,7 +192,7 @@ static int bench_linear(const kr_bench *b, int64_t M, int64_t N, int64_t K, krai
 
 /* Around a mixer: the norm in front of it, with the residual sum in f32. */
 static int bench_norm(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
-    static const kr_rmsnorm_attr half = {1e-5, 1};
+    static const kr_rmsnorm_attr half = {.eps = 1e-5, .half = 1};
     kr_case k = {.name = "bench", .n_out = 3, .attr = &half};
     char shape[60];
     snprintf(shape, sizeof shape, "M%lld D%lld", (long long)M, (long long)D);

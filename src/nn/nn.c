@@ -55,7 +55,7 @@ kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *
     snprintf(full, sizeof full, "%s.weight", name ? name : "");
     kr_value *w = name ? kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ONES, 1, &width) : NULL;
     kr_value *outs[3] = {NULL};
-    kr_rmsnorm_attr attr = {.eps = eps, .half = kr_graph_half(nn->g)};
+    kr_rmsnorm_attr attr = {.eps = eps, .half = kr_graph_half(nn->g), .early = nn->step_rows > 0};
     kr_apply(nn->g, &kr_op_rmsnorm, &attr, sizeof attr, (kr_value *[]){x, residual, w}, 3, outs, 3);
     /* With a residual both addends would have to be kept, so it is made from their sum, which is
      * kept for the gradient. */

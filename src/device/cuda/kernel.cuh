@@ -60,7 +60,7 @@ __device__ __forceinline__ void kr_go_on(void) {
 #endif
 }
 template <typename... P>
-static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, unsigned block,
+static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, dim3 block,
                             size_t shared, P... arguments) {
     cudaLaunchAttribute how = {};
     how.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -87,7 +87,7 @@ static kr_value *convolution(kr_nn *nn, kr_value *x) {
     kr_value *b, *w = filter(nn, &b);
     kr_value *outs[2] = {NULL, m.kernel > 1 ? nn->state_out[0] : NULL};
     kr_value *before = m.kernel > 1 ? nn->state_in[0] : NULL;
-    kr_causal_conv_attr attr = {.silu = 1};
+    kr_causal_conv_attr attr = {.silu = 1, .early = nn->step_rows > 0};
     kr_apply(nn->g, &kr_op_causal_conv, &attr, sizeof attr,
              (kr_value *[]){x, w, b, nn->seqs, nn->reset, before}, 6, outs, 2);
     kr_graph_recompute(nn->g, outs[0]);
@@ -116,12 +116,21 @@ static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
     return raw;
 }
 
-/* A decode step of few rows on the GPU, where launches cost more than arithmetic and nothing of
- * FalconMamba's stands between: dt_proj is part of the recurrence. */
+/* A decode step on the GPU with nothing of FalconMamba's in between: dt_proj is part of the
+ * recurrence. */
 static bool is_step(const kr_nn *nn) {
-    return nn->step_rows > 0 && nn->step_rows <= KR_STEP_FEW &&
-           kr_graph_level(nn->g) == KR_LEVEL_CUDA && kr_mamba1_of(nn->config).mixer_rms_eps <= 0 &&
-           nn->state_in[1];
+    return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
+           kr_mamba1_of(nn->config).mixer_rms_eps <= 0 && nn->state_in[1];
+}
+
+/* Of few rows, where launches cost more than arithmetic. */
+static bool is_few(const kr_nn *nn) { return is_step(nn) && nn->step_rows <= KR_STEP_FEW; }
+
+/* Of any number: there is a kernel for many rows of halves. */
+static bool joins_dt(const kr_nn *nn) {
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    return is_few(nn) ||
+           (is_step(nn) && kr_graph_half(nn->g) && m.state == KR_STEP_STATES && m.dt_rank % 8 == 0);
 }
 
 static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,
@@ -141,7 +150,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     kr_mamba1 m = kr_mamba1_of(nn->config);
     int64_t E = m.inner, N = m.state, r = m.dt_rank;
     kr_value *xp = kr_nn_linear(nn, u, "x_proj", E, r + 2 * N, false, kr_init_fan_in(E, 1));
-    kr_value *raw = is_step(nn) ? NULL : raw_step(nn, selected(nn, xp, 0, r));
+    kr_value *raw = joins_dt(nn) ? NULL : raw_step(nn, selected(nn, xp, 0, r));
     kr_value *bias =
         kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
                     (kr_init){KR_INIT_SOFTPLUS_INV, m.dt_min, m.dt_max, m.dt_floor}, 1, &E);
@@ -149,7 +158,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
                                   (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2, (int64_t[]){E, N});
     kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
     kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, &E);
-    if (is_step(nn)) return step_recurrence(nn, xp, u, z, bias, a, d);
+    if (joins_dt(nn)) return step_recurrence(nn, xp, u, z, bias, a, d);
     krait_scan_desc scan = krait_scan_mamba1(E, N);
     kr_value *ins[] = {
         u,    raw,      a,         selected(nn, xp, r, N), selected(nn, xp, r + N, N), d, z,
@@ -183,7 +192,7 @@ static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value 
     const kr_config *c = nn->config;
     kr_mamba1 m = kr_mamba1_of(nn->config);
     int64_t D = c->width, E2 = 2 * m.inner;
-    if (!is_step(nn) || m.kernel < 2 || m.kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
+    if (!is_few(nn) || m.kernel < 2 || m.kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
     kr_value *w = kr_nn_param(nn, "in_proj.weight", KR_PARAM_MATRIX, kr_init_fan_in(D, 1), 2,
                               (int64_t[]){E2, D});
     kr_value *b = NULL, *conv_bias, *conv = filter(nn, &conv_bias);

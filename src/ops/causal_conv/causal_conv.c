@@ -96,7 +96,7 @@ static size_t backward_scratch_cuda(const kr_call *c) {
            (size_t)x->shape[1] * sizeof(float);
 }
 
-static const kr_causal_conv_attr with_silu = {1}, without_silu = {0};
+static const kr_causal_conv_attr with_silu = {.silu = 1, .early = 1}, without_silu = {0};
 
 static const char far[] = "offsets past 2^31", silent[] = "nothing uses y";
 

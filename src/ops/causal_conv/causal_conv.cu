@@ -18,6 +18,7 @@ typedef struct conv {
     void *y;
     int64_t x_row, y_row;
     int run; /* rows a warp */
+    bool early;
 } conv;
 
 /* y of one row, to `to`. */
@@ -91,8 +92,10 @@ static __global__ void sequences(conv v) {
     if (e >= v.q.E) return;
     int64_t first = v.q.seqs[3 * s], count = v.q.seqs[3 * s + 1], slot = v.q.seqs[3 * s + 2];
     float w[KK][V], b[V], window[KK - 1][V], x[V];
+    kr_go_on();
     conv_load_taps<KK>(v.taps, v.q.K, e, w, b);
     conv_load_window<KK>(v.state, slot, v.q.K, e, v.state.data != NULL, window);
+    kr_after();
     for (int64_t r = first; r < first + count; r++) {
         kr_load_pack<V>((const T *)v.x + r * v.x_row + e, x);
         if (v.q.reset && v.q.reset[r]) enter<KK>(v, e, ROW_IS_FRESH, window);
@@ -137,7 +140,7 @@ template <typename T, int KK, int V, bool SILU>
 static void launch(conv v) {
     if (v.q.M <= SHORT * v.q.S) {
         dim3 grid((unsigned)v.q.S, kr_blocks(v.q.E, 64 * V));
-        sequences<T, KK, V, SILU><<<grid, 64, 0, kr_cuda_stream()>>>(v);
+        kr_launch_early(sequences<T, KK, V, SILU>, v.early, grid, 64, 0, v);
         return;
     }
     v.run = kr_causal_conv_run(v.q.M, v.q.E, KR_CAUSAL_CONV_WARPS);
@@ -161,6 +164,7 @@ static void launch_type(const conv &v, bool packs) {
 extern "C" void kr_causal_conv_cuda(const kr_call *c) {
     const kr_tensor *x = &c->in[0], *weight = &c->in[1], *y = &c->out[0];
     const kr_tensor *state = &c->in[5], *next = &c->out[1];
+    const kr_causal_conv_attr *attr = (const kr_causal_conv_attr *)c->attr;
     conv v = {{(const int64_t *)c->in[3].data, (const uint8_t *)c->in[4].data, c->in[3].shape[0],
                x->shape[0], x->shape[1], (int)weight->shape[2]},
               conv_taps_of(weight, &c->in[2]),
@@ -170,8 +174,9 @@ extern "C" void kr_causal_conv_cuda(const kr_call *c) {
               y->data,
               x->stride[0],
               y->stride[0],
-              0};
-    bool silu = ((const kr_causal_conv_attr *)c->attr)->silu != 0;
+              0,
+              attr->early != 0};
+    bool silu = attr->silu != 0;
     if (weight->shape[2] > CONV_TAPS) {
         kr_cuda_fault("more than 8 taps: use --device cpu");
         return;

@@ -24,6 +24,8 @@
 
 typedef struct kr_causal_conv_attr {
     int silu;
+    int early; /* nothing of the same run writes parameters or states: the GPU may read them ahead
+                */
 } kr_causal_conv_attr;
 
 extern const kr_op kr_op_causal_conv;

@@ -157,10 +157,12 @@ static bool scan_cases(int index, kr_case *k) {
     static const struct {
         const char *name;
         int64_t M, E, N, r, tokens;
-    } rows[] = {{"M=1 E=1", 1, 1, 1, 1, 1},         {"M=1", 1, 128, 16, 48, 1},
-                {"M=3 odd", 3, 33, 5, 7, 3},        {"M=4, a row of no one", 4, 70, 16, 8, 3},
-                {"M=37", 37, 96, 16, 40, 37},       {"N=17", 5, 20, 17, 24, 5},
-                {"N=64 r=300", 17, 20, 64, 300, 17}};
+    } rows[] = {
+        {"M=1 E=1", 1, 1, 1, 1, 1},          {"M=1", 1, 128, 16, 48, 1},
+        {"M=3 odd", 3, 33, 5, 7, 3},         {"M=4, a row of no one", 4, 70, 16, 8, 3},
+        {"M=37", 37, 96, 16, 40, 37},        {"N=17", 5, 20, 17, 24, 5},
+        {"N=64 r=300", 17, 20, 64, 300, 17}, {"M=300, rows of no one", 300, 130, 16, 160, 250},
+        {"M=9 r=8", 9, 62, 16, 8, 9}};
     if (index >= (int)(sizeof rows / sizeof *rows)) return false;
     int64_t M = rows[index].M, E = rows[index].E, N = rows[index].N, r = rows[index].r;
     k->name = rows[index].name;

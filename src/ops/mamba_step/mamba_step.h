@@ -25,6 +25,8 @@ extern "C" {
 /* mamba_step_in serves few rows, short convolutions, and widths D that its rows of shared memory
  * hold. */
 enum { KR_STEP_FEW = 8, KR_STEP_TAPS = 4, KR_STEP_WIDTH = 5120 };
+/* mamba_step_scan of more rows is fast where they are halves, with so many states a channel. */
+enum { KR_STEP_STATES = 16 };
 
 typedef struct kr_mamba_step_attr {
     double eps;

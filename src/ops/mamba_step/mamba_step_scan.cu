@@ -5,7 +5,7 @@
  * that the block serves, and every fourth quad of its states. Weight, A and the first row's states
  * are loaded before the kernel in front has ended. */
 #include "device/cuda/kernel.cuh"
-#include "ops/mamba_step/mamba_step.h"
+#include "ops/mamba_step/mamba_step_gpu.cuh"
 
 enum { THREADS = 64, CHANNELS = THREADS / 4, LOADS = 6 };
 
@@ -205,6 +205,7 @@ static void launch(const kr_call *c) {
 }
 
 extern "C" void kr_mamba_step_scan_cuda(const kr_call *c) {
+    if (c->out[KR_STEP_Y].shape[0] > KR_STEP_FEW && kr_mamba_step_scan_many(c)) return;
     if (c->in[KR_STEP_SCAN_U].dtype == KR_BF16)
         launch<bf16>(c);
     else

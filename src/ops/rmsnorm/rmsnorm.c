@@ -98,7 +98,8 @@ static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *bytes = bytes_of(c->in, 5) + bytes_of(c->out, 3);
 }
 
-static const kr_rmsnorm_attr case_attr = {1e-5, 0}, half_attr = {1e-5, 1};
+static const kr_rmsnorm_attr case_attr = {.eps = 1e-5};
+static const kr_rmsnorm_attr half_attr = {.eps = 1e-5, .half = 1, .early = 1};
 
 /* Rows of shape [M,D]: odd sizes, with and without the optional arguments. */
 static bool forward_cases(int index, kr_case *k) {

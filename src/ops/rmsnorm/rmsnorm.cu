@@ -86,12 +86,14 @@ static __global__ void __launch_bounds__(32 * MOST_WARPS) forward(norm_call n) {
     int64_t first = threadIdx.x * V, rest = first + HELD * step, D = m < n.M ? n.D : 0;
     addends<X, V> in[HELD];
     float s[HELD][V], w[HELD][V], t[V], square = 0;
-#pragma unroll
-    for (int h = 0; h < HELD; h++)
-        if (first + h * step < D) in[h].load(n, m, first + h * step);
+    kr_go_on();
 #pragma unroll
     for (int h = 0; h < HELD; h++)
         kr_load_pack_if<V>(n.weight && first + h * step < D, n.weight + first + h * step, w[h]);
+    kr_after();
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (first + h * step < D) in[h].load(n, m, first + h * step);
 #pragma unroll
     for (int h = 0; h < HELD; h++)
         if (first + h * step < D) {
@@ -119,13 +121,13 @@ static __global__ void __launch_bounds__(32 * MOST_WARPS) forward(norm_call n) {
 }
 
 template <typename X, typename Y>
-static void launch_forward(const norm_call &n, bool packs) {
+static void launch_forward(const norm_call &n, bool packs, bool early) {
     dim3 threads = threads_for(n.M, n.D, packs ? 4 : 1);
     unsigned blocks = kr_blocks(n.M, threads.y);
     if (packs)
-        forward<X, Y, 4><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+        kr_launch_early(forward<X, Y, 4>, early, blocks, threads, 0, n);
     else
-        forward<X, Y, 1><<<blocks, threads, 0, kr_cuda_stream()>>>(n);
+        kr_launch_early(forward<X, Y, 1>, early, blocks, threads, 0, n);
 }
 
 extern "C" void kr_rmsnorm_cuda(const kr_call *c) {
@@ -148,10 +150,14 @@ extern "C" void kr_rmsnorm_cuda(const kr_call *c) {
     if (n.M == 0 || n.D == 0) return;
     bool packs = kr_packs(x, 4) && kr_packs(residual, 4) && kr_packs(weight, 4) && kr_packs(y, 4) &&
                  kr_packs(sum, 4);
-    if (x->dtype == KR_BF16 && y->dtype == KR_BF16) launch_forward<bf16, bf16>(n, packs);
-    if (x->dtype == KR_BF16 && y->dtype == KR_F32) launch_forward<bf16, float>(n, packs);
-    if (x->dtype == KR_F32 && y->dtype == KR_BF16) launch_forward<float, bf16>(n, packs);
-    if (x->dtype == KR_F32 && y->dtype == KR_F32) launch_forward<float, float>(n, packs);
+    if (x->dtype == KR_BF16 && y->dtype == KR_BF16)
+        launch_forward<bf16, bf16>(n, packs, attr->early != 0);
+    if (x->dtype == KR_BF16 && y->dtype == KR_F32)
+        launch_forward<bf16, float>(n, packs, attr->early != 0);
+    if (x->dtype == KR_F32 && y->dtype == KR_BF16)
+        launch_forward<float, bf16>(n, packs, attr->early != 0);
+    if (x->dtype == KR_F32 && y->dtype == KR_F32)
+        launch_forward<float, float>(n, packs, attr->early != 0);
 }
 
 /* ---- gradient -------------------------------------------------------------------------------- */

@@ -14,7 +14,8 @@
 
 typedef struct kr_rmsnorm_attr {
     double eps;
-    int half; /* y is bf16: GPU only */
+    int half;  /* y is bf16: GPU only */
+    int early; /* nothing of the same run writes the weight: the GPU may read it ahead of x */
 } kr_rmsnorm_attr;
 
 extern const kr_op kr_op_rmsnorm;
