@@ -182,7 +182,10 @@ const void *kr_mail_read(kr_mail *m, krait_error *e) {
 
 /* ---- recorded work --------------------------------------------------------------------------- */
 
-bool kr_device_records(kr_level level) { return level == KR_LEVEL_CUDA; }
+bool kr_device_records(kr_level level) {
+    GPU(level, !kr_cuda_waits());
+    return false;
+}
 
 int kr_device_record_begin(kr_level level, krait_error *e) {
     GPU(level, kr_cuda_record_begin(e));

@@ -7,7 +7,9 @@
  * The GPU is used only where a caller asks for it by name. Its kernels read and write its own
  * memory: everything a graph needs is allocated and copied by the functions below, which on the CPU
  * are the plain ones. All work of the process on the GPU is one queue, in order: a put, a kernel,
- * a get after each other need no waiting in between, and only a get waits for what is before it. */
+ * a get after each other need no waiting in between, and only a get waits for what is before it.
+ * KRAIT_SYNC=1 in the environment is for finding faults: nothing is recorded, and every op is
+ * waited for, so that one which fails on the GPU is named. */
 #ifndef KR_DEVICE_H
 #define KR_DEVICE_H
 
@@ -53,7 +55,8 @@ int kr_device_fill(kr_level level, void *to, int byte, size_t bytes, krait_error
 /* Waits until all queued work has ended. An error of that work is reported by the first of get,
  * wait or check that sees it. */
 int kr_device_wait(kr_level level, krait_error *e);
-/* The launch just made: 0, or an error that begins with `what` (the op's name). Does not wait. */
+/* The launch just made: 0, or an error that begins with `what` (the op's name). Does not wait, but
+ * with KRAIT_SYNC. */
 int kr_device_check(kr_level level, const char *what, krait_error *e);
 /* Threads share the queue. In between, it is the calling thread's alone (a thread may lock it more
  * than once): what launches kernels holds it, so that nothing of another thread falls into a
@@ -79,7 +82,7 @@ const void *kr_mail_read(kr_mail *m, krait_error *e); /* NULL: failed */
 /* ---- recorded work -------------------------------------------------------------------------- */
 
 /* Between begin and end, kernels and copies within the device are recorded, not run (a CUDA graph):
- * a whole step is then launched at once. Only for levels where kr_device_records is true. */
+ * a whole step is then launched at once. Worth it only where kr_device_records is true. */
 typedef struct kr_recording kr_recording;
 bool kr_device_records(kr_level level);
 int kr_device_record_begin(kr_level level, krait_error *e);

@@ -1,10 +1,14 @@
 /* graph_gpu_test.c - runs on the GPU: launched, recorded and replayed with inputs, rows and
- * addresses that change in between. Says "skipped" where there is no GPU. */
+ * addresses that change in between; faults. Says "skipped" where there is no GPU. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -196,8 +200,79 @@ static void threads_share_the_gpu(void **state) {
     assert_int_equal(failures, 0);
 }
 
+/* In a process of its own, which a fault leaves without a GPU: runs a graph whose input is at an
+ * address that nobody has, and writes the error into the pipe; "" without a GPU. */
+static void fault(const char *sync, int pipe) {
+    static net n;
+    kr_level level;
+    krait_error e = {0};
+    setenv("KRAIT_SYNC", sync, 1);
+    if (kr_device_open("cuda", &level, &e) == 0) {
+        open_net(&n);
+        set_weights(&n, 0);
+        kr_tensor nowhere = kr_tensor_make((void *)4096, KR_F32, 2, (int64_t[]){M, D});
+        ok(kr_graph_bind_device(n.g, n.x, &nowhere, &e), &e);
+        strcpy(e.message, "nothing was wrong");
+        if (kr_graph_run(n.g, M, 0, &e) == 0) (void)kr_graph_fetch(n.g, n.y, &e);
+        if (write(pipe, e.message, strlen(e.message)) < 0) _exit(1);
+    }
+    _exit(0);
+}
+
+/* Must come before this process opens the GPU: what it opened is of no use to its children. */
+static void a_fault_on_the_gpu_is_named(void **state) {
+    (void)state;
+    for (int sync = 0; sync < 2; sync++) {
+        char message[400] = "";
+        int ends[2], status;
+        assert_int_equal(pipe(ends), 0);
+        pid_t child = fork();
+        if (child == 0) fault(sync ? "1" : "0", ends[1]);
+        close(ends[1]);
+        ssize_t n = read(ends[0], message, sizeof message - 1);
+        close(ends[0]);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(n >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        printf("KRAIT_SYNC=%d: %s\n", sync, n ? message : "skipped: no GPU");
+        if (n == 0) return;
+        if (sync)
+            assert_int_equal(strncmp(message, "neg_exp: the GPU says", 21), 0);
+        else
+            assert_non_null(strstr(message, "KRAIT_SYNC=1"));
+    }
+}
+
+/* More rows than a grid is high. */
+static void many_rows(void **state) {
+    enum { ROWS = 70000, WIDE = 3, GAP = 2 };
+    static float host[ROWS * (WIDE + GAP)];
+    krait_error e;
+    (void)state;
+    if (!gpu_is_there()) return;
+    kr_tensor x = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){ROWS, WIDE}), y = x;
+    x.stride[0] = y.stride[0] = WIDE + GAP;
+    for (int64_t i = 0; i < ROWS * (WIDE + GAP); i++) host[i] = (float)(i % 101) / 50 - 1;
+    x.data = kr_device_alloc(KR_LEVEL_CUDA, sizeof host);
+    y.data = kr_device_alloc(KR_LEVEL_CUDA, sizeof host);
+    ok(kr_device_put(KR_LEVEL_CUDA, x.data, host, sizeof host, &e), &e);
+    kr_op_kernel(&kr_op_neg_exp,
+                 KR_LEVEL_CUDA)(&(kr_call){.in = {x}, .out = {y}, .n_in = 1, .n_out = 1});
+    ok(kr_device_check(KR_LEVEL_CUDA, "neg_exp", &e), &e);
+    ok(kr_device_get(KR_LEVEL_CUDA, host, y.data, sizeof host, &e), &e);
+    double worst = 0;
+    for (int64_t i = 0; i < ROWS * (WIDE + GAP); i++)
+        if (i % (WIDE + GAP) < WIDE)
+            worst = fmax(worst, fabs((double)host[i] + exp((double)((float)(i % 101) / 50 - 1))));
+    printf("%d rows: worst error %.2g\n", ROWS, worst);
+    assert_true(worst < 1e-6);
+    kr_device_free(KR_LEVEL_CUDA, x.data);
+    kr_device_free(KR_LEVEL_CUDA, y.data);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_fault_on_the_gpu_is_named),
+        cmocka_unit_test(many_rows),
         cmocka_unit_test(replayed_runs_see_new_inputs),
         cmocka_unit_test(constants_follow_their_parameters),
         cmocka_unit_test(inputs_may_lie_on_the_gpu),

@@ -130,7 +130,7 @@ static int run_work(kr_graph *g, krait_error *e) {
     KR_TRY(send_inputs(g, e));
     if (!g->constants_done) KR_TRY(run_nodes(g, true, e));
     g->constants_done = true;
-    if (g->hook) return run_nodes(g, false, e);
+    if (g->hook || !kr_device_records(g->o.level)) return run_nodes(g, false, e);
     kr_run_record *r = record_of(g, &is_new);
     r->used = ++g->runs;
     if (is_new) { /* plans matrix products, which cannot be recorded */

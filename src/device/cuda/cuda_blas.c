@@ -16,6 +16,7 @@ enum { WORKSPACE = 32 << 20, SHAPES = 256 };
 /* What is used of the library. */
 #define BLAS_FUNCTIONS(X)                                                                          \
     X(Create)                                                                                      \
+    X(Destroy)                                                                                     \
     X(MatmulDescCreate)                                                                            \
     X(MatmulDescDestroy)                                                                           \
     X(MatmulDescSetAttribute)                                                                      \
@@ -60,9 +61,8 @@ static bool find_functions(void) {
     return all;
 }
 
-int kr_cuda_blas_open(krait_error *e) {
+static int open_library(krait_error *e) {
     char name[32];
-    if (blas.open) return 0;
     snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
     blas.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!blas.library || !find_functions())
@@ -76,6 +76,17 @@ int kr_cuda_blas_open(krait_error *e) {
         return kr_fail_memory(e, "matrix products on the GPU");
     blas.open = true;
     return 0;
+}
+
+int kr_cuda_blas_open(krait_error *e) {
+    if (blas.open) return 0;
+    int rc = open_library(e);
+    if (rc == 0) return 0;
+    if (blas.handle) blas.Destroy(blas.handle);
+    if (blas.library) dlclose(blas.library);
+    blas.handle = NULL;
+    blas.library = NULL;
+    return rc;
 }
 
 /* ---- plans ----------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -11,6 +12,7 @@
 
 static struct {
     bool open, begins_early;
+    bool each; /* KRAIT_SYNC: every op is waited for */
     int ordinal, processors;
     cudaStream_t stream;
     char name[128];
@@ -28,6 +30,16 @@ static int failed(krait_error *e, const char *what, cudaError_t rc) {
 
 static int tried(krait_error *e, const char *what, cudaError_t rc) {
     return rc == cudaSuccess ? 0 : failed(e, what, rc);
+}
+
+/* The result of waiting: a kernel that fails does so long after its launch, which is when its op
+ * was known. */
+static int ended(krait_error *e, const char *what, cudaError_t rc) {
+    if (rc == cudaSuccess) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: the GPU says: %s%s", what, cudaGetErrorString(rc),
+                   gpu.each ? ""
+                            : "; with KRAIT_SYNC=1 in the environment it is waited for after "
+                              "every op, and the one that fails is named");
 }
 
 /* ---- threads --------------------------------------------------------------------------------- */
@@ -100,9 +112,10 @@ static int open_card(int ordinal, krait_error *e) {
     KR_TRY(find_card(ordinal, e));
     KR_TRY(check_card(ordinal, e));
     KR_TRY(tried(e, "cuda", cudaSetDevice(ordinal)));
-    KR_TRY(tried(e, "cuda", cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking)));
     KR_TRY(kr_cuda_blas_open(e));
+    KR_TRY(tried(e, "cuda", cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking)));
     gpu.ordinal = ordinal;
+    gpu.each = getenv("KRAIT_SYNC") && strcmp(getenv("KRAIT_SYNC"), "0") != 0;
     gpu.open = true;
     return 0;
 }
@@ -119,6 +132,31 @@ cudaStream_t kr_cuda_stream(void) { return gpu.stream; }
 int kr_cuda_processors(void) { return gpu.processors; }
 bool kr_cuda_begins_early(void) { return gpu.begins_early; }
 const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
+
+/* ---- what went wrong ------------------------------------------------------------------------- */
+
+void kr_cuda_fault(const char *what) {
+    if (!gpu.fault[0]) snprintf(gpu.fault, sizeof gpu.fault, "%s", what);
+}
+
+static int launched(const char *what, krait_error *e) {
+    cudaError_t rc = cudaGetLastError();
+    if (rc != cudaSuccess) return failed(e, what, rc);
+    if (!gpu.fault[0]) return 0;
+    int code = kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: %s", what, gpu.fault);
+    gpu.fault[0] = 0;
+    return code;
+}
+
+bool kr_cuda_waits(void) { return gpu.each; }
+
+int kr_cuda_check(const char *what, krait_error *e) {
+    KR_TRY(launched(what, e));
+    enum cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
+    if (gpu.each) (void)cudaStreamIsCapturing(gpu.stream, &recording);
+    if (!gpu.each || recording != cudaStreamCaptureStatusNone) return 0;
+    return ended(e, what, cudaStreamSynchronize(gpu.stream));
+}
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
@@ -147,10 +185,17 @@ int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e) {
     return queued(e, "filling", cudaMemsetAsync(to, byte, bytes, gpu.stream));
 }
 
+/* Waits for what is queued now, and lets other threads queue more meanwhile. */
 int kr_cuda_wait(krait_error *e) {
-    KR_TRY(kr_cuda_check("a kernel", e));
+    cudaEvent_t now = NULL;
     kr_cuda_lock();
-    return queued(e, "a kernel", cudaStreamSynchronize(gpu.stream));
+    int rc = launched("a kernel", e);
+    if (rc == 0) rc = ended(e, "a kernel", cudaEventCreateWithFlags(&now, cudaEventDisableTiming));
+    if (rc == 0) rc = ended(e, "a kernel", cudaEventRecord(now, gpu.stream));
+    kr_cuda_unlock();
+    if (rc == 0) rc = ended(e, "a kernel", cudaEventSynchronize(now));
+    if (now) cudaEventDestroy(now);
+    return rc;
 }
 
 void kr_cuda_memory(size_t *free_bytes, size_t *total) {
@@ -158,19 +203,6 @@ void kr_cuda_memory(size_t *free_bytes, size_t *total) {
     if (cudaMemGetInfo(free_bytes, total) == cudaSuccess) return;
     cudaGetLastError();
     *free_bytes = *total = 0;
-}
-
-void kr_cuda_fault(const char *what) {
-    if (!gpu.fault[0]) snprintf(gpu.fault, sizeof gpu.fault, "%s", what);
-}
-
-int kr_cuda_check(const char *what, krait_error *e) {
-    cudaError_t rc = cudaGetLastError();
-    if (rc != cudaSuccess) return failed(e, what, rc);
-    if (!gpu.fault[0]) return 0;
-    int code = kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: %s", what, gpu.fault);
-    gpu.fault[0] = 0;
-    return code;
 }
 
 /* ---- copies that arrive later -----------------------------------------------------------------
@@ -201,7 +233,7 @@ int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arri
 }
 
 int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e) {
-    return tried(e, "a kernel", cudaEventSynchronize(arrived));
+    return ended(e, "a kernel", cudaEventSynchronize(arrived));
 }
 
 /* ---- recorded work --------------------------------------------------------------------------- */

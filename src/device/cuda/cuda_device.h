@@ -17,6 +17,7 @@ int kr_cuda_copy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind k
 int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e);
 int kr_cuda_wait(krait_error *e);
 int kr_cuda_check(const char *what, krait_error *e);
+bool kr_cuda_waits(void); /* KRAIT_SYNC: after every op */
 void kr_cuda_memory(size_t *free_bytes, size_t *total);
 /* Page-locked memory and an event: copies that are waited for one by one. */
 void *kr_cuda_mail_alloc(size_t bytes, cudaEvent_t *arrived);

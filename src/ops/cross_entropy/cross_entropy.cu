@@ -19,7 +19,10 @@ typedef struct loss_of {
 /* Takes the sum of exp(x - largest) of others in. */
 static __device__ __forceinline__ void join(float &largest, float &sum, float l, float s) {
     float top = fmaxf(largest, l);
-    if (top == -INFINITY) return; /* masked logits add nothing */
+    if (top == -INFINITY) { /* masked logits add nothing, or a NaN */
+        sum += s;
+        return;
+    }
     sum = sum * __expf(largest - top) + s * __expf(l - top);
     largest = top;
 }
@@ -59,7 +62,13 @@ static __global__ void forward(loss_of p) {
         }
 #pragma unroll
         for (int j = 0; j < V; j++) s += __expf(l[j] - largest);
-        if (largest > -INFINITY) sum += s;
+        if (largest > -INFINITY) {
+            sum += s;
+        } else { /* fmaxf passes over a NaN */
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                if (isnan(l[j])) sum = l[j];
+        }
     }
     join_block(largest, sum);
     if (threadIdx.x) return;

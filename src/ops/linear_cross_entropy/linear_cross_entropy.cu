@@ -38,7 +38,12 @@ static __device__ __forceinline__ void join(const float (&x)[EACH], float *most,
     float top = *most;
 #pragma unroll
     for (int j = 0; j < EACH; j++) top = fmaxf(top, x[j]);
-    if (top == -INFINITY) return; /* masked logits add nothing */
+    if (top == -INFINITY) { /* masked logits add nothing; fmaxf passes over a NaN */
+#pragma unroll
+        for (int j = 0; j < EACH; j++)
+            if (isnan(x[j])) *sum = x[j];
+        return;
+    }
     float base = top * LOG2E;
     *sum *= exp2_of(*most * LOG2E - base);
     *most = top;
@@ -70,7 +75,7 @@ static __device__ __forceinline__ float sum_exp(const T *row, int64_t V, T *held
     if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = top;
     __syncthreads();
     for (int w = 0; w < WARPS; w++) top = fmaxf(top, maxima[w]);
-    sum = kr_warp_sum(m == -INFINITY ? 0 : sum * exp2_of((m - top) * LOG2E));
+    sum = kr_warp_sum(m == -INFINITY ? sum : sum * exp2_of((m - top) * LOG2E));
     if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
     __syncthreads();
     sum = 0;
