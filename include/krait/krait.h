@@ -118,7 +118,7 @@ typedef struct krait_save_options {
     { sizeof(krait_save_options), 1, KRAIT_F32, 0 }
 
 /* Writes a Hugging Face folder that transformers loads by from_pretrained. Each file appears whole
- * or not at all. */
+ * or not at all. A model that was in the folder is replaced, its tokenizer too. */
 KRAIT_API int krait_model_save(const krait_model *model, const char *folder,
                                const krait_save_options *options, krait_error *e);
 

@@ -174,3 +174,13 @@ char *kr_path_join(const char *folder, const char *name) {
     if (path) snprintf(path, room, "%s/%s", folder, name);
     return path;
 }
+
+int kr_remove_old(const char *folder, const char *name, krait_error *e) {
+    char *path = kr_path_join(folder, name);
+    if (!path) return kr_fail_memory(e, folder);
+    int rc = 0;
+    if (kr_is_file(path) && unlink(path) != 0)
+        rc = kr_fail(e, KRAIT_ERR_IO, "%s: an old file that cannot be removed", path);
+    kr_free(path);
+    return rc;
+}

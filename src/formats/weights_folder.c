@@ -4,7 +4,6 @@
  * names come from outside: they must be plain names, so that an index can never reach out of its
  * folder. Bytes are left to the formats. */
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "base/json.h"
@@ -175,17 +174,6 @@ static int write_index(const kr_weights *w, const char *folder, const int64_t *f
     return rc;
 }
 
-/* A layout that would be read before, or beside, the one just written. */
-static int remove_stale(const char *folder, const char *name, krait_error *e) {
-    char *path = kr_path_join(folder, name);
-    if (!path) return kr_fail_memory(e, folder);
-    int rc = 0;
-    if (kr_is_file(path) && unlink(path) != 0)
-        rc = kr_fail(e, KRAIT_ERR_IO, "%s: an old file that cannot be removed", path);
-    kr_free(path);
-    return rc;
-}
-
 static int open_shard(kr_out *out, const kr_weights *w, const char *folder, const int64_t *first,
                       int64_t s, int64_t shards, krait_error *e) {
     char name[64];
@@ -210,14 +198,15 @@ static int write_shards(const kr_weights *w, const char *folder, const int64_t *
     for (int64_t s = 0; s < shards; s++) kr_out_abort(&outs[s]);
     kr_free(outs);
     if (rc == 0) rc = write_index(w, folder, first, shards, e);
-    return rc < 0 ? rc : remove_stale(folder, SINGLE, e);
+    /* what would be read before the one just written */
+    return rc < 0 ? rc : kr_remove_old(folder, SINGLE, e);
 }
 
 static int write_single(const kr_weights *w, const char *folder, krait_error *e) {
     char *path = kr_path_join(folder, SINGLE);
     int rc = path ? kr_safetensors_write(w, path, e) : kr_fail_memory(e, folder);
     kr_free(path);
-    return rc < 0 ? rc : remove_stale(folder, INDEX, e);
+    return rc < 0 ? rc : kr_remove_old(folder, INDEX, e); /* as above */
 }
 
 int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,

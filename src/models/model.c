@@ -284,6 +284,16 @@ static int save_companion(const kr_companion *c, const char *folder, krait_error
     return rc;
 }
 
+/* All of them, in place of those of the model that was there before. */
+static int save_companions(const krait_model *m, const char *folder, krait_error *e) {
+    for (int i = 0; i < m->n_companions; i++)
+        KR_TRY(save_companion(&m->companions[i], folder, e));
+    for (int i = 0; i < KR_MAX_COMPANIONS; i++)
+        if (!has_companion(m, companion_names[i]))
+            KR_TRY(kr_remove_old(folder, companion_names[i], e));
+    return 0;
+}
+
 static int save_weights(const krait_model *m, const char *folder, kr_dtype dtype, int64_t shard,
                         krait_error *e) {
     kr_weights converted = {0};
@@ -305,7 +315,6 @@ int krait_model_save(const krait_model *model, const char *folder,
     kr_dtype dtype = o.keep_dtype ? matrix_dtype(model) : (kr_dtype)o.dtype;
     KR_TRY(kr_make_dirs(folder, e));
     KR_TRY(save_weights(model, folder, dtype, o.shard_bytes, e));
-    for (int i = 0; i < model->n_companions; i++)
-        KR_TRY(save_companion(&model->companions[i], folder, e));
+    KR_TRY(save_companions(model, folder, e));
     return save_config(model, folder, dtype, e);
 }

@@ -276,6 +276,11 @@ static void tokenizer_travels(void **state) {
     same_weights(m, back);
     krait_model_close(&back);
     krait_model_close(&m);
+    small_config(&c); /* in its place one that reads ids alone */
+    m = make_model(&c, false);
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    assert_false(kr_is_file(path));
+    krait_model_close(&m);
     remove_folder(folder);
 }
 
