@@ -1,8 +1,9 @@
 /* train_gpu_test.c - a model on the GPU beside the same one on the CPU: losses, gradients, logits
- * and whole runs; two runs, a resumed run, and recomputation give the same bytes. Says "skipped"
- * where there is no GPU. */
+ * and whole runs; two runs, a resumed run, a killed one, and recomputation give the same bytes.
+ * Says "skipped" where there is no GPU. */
 #define _DEFAULT_SOURCE
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -10,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -314,6 +318,7 @@ static void logits_are_the_cpus(void **state) {
 /* ---- whole runs ------------------------------------------------------------------------------ */
 
 static char folder[64], text[80];
+static volatile int64_t *reached; /* the last step, shared with children */
 
 typedef struct run {
     const char *name, *device, *sets[12];
@@ -326,7 +331,10 @@ typedef struct run {
 
 static int on_event(void *user, const krait_train_event *event) {
     run *r = user;
-    if (event->kind == KRAIT_EVENT_STEP) r->loss = event->loss;
+    if (event->kind == KRAIT_EVENT_STEP) {
+        r->loss = event->loss;
+        *reached = event->step;
+    }
     if (event->kind == KRAIT_EVENT_EVAL) r->held_out = event->loss;
     return event->kind == KRAIT_EVENT_STEP && event->step == r->stop_at;
 }
@@ -412,6 +420,52 @@ static void runs_repeat_and_resume(void **state) {
     assert_same_run("once", "part");
 }
 
+static void wait_a_while(long microseconds) {
+    nanosleep(&(struct timespec){0, microseconds * 1000}, NULL);
+}
+
+/* Runs in a process of its own, which is killed somewhere behind a step; false: it ended before,
+ * since there is no GPU. */
+static bool train_and_kill(run *r, int64_t step) {
+    int status = 0;
+    *reached = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        train(r);
+        _exit(r->rc == KRAIT_ERR_UNSUPPORTED ? 3 : 1);
+    }
+    while (*reached < step && waitpid(child, &status, WNOHANG) == 0) wait_a_while(100);
+    if (*reached < step) {
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+        return false;
+    }
+    wait_a_while(step * 137 % 2000);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    print_message("  killed at step %lld or %lld\n", (long long)*reached, (long long)*reached + 1);
+    return true;
+}
+
+/* Must come before this process opens the GPU: what it opened is of no use to its children. */
+static void killed_runs_go_on(void **state) {
+    static const int64_t kills[] = {4, 12, 21};
+    run cut = {.name = "cut", .device = "cuda", .sets = {"carry_state=true"}};
+    run whole = {.name = "whole", .device = "cuda", .sets = {"carry_state=true"}};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        cut.resume = i > 0;
+        if (train_and_kill(&cut, kills[i])) continue;
+        print_message("  skipped: no GPU\n");
+        return;
+    }
+    must_train(&cut);
+    must_train(&whole);
+    assert_same_run("whole", "cut");
+}
+
 /* A checkpoint of the GPU in f32 goes on on the CPU; one in bf16 says what it needs. */
 static void checkpoints_travel(void **state) {
     (void)state;
@@ -449,8 +503,10 @@ static int set_up(void **state) {
                                         "of ",  "it.\n",  "then ",  "the ", "next "};
     kr_rng r = kr_rng_make(5, 2);
     (void)state;
+    reached =
+        mmap(NULL, sizeof *reached, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     snprintf(folder, sizeof folder, "/tmp/krait-gpu-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
+    if (reached == MAP_FAILED || !mkdtemp(folder)) return -1;
     snprintf(text, sizeof text, "%s/text.txt", folder);
     FILE *f = fopen(text, "wb");
     for (int i = 0; f && i < 6000; i++) fputs(words[(int)(kr_rng_uniform(&r) * 15)], f);
@@ -466,6 +522,7 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(killed_runs_go_on),
         cmocka_unit_test(f32_gives_what_the_cpu_gives),
         cmocka_unit_test(bf16_is_close),
         cmocka_unit_test(norms_inside_of_mixers),

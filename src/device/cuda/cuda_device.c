@@ -23,23 +23,27 @@ struct kr_recording {
     cudaGraphExec_t exec;
 };
 
+/* A kernel that fails does so after its launch, which is when its op was known; whatever is asked
+ * of the card next is told. */
+static bool is_late(cudaError_t rc) {
+    return rc == cudaErrorIllegalAddress || rc == cudaErrorMisalignedAddress ||
+           rc == cudaErrorLaunchFailure || rc == cudaErrorAssert ||
+           rc == cudaErrorIllegalInstruction || rc == cudaErrorInvalidAddressSpace ||
+           rc == cudaErrorInvalidPc || rc == cudaErrorHardwareStackError;
+}
+
 static int failed(krait_error *e, const char *what, cudaError_t rc) {
     krait_err code = rc == cudaErrorMemoryAllocation ? KRAIT_ERR_MEMORY : KRAIT_ERR_UNSUPPORTED;
-    return kr_fail(e, code, "%s: the GPU says: %s", what, cudaGetErrorString(rc));
+    if (!is_late(rc) || gpu.each)
+        return kr_fail(e, code, "%s: the GPU says: %s", what, cudaGetErrorString(rc));
+    return kr_fail(e, code,
+                   "%s, or what was queued before: the GPU says: %s; KRAIT_SYNC=1 in the "
+                   "environment makes it wait after every op and name the one that fails",
+                   what, cudaGetErrorString(rc));
 }
 
 static int tried(krait_error *e, const char *what, cudaError_t rc) {
     return rc == cudaSuccess ? 0 : failed(e, what, rc);
-}
-
-/* The result of waiting: a kernel that fails does so long after its launch, which is when its op
- * was known. */
-static int ended(krait_error *e, const char *what, cudaError_t rc) {
-    if (rc == cudaSuccess) return 0;
-    return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: the GPU says: %s%s", what, cudaGetErrorString(rc),
-                   gpu.each ? ""
-                            : "; with KRAIT_SYNC=1 in the environment it is waited for after "
-                              "every op, and the one that fails is named");
 }
 
 /* ---- threads --------------------------------------------------------------------------------- */
@@ -155,7 +159,7 @@ int kr_cuda_check(const char *what, krait_error *e) {
     enum cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
     if (gpu.each) (void)cudaStreamIsCapturing(gpu.stream, &recording);
     if (!gpu.each || recording != cudaStreamCaptureStatusNone) return 0;
-    return ended(e, what, cudaStreamSynchronize(gpu.stream));
+    return tried(e, what, cudaStreamSynchronize(gpu.stream));
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -190,10 +194,10 @@ int kr_cuda_wait(krait_error *e) {
     cudaEvent_t now = NULL;
     kr_cuda_lock();
     int rc = launched("a kernel", e);
-    if (rc == 0) rc = ended(e, "a kernel", cudaEventCreateWithFlags(&now, cudaEventDisableTiming));
-    if (rc == 0) rc = ended(e, "a kernel", cudaEventRecord(now, gpu.stream));
+    if (rc == 0) rc = tried(e, "a kernel", cudaEventCreateWithFlags(&now, cudaEventDisableTiming));
+    if (rc == 0) rc = tried(e, "a kernel", cudaEventRecord(now, gpu.stream));
     kr_cuda_unlock();
-    if (rc == 0) rc = ended(e, "a kernel", cudaEventSynchronize(now));
+    if (rc == 0) rc = tried(e, "a kernel", cudaEventSynchronize(now));
     if (now) cudaEventDestroy(now);
     return rc;
 }
@@ -233,7 +237,7 @@ int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arri
 }
 
 int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e) {
-    return ended(e, "a kernel", cudaEventSynchronize(arrived));
+    return tried(e, "a kernel", cudaEventSynchronize(arrived));
 }
 
 /* ---- recorded work --------------------------------------------------------------------------- */
