@@ -56,7 +56,8 @@ typedef enum kr_init_kind {
     KR_INIT_NORMAL,     /* N(a, b^2) */
     KR_INIT_LOG_ARANGE, /* [.., n] = ln(n + 1) along the last dimension (S4D-real) */
     /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
-    KR_INIT_SOFTPLUS_INV
+    KR_INIT_SOFTPLUS_INV,
+    KR_INIT_LOG_UNIFORM /* ln U(a, b): Mamba-2's decay rates */
 } kr_init_kind;
 
 typedef struct kr_param_decl {

@@ -93,6 +93,7 @@ static double draw(const kr_param_decl *d, int64_t index, kr_rng *r) {
     case KR_INIT_NORMAL: return d->init.a + d->init.b * kr_rng_normal(r);
     case KR_INIT_LOG_ARANGE: return log((double)(index % d->shape[d->rank - 1] + 1));
     case KR_INIT_SOFTPLUS_INV: return softplus_inverse(d, r);
+    case KR_INIT_LOG_UNIFORM: return log(d->init.a + (d->init.b - d->init.a) * kr_rng_uniform(r));
     }
     return 0;
 }

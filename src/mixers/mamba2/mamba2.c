@@ -1,0 +1,184 @@
+/* mamba2.c - the Mamba-2 mixer: a selective linear recurrence whose decay is one number a head
+ * (state space duality).
+ *
+ *   [z ; xBC ; dt]  = in_proj a                       E, E + 2 G N, H columns
+ *   [x ; B ; C]     = silu(conv1d(xBC))               depthwise, causal
+ *   delta           = clamp(softplus(dt + dt_bias))   (inside the scan)
+ *   h_t             = exp(delta A) h_{t-1} + delta x (x) B,   A = -exp(A_log)     [P,N] a head
+ *   y               = h C + D x
+ *   v               = weight rms(y silu(z)), or weight rms(y) silu(z)   over the columns of a group
+ *   out             = out_proj v
+ *
+ * Heads share B and C by groups. Without the norm v = y silu(z). State of a sequence: the last K-1
+ * inputs of the convolution, and h in f32. Source: Dao & Gu 2024. docs/references.md has the full
+ * title. */
+#include "mixers/mamba2/mamba2.h"
+
+#include <krait/scan.h>
+
+#include <math.h>
+
+#include "base/err.h"
+#include "nn/nn.h"
+#include "ops/causal_conv/causal_conv.h"
+#include "ops/gated_rmsnorm/gated_rmsnorm.h"
+#include "ops/neg_exp/neg_exp.h"
+#include "scan/scan_op.h"
+
+static const kr_setting settings[] = {
+    KR_SETTING_INT_OF(kr_mamba2, expand, 2, 1, 1 << 20, "inner width = expand * width"),
+    KR_SETTING_INT_OF(kr_mamba2, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
+    KR_SETTING_INT_OF(kr_mamba2, head_dim, 64, 1, 1 << 16, "channels of a head"),
+    KR_SETTING_INT_OF(kr_mamba2, state, 128, 1, 4096, "state size N of each channel"),
+    KR_SETTING_INT_OF(kr_mamba2, groups, 1, 1, 1 << 16, "groups of heads that share B and C"),
+    KR_SETTING_INT_OF(kr_mamba2, kernel, 4, 1, 256, "width of the causal convolution"),
+    KR_SETTING_BOOL_OF(kr_mamba2, conv_bias, true, "the convolution has a bias"),
+    KR_SETTING_BOOL_OF(kr_mamba2, linear_bias, false, "the projections in and out have biases"),
+    KR_SETTING_BOOL_OF(kr_mamba2, gated_norm, true, "a norm in front of the projection out"),
+    KR_SETTING_BOOL_OF(kr_mamba2, norm_before_gate, false, "that norm comes before the gate"),
+    KR_SETTING_BOOL_OF(kr_mamba2, skip_per_channel, false, "D for each channel, not each head"),
+    KR_SETTING_REAL_OF(kr_mamba2, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
+    KR_SETTING_REAL_OF(kr_mamba2, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),
+    KR_SETTING_REAL_OF(kr_mamba2, dt_floor, 1e-4, 0, 1e3, "no initial step is below"),
+    KR_SETTING_REAL_OF(kr_mamba2, dt_least, 0, 0, 1e6, "no step is below"),
+    KR_SETTING_REAL_OF(kr_mamba2, dt_most, 0, 0, 1e6, "no step is above; 0: any"),
+    KR_SETTING_REAL_OF(kr_mamba2, a_min, 1, 1e-30, 1e6, "smallest initial decay rate"),
+    KR_SETTING_REAL_OF(kr_mamba2, a_max, 16, 1e-30, 1e6, "largest initial decay rate"),
+    KR_SETTING_REAL_OF(kr_mamba2, conv_init, 0, 0, 1e3,
+                       "bound of the initial filter; 0: 1/sqrt(kernel)"),
+    {.name = NULL}};
+
+/* groups * state and inner are seen, in shapes; these are not. */
+static const char *const unseen[] = {"groups",   "state",   "norm_before_gate",
+                                     "dt_least", "dt_most", NULL};
+
+static const char *const variants[] = {
+    "inner=12 head_dim=3 state=4 groups=2 kernel=3",
+    "inner=24 head_dim=8 state=3 kernel=2 norm_before_gate=true skip_per_channel=true "
+    "linear_bias=true tied=false dt_least=0.05 dt_most=0.9",
+    "inner=16 head_dim=16 state=5 gated_norm=false", NULL};
+
+static void fill(kr_config *c) {
+    kr_mamba2 s = kr_mamba2_of(c);
+    if (!s.inner) s.inner = s.expand * c->width;
+    s.expand = (s.inner + c->width - 1) / c->width;
+    memcpy(c->settings, &s, sizeof s);
+}
+
+static int check(const kr_config *c, krait_error *e) {
+    kr_mamba2 s = kr_mamba2_of(c);
+    if (s.inner % s.head_dim != 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "head_dim (%lld) does not divide the inner width (%lld)",
+                       (long long)s.head_dim, (long long)s.inner);
+    if (kr_mamba2_heads(&s) % s.groups != 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "groups (%lld) does not divide the %lld heads",
+                       (long long)s.groups, (long long)kr_mamba2_heads(&s));
+    if (s.dt_min > s.dt_max)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", s.dt_min,
+                       s.dt_max);
+    if (s.dt_most > 0 && s.dt_least > s.dt_most)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_least (%g) is above dt_most (%g)", s.dt_least,
+                       s.dt_most);
+    if (s.a_min <= s.a_max) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "a_min (%g) is above a_max (%g)", s.a_min, s.a_max);
+}
+
+static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
+    kr_mamba2 m = kr_mamba2_of(c);
+    s[0] = (kr_state_decl){"conv", 2, {m.kernel - 1, kr_mamba2_mixed(&m)}};
+    s[1] = (kr_state_decl){"ssm", 2, {m.inner, m.state}};
+    return 2;
+}
+
+/* x, B and C. Fresh values of the bias too: the official code leaves the framework's default. */
+static kr_value *convolution(kr_nn *nn, const kr_mamba2 *m, kr_value *mixed) {
+    int64_t width = kr_mamba2_mixed(m);
+    kr_init init = kr_init_fan_in(m->kernel, 1);
+    kr_init of_filter = m->conv_init > 0 ? kr_init_symmetric(m->conv_init) : init;
+    kr_value *w = kr_nn_param(nn, "conv1d.weight", KR_PARAM_DECAY, of_filter, 3,
+                              (int64_t[]){width, 1, m->kernel});
+    kr_value *b = NULL;
+    if (m->conv_bias) b = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &width);
+    kr_value *outs[2] = {NULL, m->kernel > 1 ? nn->state_out[0] : NULL};
+    kr_value *before = m->kernel > 1 ? nn->state_in[0] : NULL;
+    kr_causal_conv_attr attr = {.silu = 1};
+    kr_apply(nn->g, &kr_op_causal_conv, &attr, sizeof attr,
+             (kr_value *[]){mixed, w, b, nn->seqs, nn->reset, before}, 6, outs, 2);
+    kr_graph_recompute(nn->g, outs[0]);
+    return outs[0];
+}
+
+static krait_scan_desc describe(const kr_mamba2 *m) {
+    krait_scan_desc d = krait_scan_mamba2(kr_mamba2_heads(m), m->head_dim, m->state, m->groups);
+    d.dt_min = m->dt_least;
+    d.dt_max = m->dt_most;
+    d.skip_per_channel = m->skip_per_channel;
+    return d;
+}
+
+/* z NULL: the gate comes later. */
+static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw,
+                            kr_value *z) {
+    int64_t E = m->inner, GN = m->groups * m->state, H = kr_mamba2_heads(m);
+    kr_value *bias =
+        kr_nn_param(nn, "dt_bias", KR_PARAM_PLAIN,
+                    (kr_init){KR_INIT_SOFTPLUS_INV, m->dt_min, m->dt_max, m->dt_floor}, 1, &H);
+    kr_value *a_log = kr_nn_param(nn, "A_log", KR_PARAM_PLAIN,
+                                  (kr_init){KR_INIT_LOG_UNIFORM, m->a_min, m->a_max, 0}, 1, &H);
+    kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
+    kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, m->skip_per_channel ? &E : &H);
+    krait_scan_desc scan = describe(m);
+    kr_value *ins[] = {kr_graph_columns(nn->g, u, 0, E),
+                       raw,
+                       a,
+                       kr_graph_columns(nn->g, u, E, GN),
+                       kr_graph_columns(nn->g, u, E + GN, GN),
+                       d,
+                       z,
+                       bias,
+                       nn->seqs,
+                       nn->reset,
+                       nn->state_in[1]};
+    kr_value *outs[2] = {NULL, nn->state_out[1]};
+    kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, 11, outs, 2);
+    kr_graph_recompute_dear(nn->g, outs[0], NULL, 0);
+    return outs[0];
+}
+
+static kr_value *gated_norm(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) {
+    kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->inner);
+    kr_gated_rmsnorm_attr attr = {nn->config->norm_eps, m->groups, m->norm_before_gate};
+    kr_value *outs[2] = {NULL, NULL};
+    kr_apply(nn->g, &kr_op_gated_rmsnorm, &attr, sizeof attr, (kr_value *[]){y, z, w}, 3, outs, 2);
+    kr_graph_recompute(nn->g, outs[0]);
+    return outs[0];
+}
+
+static kr_value *build(kr_nn *nn, kr_value *a) {
+    const kr_config *c = nn->config;
+    kr_mamba2 m = kr_mamba2_of(c);
+    int64_t D = c->width, E = m.inner, mixed = kr_mamba2_mixed(&m), H = kr_mamba2_heads(&m);
+    kr_value *all =
+        kr_nn_linear(nn, a, "in_proj", D, E + mixed + H, m.linear_bias, kr_init_fan_in(D, 1));
+    kr_value *z = kr_graph_columns(nn->g, all, 0, E);
+    kr_value *u = convolution(nn, &m, kr_graph_columns(nn->g, all, E, mixed));
+    kr_value *raw = kr_graph_columns(nn->g, all, E + mixed, H);
+    kr_value *y = recurrence(nn, &m, u, raw, m.gated_norm ? NULL : z);
+    if (m.gated_norm) y = gated_norm(nn, &m, y, z);
+    /* scaled so that the residual stream's variance does not grow with depth */
+    kr_init out = kr_init_fan_in(E, 1 / sqrt((double)c->layers));
+    return kr_nn_linear(nn, y, "out_proj", E, D, m.linear_bias, out);
+}
+
+const kr_mixer kr_mixer_mamba2 = {
+    .name = "mamba2",
+    .settings = settings,
+    .settings_size = sizeof(kr_mamba2),
+    .unseen = unseen,
+    .fill = fill,
+    .check = check,
+    .variants = variants,
+    .states = states,
+    .build = build,
+};

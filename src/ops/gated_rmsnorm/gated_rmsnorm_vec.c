@@ -1,0 +1,125 @@
+/* gated_rmsnorm_vec.c - the gated norm over vectors. gated_rmsnorm.h has the equations.
+ *
+ * A group is read twice, the second time from the cache. Threads take rows; dweight is summed by
+ * chunks of rows, whose partial sums are added in order: the same bytes for any number of threads.
+ */
+#include "ops/gated_rmsnorm/gated_rmsnorm.h"
+
+#include <math.h>
+
+#include "ops/threads.h"
+#include "vec/vec_math.h"
+
+static const float *row(const kr_tensor *t, int64_t m) {
+    return (const float *)t->data + m * t->stride[0];
+}
+
+/* n of some columns, and silu(z). */
+KR_VINLINE kr_vf normed(const float *x, const float *z, int64_t w, bool behind, kr_vf *gate) {
+    kr_vf n = kr_vload_n(x, w);
+    *gate = kr_vsilu(kr_vload_n(z, w));
+    return behind ? n : n * *gate;
+}
+
+static void forward_group(const kr_call *c, int64_t m, int64_t g) {
+    const kr_gated_rmsnorm_attr *attr = c->attr;
+    int64_t W = c->in[0].shape[1] / attr->groups, first = g * W;
+    const float *x = row(&c->in[0], m) + first, *z = row(&c->in[1], m) + first;
+    const float *weight = (const float *)c->in[2].data + first;
+    float *y = (float *)c->out[0].data + m * c->out[0].stride[0] + first;
+    bool behind = attr->gate_behind;
+    kr_vf square = kr_vzero(), gate;
+    for (int64_t d = 0; d < W; d += KR_W) {
+        kr_vf n = normed(x + d, z + d, W - d, behind, &gate);
+        if (!behind) kr_vstore_n(y + d, W - d, n);
+        square = kr_vfma(n, n, square);
+    }
+    float rstd = (float)(1 / sqrt((double)kr_vsum(square) / (double)W + attr->eps));
+    for (int64_t d = 0; d < W; d += KR_W) {
+        kr_vf n = behind ? normed(x + d, z + d, W - d, true, &gate) : kr_vload_n(y + d, W - d);
+        if (behind) n *= gate;
+        kr_vstore_n(y + d, W - d, n * rstd * kr_vload_n(weight + d, W - d));
+    }
+    if (c->out[1].data) ((float *)c->out[1].data)[m * c->out[1].stride[0] + g] = rstd;
+}
+
+void KR_FN(kr_gated_rmsnorm)(const kr_call *c) {
+    const kr_gated_rmsnorm_attr *attr = c->attr;
+    int64_t M = c->in[0].shape[0], E = c->in[0].shape[1];
+    int threads = kr_threads_for(c, M * E * 16);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t g = 0; g < attr->groups; g++) forward_group(c, m, g);
+}
+
+KR_VINLINE void put(float *to, int64_t n, kr_vf v, bool add) {
+    if (to) kr_vstore_n(to, n, add ? kr_vload_n(to, n) + v : v);
+}
+
+static float *out_at(const kr_call *c, int i, int64_t m, int64_t d) {
+    const kr_tensor *t = &c->out[i];
+    return t->data ? (float *)t->data + m * t->stride[0] + d : NULL;
+}
+
+/* The gradient of a group of a row; dy nh o joins partial [W]. */
+static void group_grad(const kr_call *c, int64_t m, int64_t g, float *partial) {
+    const kr_gated_rmsnorm_attr *attr = c->attr;
+    int64_t W = c->in[1].shape[1] / attr->groups, first = g * W;
+    const float *dy = row(&c->in[0], m) + first, *x = row(&c->in[1], m) + first;
+    const float *z = row(&c->in[2], m) + first, *weight = (const float *)c->in[3].data + first;
+    float *dx = out_at(c, 0, m, first), *dz = out_at(c, 1, m, first);
+    bool behind = attr->gate_behind;
+    kr_vf dot = kr_vzero(), gate, rstd = kr_vset(row(&c->in[4], m)[g]);
+    for (int64_t d = 0; d < W; d += KR_W) {
+        kr_vf nh = normed(x + d, z + d, W - d, behind, &gate) * rstd;
+        kr_vf a = kr_vload_n(dy + d, W - d) * nh;
+        if (behind) a *= gate;
+        if (partial) put(partial + d, W - d, a, true);
+        dot = kr_vfma(kr_vload_n(weight + d, W - d), a, dot);
+    }
+    kr_vf mean = kr_vset(kr_vsum(dot) / (float)W);
+    for (int64_t d = 0; d < W; d += KR_W) {
+        int64_t w = W - d;
+        kr_vf zs = kr_vload_n(z + d, w), sigma = kr_vsigmoid(zs), xs = kr_vload_n(x + d, w);
+        kr_vf silu = zs * sigma, slope = kr_vsilu_slope(zs, sigma);
+        kr_vf wdy = kr_vload_n(weight + d, w) * kr_vload_n(dy + d, w);
+        kr_vf nh = (behind ? xs : xs * silu) * rstd;
+        kr_vf dn = rstd * kr_vnfma(nh, mean, behind ? wdy * silu : wdy);
+        put(dx ? dx + d : NULL, w, behind ? dn : dn * silu, c->accumulate & 1);
+        put(dz ? dz + d : NULL, w, slope * (behind ? wdy * nh : dn * xs), c->accumulate & 2);
+    }
+}
+
+static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
+    const kr_gated_rmsnorm_attr *attr = c->attr;
+    int64_t E = c->in[1].shape[1], W = E / attr->groups;
+    if (partial) memset(partial, 0, (size_t)E * sizeof *partial);
+    for (int64_t m = rows.begin; m < rows.end; m++)
+        for (int64_t g = 0; g < attr->groups; g++)
+            group_grad(c, m, g, partial ? partial + g * W : NULL);
+}
+
+/* dweight of columns [begin, end): the chunks' sums in order. */
+static void add_chunks(const kr_call *c, const float *partial, int chunks, kr_part columns) {
+    float *dweight = c->out[2].data;
+    int64_t E = c->in[1].shape[1];
+    for (int64_t d = columns.begin; d < columns.end; d += KR_W) {
+        int64_t left = columns.end - d;
+        kr_vf sum = kr_vzero();
+        for (int i = 0; i < chunks; i++) sum += kr_vload_n(partial + i * E + d, left);
+        put(dweight + d, left, sum, c->accumulate & 4);
+    }
+}
+
+void KR_FN(kr_gated_rmsnorm_grad)(const kr_call *c) {
+    int64_t M = c->in[1].shape[0], E = c->in[1].shape[1];
+    int chunks = kr_gated_rmsnorm_chunks(M), threads = kr_threads_for(c, M * E * 24);
+    float *partial = c->out[2].data ? c->scratch : NULL;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for
+        for (int i = 0; i < chunks; i++)
+            chunk_grad(c, kr_part_of(M, 1, i, chunks), partial ? partial + i * E : NULL);
+        if (partial) add_chunks(c, partial, chunks, kr_my_part(E, KR_W));
+    }
+}
