@@ -1,0 +1,117 @@
+/* mqar.c - associative recall of many pairs (MQAR).
+ *
+ * Ids [1, A/2) are keys, [A/2, A) values. Rows 0 .. 2K-1 hold K pairs key, value, all keys and all
+ * values distinct. Of the (T - 2K)/2 slots that follow (slot j is row 2K + 2j) K are drawn one
+ * after another with chances proportional to (j+1)^(power-1): most queries come early. Key i is
+ * asked in the i-th slot drawn, and its value is to be said in that same row. Every other row
+ * after the pairs is 0, or with `fill` a uniform id that may look like a key.
+ * Source: Arora et al. 2023 (Zoology), data/multiquery_ar.py. */
+#include <math.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "data/tasks/task.h"
+
+typedef struct mqar {
+    int64_t length, pairs, symbols;
+    double power;
+    bool fill;
+} mqar;
+
+static const kr_setting settings[] = {
+    {"length", KR_SETTING_INT, offsetof(mqar, length), 64, 4, 1 << 22, NULL, "rows of an example"},
+    {"pairs", KR_SETTING_INT, offsetof(mqar, pairs), 4, 1, 4096, NULL,
+     "pairs of key and value, each asked for once"},
+    {"symbols", KR_SETTING_INT, offsetof(mqar, symbols), 8192, 6, 1 << 20, NULL,
+     "size of the alphabet: half are keys, half are values"},
+    {"power", KR_SETTING_REAL, offsetof(mqar, power), 0.01, 1e-6, 100, NULL,
+     "of the chance of a query's place: below 1, queries come early"},
+    {"fill", KR_SETTING_BOOL, offsetof(mqar, fill), 1, 0, 1, NULL,
+     "rows that ask nothing hold random ids, else 0"},
+    {.name = NULL}};
+
+static int64_t slots_of(const mqar *c) { return (c->length - 2 * c->pairs) / 2; }
+
+static int open_task(kr_task_source *s, krait_error *e) {
+    const mqar *c = (const mqar *)s->settings;
+    if (c->length % 2 || 4 * c->pairs > c->length)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "length is %lld, must be even and at least 4 * pairs = %lld",
+                       (long long)c->length, (long long)(4 * c->pairs));
+    if (c->symbols / 2 - 1 < c->pairs)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "symbols is %lld, %lld pairs need at least %lld",
+                       (long long)c->symbols, (long long)c->pairs, (long long)(2 * c->pairs + 2));
+    s->vocabulary = c->symbols;
+    s->longest = c->length;
+    s->answers = c->pairs;
+    return 0;
+}
+
+/* `count` distinct numbers of [low, low + range), each choice and order as likely: Floyd's
+ * sampling into out, then a shuffle. */
+static void draw_distinct(kr_rng *r, int64_t low, int64_t range, int64_t count, int64_t *out) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t top = range - count + i, v = low + (int64_t)kr_rng_below(r, (uint64_t)top + 1);
+        for (int64_t k = 0; k < i; k++)
+            if (out[k] == v) v = low + top; /* is not there yet, so it stays */
+        out[i] = v;
+    }
+    for (int64_t i = count - 1; i > 0; i--) {
+        int64_t k = (int64_t)kr_rng_below(r, (uint64_t)i + 1), v = out[i];
+        out[i] = out[k];
+        out[k] = v;
+    }
+}
+
+/* Successive draws with weights, without replacement, are the order of u^(1/w) from above
+ * (Efraimidis & Spirakis 2006): here of ln(u)/w, the largest `count` of which are kept in order. */
+static void draw_slots(kr_rng *r, const mqar *c, int64_t *slots, double *keys) {
+    int64_t have = 0;
+    for (int64_t j = 0; j < slots_of(c); j++) {
+        double key = log(kr_rng_uniform(r)) * pow((double)(j + 1), 1 - c->power);
+        if (have == c->pairs && key <= keys[have - 1]) continue;
+        int64_t at = have < c->pairs ? have++ : have - 1;
+        for (; at > 0 && keys[at - 1] < key; at--) {
+            keys[at] = keys[at - 1];
+            slots[at] = slots[at - 1];
+        }
+        keys[at] = key;
+        slots[at] = j;
+    }
+}
+
+static void write_rows(const mqar *c, kr_rng *r, const int64_t *keys, const int64_t *values,
+                       const int64_t *slots, kr_example *x) {
+    for (int64_t i = 2 * c->pairs; i < c->length; i++)
+        x->ids[i] = c->fill ? (int32_t)kr_rng_below(r, (uint64_t)c->symbols) : 0;
+    for (int64_t i = 0; i < c->pairs; i++) {
+        int64_t row = 2 * c->pairs + 2 * slots[i];
+        x->ids[2 * i] = x->ids[row] = (int32_t)keys[i];
+        x->ids[2 * i + 1] = x->targets[row] = (int32_t)values[i];
+    }
+}
+
+static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rng *r, kr_example *x,
+                krait_error *e) {
+    const mqar *c = (const mqar *)s->settings;
+    (void)part, (void)index;
+    KR_TRY(kr_example_size(x, s, c->length, e));
+    int64_t n = c->pairs, half = c->symbols / 2;
+    int64_t *keys = kr_malloc((size_t)n * (3 * sizeof *keys + sizeof(double)));
+    if (!keys) return kr_fail_memory(e, "an example");
+    draw_distinct(r, 1, half - 1, n, keys);
+    draw_distinct(r, half, c->symbols - half, n, keys + n);
+    draw_slots(r, c, keys + 2 * n, (double *)(keys + 3 * n));
+    write_rows(c, r, keys, keys + n, keys + 2 * n, x);
+    kr_free(keys);
+    return 0;
+}
+
+const kr_task kr_task_mqar = {
+    .name = "mqar",
+    .about = "associative recall: say the value that stood behind each key",
+    .settings = settings,
+    .settings_size = sizeof(mqar),
+    .open = open_task,
+    .make = make,
+};
