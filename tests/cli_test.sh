@@ -262,10 +262,27 @@ expect 0 selftest --model run --token-ids ids --json
 holds grep -q step_error out
 holds grep -q grad_norm out
 
+# ---- task
+expect 0 task
+has '^listops: '
+expect 0 task --json
+json task about settings
+expect 0 task induction_heads --print --set length=20 --count 2
+has '=>'
+has '^answers  19:'
+expect 0 task pathfinder --print
+has 'answer   '
+expect 0 task mqar --print --json
+json example ids targets
+refused 1 'there is no task "copying"' task copying --print
+refused 1 'task mqar has no setting "keys"' task mqar --print --set keys=3
+refused 1 'must be even and at least 4' task mqar --print --set length=9
+refused 2 'needs the name' task --print
+
 # ---- the example of every page works as it stands (with the small model, and a text that is here)
 PATH=$(dirname "$krait"):$PATH
 mkdir shop && cp -r run shop/demo
-for command in train generate eval tokenize convert info selftest help; do
+for command in train generate eval task tokenize convert info selftest help; do
     "$krait" $command --help | sed '1,/^EXAMPLE/d' |
         sed "s,/usr/share/common-licenses/GPL-3,$dir/text," >example
     checks=$((checks + 1))

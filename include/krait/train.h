@@ -10,6 +10,72 @@
 extern "C" {
 #endif
 
+/* ---- sequence tasks -------------------------------------------------------------------------- */
+
+/* A task makes examples whose answers are right or wrong: from a seed (selective copying, induction
+ * heads, ...) or from files. `krait_train` trains on one (recipe key "task"), `krait_eval` measures
+ * its accuracy. */
+typedef struct krait_task_info {
+    const char *name, *about;
+    int files;        /* 1: examples come from files */
+    int64_t settings; /* how many */
+} krait_task_info;
+
+typedef struct krait_task_setting {
+    const char *name, *help;
+    char value[64], range[96]; /* the default; what it may be */
+} krait_task_setting;
+
+KRAIT_API int64_t krait_task_count(void);
+KRAIT_API int krait_task_describe(int64_t index, krait_task_info *info);
+KRAIT_API int krait_task_describe_setting(int64_t index, int64_t i, krait_task_setting *setting);
+
+enum { KRAIT_TASK_TRAIN, KRAIT_TASK_VALID, KRAIT_TASK_TEST };
+
+typedef struct krait_task_options {
+    size_t size;
+    const char *name;
+    const char *const *sets; /* "key=value" of its settings */
+    int64_t n_sets;
+    const char *const *data; /* files and folders, of tasks that read them */
+    int64_t n_data;
+    uint64_t seed;
+    int part; /* KRAIT_TASK_...: no example is in two of them */
+} krait_task_options;
+#define KRAIT_TASK_OPTIONS_INIT                                                                    \
+    { sizeof(krait_task_options), NULL, NULL, 0, NULL, 0, 1, KRAIT_TASK_TRAIN }
+
+typedef struct krait_task krait_task;
+KRAIT_API int krait_task_open(krait_task **out, const krait_task_options *options, krait_error *e);
+KRAIT_API void krait_task_close(krait_task **task);
+
+typedef struct krait_task_facts {
+    int64_t vocabulary; /* > 0: input is ids below it */
+    int64_t channels;   /* > 0: input is rows of so many numbers */
+    int64_t classes;    /* > 0: the answer is one label; 0: ids, at some of the rows */
+    int64_t longest;    /* rows of the longest example */
+    int64_t answers;    /* the most answers of an example */
+    int64_t width;      /* > 0: the rows are a picture's, so many in a line */
+    int64_t examples;   /* of the part; 0: without end */
+} krait_task_facts;
+KRAIT_API int krait_task_facts_of(const krait_task *task, krait_task_facts *facts);
+
+typedef struct krait_task_example {
+    int64_t rows;        /* T */
+    const int32_t *ids;  /* [T], or NULL */
+    const float *values; /* [T,channels], or NULL */
+    const int32_t
+        *targets;  /* [T]: the id to be said there, -1: none; NULL where there is a label */
+    int32_t label; /* -1: none */
+} krait_task_example;
+/* Example `index` depends on settings, seed, part and index alone. Valid until the next one. */
+KRAIT_API int krait_task_make(krait_task *task, int64_t index, krait_task_example *example,
+                              krait_error *e);
+/* An id and a label as people read them; returns text or a string that lives as long as the task.
+ */
+KRAIT_API const char *krait_task_token(const krait_task *task, int32_t id, char text[16]);
+KRAIT_API const char *krait_task_label(const krait_task *task, int32_t label, char text[16]);
+
 /* ---- training ------------------------------------------------------------------------------- */
 
 typedef enum krait_event_kind {

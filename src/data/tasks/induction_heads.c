@@ -12,12 +12,11 @@ typedef struct induction {
     int64_t length, symbols;
 } induction;
 
-static const kr_setting settings[] = {{"length", KR_SETTING_INT, offsetof(induction, length), 256,
-                                       3, 1 << 24, NULL, "rows of an example"},
-                                      {"symbols", KR_SETTING_INT, offsetof(induction, symbols), 16,
-                                       2, 1 << 20, NULL,
-                                       "size of the alphabet, special token included"},
-                                      {.name = NULL}};
+static const kr_setting settings[] = {
+    KR_SETTING_INT_OF(induction, length, 256, 3, 1 << 24, "rows of an example"),
+    KR_SETTING_INT_OF(induction, symbols, 16, 2, 1 << 20,
+                      "size of the alphabet, special token included"),
+    {.name = NULL}};
 
 static int open_task(kr_task_source *s, krait_error *e) {
     const induction *c = (const induction *)s->settings;

@@ -19,17 +19,14 @@ typedef struct listops {
     int64_t depth, arguments, shortest, longest;
 } listops;
 
-static const kr_setting settings[] = {{"depth", KR_SETTING_INT, offsetof(listops, depth), 10, 2, 20,
-                                       NULL, "the deepest level, where only digits stand"},
-                                      {"arguments", KR_SETTING_INT, offsetof(listops, arguments),
-                                       10, 2, KR_LISTOPS_MOST_ARGS, NULL,
-                                       "the most arguments of an operator"},
-                                      {"shortest", KR_SETTING_INT, offsetof(listops, shortest), 501,
-                                       1, 1 << 20, NULL, "the fewest tokens of an expression"},
-                                      {"longest", KR_SETTING_INT, offsetof(listops, longest), 1999,
-                                       1, 1 << 20, NULL,
-                                       "the most tokens of an expression (an end token follows)"},
-                                      {.name = NULL}};
+static const kr_setting settings[] = {
+    KR_SETTING_INT_OF(listops, depth, 10, 2, 20, "the deepest level, where only digits stand"),
+    KR_SETTING_INT_OF(listops, arguments, 10, 2, KR_LISTOPS_MOST_ARGS,
+                      "the most arguments of an operator"),
+    KR_SETTING_INT_OF(listops, shortest, 501, 1, 1 << 20, "the fewest tokens of an expression"),
+    KR_SETTING_INT_OF(listops, longest, 1999, 1, 1 << 20,
+                      "the most tokens of an expression (an end token follows)"),
+    {.name = NULL}};
 
 static int open_task(kr_task_source *s, krait_error *e) {
     const listops *c = (const listops *)s->settings;

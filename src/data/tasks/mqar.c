@@ -19,15 +19,13 @@ typedef struct mqar {
 } mqar;
 
 static const kr_setting settings[] = {
-    {"length", KR_SETTING_INT, offsetof(mqar, length), 64, 4, 1 << 22, NULL, "rows of an example"},
-    {"pairs", KR_SETTING_INT, offsetof(mqar, pairs), 4, 1, 4096, NULL,
-     "pairs of key and value, each asked for once"},
-    {"symbols", KR_SETTING_INT, offsetof(mqar, symbols), 8192, 6, 1 << 20, NULL,
-     "size of the alphabet: half are keys, half are values"},
-    {"power", KR_SETTING_REAL, offsetof(mqar, power), 0.01, 1e-6, 100, NULL,
-     "of the chance of a query's place: below 1, queries come early"},
-    {"fill", KR_SETTING_BOOL, offsetof(mqar, fill), 1, 0, 1, NULL,
-     "rows that ask nothing hold random ids, else 0"},
+    KR_SETTING_INT_OF(mqar, length, 64, 4, 1 << 22, "rows of an example"),
+    KR_SETTING_INT_OF(mqar, pairs, 4, 1, 4096, "pairs of key and value, each asked for once"),
+    KR_SETTING_INT_OF(mqar, symbols, 8192, 6, 1 << 20,
+                      "size of the alphabet: half are keys, half are values"),
+    KR_SETTING_REAL_OF(mqar, power, 0.01, 1e-6, 100,
+                       "of the chance of a query's place: below 1, queries come early"),
+    KR_SETTING_BOOL_OF(mqar, fill, true, "rows that ask nothing hold random ids, else 0"),
     {.name = NULL}};
 
 static int64_t slots_of(const mqar *c) { return (c->length - 2 * c->pairs) / 2; }

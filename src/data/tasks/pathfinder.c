@@ -13,10 +13,9 @@ typedef struct pathfinder {
 } pathfinder;
 
 static const kr_setting settings[] = {
-    {"size", KR_SETTING_CHOICE, offsetof(pathfinder, size), 0, 0, 0, "32|64|128|256",
-     "width and height of the picture"},
-    {"strokes", KR_SETTING_INT, offsetof(pathfinder, strokes), 14, 3, 14, NULL,
-     "of each of the two paths: 6, 9 and 14 are the published levels"},
+    KR_SETTING_CHOICE_OF(pathfinder, size, 0, "32|64|128|256", "width and height of the picture"),
+    KR_SETTING_INT_OF(pathfinder, strokes, 14, 3, 14,
+                      "of each of the two paths: 6, 9 and 14 are the published levels"),
     {.name = NULL}};
 
 /* The Long Range Arena's parameters; the number of other paths is this much of their strokes. */

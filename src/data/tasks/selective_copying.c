@@ -15,14 +15,13 @@ typedef struct copying {
 } copying;
 
 static const kr_setting settings[] = {
-    {"length", KR_SETTING_INT, offsetof(copying, length), 256, 3, 1 << 22, NULL,
-     "rows of an example, markers included"},
-    {"memorise", KR_SETTING_INT, offsetof(copying, memorise), 16, 1, 4096, NULL,
-     "tokens to remember"},
-    {"symbols", KR_SETTING_INT, offsetof(copying, symbols), 16, 3, 1 << 20, NULL,
-     "size of the alphabet, noise and marker included"},
-    {"places", KR_SETTING_CHOICE, offsetof(copying, places), 0, 0, 0, "random|front",
-     "where the tokens stand: anywhere (selective copying), or first (plain copying)"},
+    KR_SETTING_INT_OF(copying, length, 256, 3, 1 << 22, "rows of an example, markers included"),
+    KR_SETTING_INT_OF(copying, memorise, 16, 1, 4096, "tokens to remember"),
+    KR_SETTING_INT_OF(copying, symbols, 16, 3, 1 << 20,
+                      "size of the alphabet, noise and marker included"),
+    KR_SETTING_CHOICE_OF(
+        copying, places, 0, "random|front",
+        "where the tokens stand: anywhere (selective copying), or first (plain copying)"),
     {.name = NULL}};
 
 static int open_task(kr_task_source *s, krait_error *e) {
