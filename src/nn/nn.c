@@ -6,6 +6,7 @@
 
 #include "ops/cast/cast.h"
 #include "ops/linear/linear.h"
+#include "ops/mamba_step/mamba_step.h"
 #include "ops/rmsnorm/rmsnorm.h"
 
 kr_init kr_init_symmetric(double bound) { return (kr_init){KR_INIT_UNIFORM, -bound, bound, 0}; }
@@ -19,8 +20,7 @@ kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init i
     kr_param_decl d = {.rank = rank,
                        .init = {init.kind, init.a, init.b, init.c},
                        .no_decay = kind == KR_PARAM_PLAIN,
-                       .recurrent =
-                           kind == KR_PARAM_RECURRENT || kind == KR_PARAM_RECURRENT_MATRIX,
+                       .recurrent = kind == KR_PARAM_RECURRENT || kind == KR_PARAM_RECURRENT_MATRIX,
                        .matrix = kind == KR_PARAM_MATRIX || kind == KR_PARAM_RECURRENT_MATRIX};
     int length = snprintf(d.name, sizeof d.name, "%s%s", nn->prefix, name);
     if (length < 0 || (size_t)length >= sizeof d.name) return NULL; /* none of ours is */
@@ -49,11 +49,23 @@ kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {
     return kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
 }
 
+/* The same where x is a decode step's, in parts. */
+static kr_value *norm_parts(kr_nn *nn, kr_value *x, kr_value *residual, kr_value *w, double eps,
+                            kr_value **sum) {
+    kr_value *outs[2] = {NULL};
+    kr_mamba_step_attr attr = {eps, kr_graph_half(nn->g)};
+    kr_apply(nn->g, &kr_op_mamba_step_norm, &attr, sizeof attr, (kr_value *[]){x, residual, w}, 3,
+             outs, 2);
+    if (sum) *sum = outs[1];
+    return outs[0];
+}
+
 kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,
                         double eps, kr_value **sum) {
     char full[64];
     snprintf(full, sizeof full, "%s.weight", name ? name : "");
     kr_value *w = name ? kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ONES, 1, &width) : NULL;
+    if (x && kr_value_tensor(x)->shape[1] != width) return norm_parts(nn, x, residual, w, eps, sum);
     kr_value *outs[3] = {NULL};
     kr_rmsnorm_attr attr = {.eps = eps, .half = kr_graph_half(nn->g), .early = nn->step_rows > 0};
     kr_apply(nn->g, &kr_op_rmsnorm, &attr, sizeof attr, (kr_value *[]){x, residual, w}, 3, outs, 3);

@@ -19,6 +19,7 @@ bool kr_cuda_is_open(void);
 cudaStream_t kr_cuda_stream(void); /* the one queue */
 int kr_cuda_processors(void);      /* multiprocessors of the card */
 bool kr_cuda_begins_early(void);   /* a kernel may begin before the one in front of it ends */
+bool kr_cuda_hopper(void);         /* what *_hopper.cu is compiled for can run */
 /* A kernel's launch function cannot fail; what went wrong is kept for kr_device_check. */
 void kr_cuda_fault(const char *what);
 

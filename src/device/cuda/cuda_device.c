@@ -11,7 +11,7 @@
 #include "device/cuda/cuda_device.h"
 
 static struct {
-    bool open, begins_early;
+    bool open, begins_early, hopper;
     bool each; /* KRAIT_SYNC: every op is waited for */
     int ordinal, processors;
     cudaStream_t stream;
@@ -105,6 +105,7 @@ static int check_card(int ordinal, krait_error *e) {
     snprintf(gpu.name, sizeof gpu.name, "%.120s", p.name);
     gpu.processors = p.multiProcessorCount;
     gpu.begins_early = p.major >= 9;
+    gpu.hopper = p.major == 9;
     return 0;
 }
 
@@ -135,6 +136,7 @@ bool kr_cuda_is_open(void) { return gpu.open; }
 cudaStream_t kr_cuda_stream(void) { return gpu.stream; }
 int kr_cuda_processors(void) { return gpu.processors; }
 bool kr_cuda_begins_early(void) { return gpu.begins_early; }
+bool kr_cuda_hopper(void) { return gpu.hopper; }
 const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
 
 /* ---- what went wrong ------------------------------------------------------------------------- */

@@ -60,8 +60,8 @@ __device__ __forceinline__ void kr_go_on(void) {
 #endif
 }
 template <typename... P>
-static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, dim3 block,
-                            size_t shared, P... arguments) {
+static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, dim3 block, size_t shared,
+                            P... arguments) {
     cudaLaunchAttribute how = {};
     how.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     how.val.programmaticStreamSerializationAllowed = 1;
@@ -72,6 +72,30 @@ static void kr_launch_early(void (*kernel)(P...), bool early, dim3 grid, dim3 bl
     config.stream = kr_cuda_stream();
     config.attrs = &how;
     config.numAttrs = early && kr_cuda_begins_early() ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+/* The same in clusters of blocks, which only a Hopper GPU and later ones know. */
+template <typename... P>
+static void kr_launch_cluster(void (*kernel)(P...), bool early, dim3 grid, unsigned block,
+                              size_t shared, dim3 cluster, P... arguments) {
+    cudaLaunchAttribute how[2] = {};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = kr_cuda_stream();
+    config.attrs = how;
+    if (cluster.x * cluster.y * cluster.z > 1) {
+        how[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        how[config.numAttrs].val.clusterDim.x = cluster.x;
+        how[config.numAttrs].val.clusterDim.y = cluster.y;
+        how[config.numAttrs++].val.clusterDim.z = cluster.z;
+    }
+    if (early) {
+        how[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        how[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
     cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -169,11 +169,21 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     return outs[0];
 }
 
+/* In a step of many rows of halves: in parts, which the next norm adds up. */
+static kr_value *project_parts(kr_nn *nn, kr_value *g, kr_init init) {
+    int64_t D = nn->config->width, E = kr_mamba1_of(nn->config).inner;
+    kr_mamba_step_out_attr attr = {kr_mamba_step_parts(D, E)};
+    kr_value *w = kr_nn_param(nn, "out_proj.weight", KR_PARAM_MATRIX, init, 2, (int64_t[]){D, E});
+    return kr_apply1(nn->g, &kr_op_mamba_step_out, &attr, sizeof attr, (kr_value *[]){g, w}, 2);
+}
+
 /* Scaled so that the residual stream's variance does not grow with depth. */
 static kr_value *project_out(kr_nn *nn, kr_value *g) {
     const kr_config *c = nn->config;
     kr_mamba1 m = kr_mamba1_of(nn->config);
     kr_init out = kr_init_fan_in(m.inner, 1 / sqrt((double)c->layers));
+    if (is_step(nn) && !is_few(nn) && kr_graph_half(nn->g) && !m.linear_bias)
+        return project_parts(nn, g, out);
     return kr_nn_linear(nn, g, "out_proj", m.inner, c->width, m.linear_bias, out);
 }
 

@@ -187,6 +187,10 @@ static const sizes table[] = {
     {"M=100 N=63 K=1", 100, 63, 1, KR_F32, false},
     {"M=3 N=5300 K=100 bf16", 3, 5300, 100, KR_BF16, true},
     {"M=70 N=61 K=33 f16", 70, 61, 33, KR_F16, false},
+    {"M=20 N=96 K=1000 bf16", 20, 96, 1000, KR_BF16, true},
+    {"M=64 N=644 K=520 bf16", 64, 644, 520, KR_BF16, true},
+    {"M=100 N=520 K=640 bf16", 100, 520, 640, KR_BF16, false},
+    {"M=128 N=160 K=4096 bf16", 128, 160, 4096, KR_BF16, false},
     {"M=3 N=5 K=7, offsets past 2^31", 3, 5, 7, KR_F32, false},
     {"M=32 N=29 K=7, offsets past 2^31", 32, 29, 7, KR_F32, true},
     {"M=67 N=40 K=7, offsets past 2^31", 67, 40, 7, KR_F32, false},
@@ -213,6 +217,7 @@ static kr_tensor matrix(const kr_case *k, kr_dtype type, int64_t rows, int64_t w
 }
 
 static bool forward_cases(int index, kr_case *k) {
+    static const kr_linear_attr early = {.early = 1};
     const sizes *s;
     if (!next_case(index, k, &s)) return false;
     k->n_in = 3;
@@ -220,6 +225,7 @@ static bool forward_cases(int index, kr_case *k) {
     k->in[1] = matrix(k, s->weight, s->N, s->K);
     k->in[2] = kr_tensor_make(NULL, KR_F32, 1, &s->N);
     if (!s->bias) k->fill[2].kind = KR_FILL_ABSENT;
+    k->half.attr = &early;
     return true;
 }
 

@@ -88,10 +88,35 @@ static void many_rows(const kr_call *c) {
     }
 }
 
+/* In a chain of a step's kernels, where the library's cannot begin early. */
+static bool step_rows(const kr_call *c) {
+    const kr_linear_attr *attr = (const kr_linear_attr *)c->attr;
+    const kr_tensor *x = &c->in[0], *w = kr_linear_weight(c, 3), *y = &c->out[0];
+    enum { HEAD = 16384 }; /* a wider weight takes so long that the beginning does not matter */
+    if (!attr || !attr->early || x->shape[0] > KR_LINEAR_MID_CUDA || w->shape[0] > HEAD ||
+        x->dtype != KR_BF16 || w->dtype != KR_BF16)
+        return false;
+    kr_linear_mid l = {(const bf16 *)x->data,
+                       (const bf16 *)w->data,
+                       (const float *)c->in[2].data,
+                       y->data,
+                       x->shape[0],
+                       w->shape[0],
+                       w->shape[1],
+                       kr_leading(x),
+                       kr_leading(w),
+                       kr_leading(y),
+                       1,
+                       y->dtype == KR_BF16,
+                       (bool)KR_ACC(c, 0),
+                       true};
+    return kr_linear_mid_run(&l);
+}
+
 extern "C" void kr_linear_cuda(const kr_call *c) {
     if (c->in[0].shape[0] <= KR_LINEAR_FEW_CUDA)
         kr_linear_few_cuda(c);
-    else
+    else if (!step_rows(c))
         many_rows(c);
 }
 

@@ -51,6 +51,8 @@ size_t kr_linear_many_scratch(const kr_tensor *weight);
 /* Up to this many rows of x, `linear` has kernels of its own (linear_vec.c; on the GPU,
  * linear_few.cu). */
 enum { KR_LINEAR_FEW = 64, KR_LINEAR_FEW_CUDA = 8 };
+/* Up to this many a decode step on the GPU has one too (linear_mid_hopper.cu). */
+enum { KR_LINEAR_MID_CUDA = 128 };
 
 /* ---- the GPU's scratch ---- */
 

@@ -8,6 +8,19 @@
 /* y (+)= x W^T + bias for at most KR_LINEAR_FEW_CUDA rows of x (linear_few.cu). */
 void kr_linear_few_cuda(const kr_call *c);
 
+/* y = x W^T (+ y) (+ bias) of bf16 by a Hopper GPU, for some dozens of rows. With several parts,
+ * part p of K alone makes columns p N and on of y. */
+struct kr_linear_mid {
+    const bf16 *x, *w; /* [M,K], [N,K] */
+    const float *bias; /* [N], or NULL */
+    void *y;           /* [M, parts N] */
+    int64_t M, N, K, ldx, ldw, ldy;
+    int parts;
+    bool half, accumulate, early; /* y is bf16; ..; the weight may be read ahead of x */
+};
+/* False, and nothing is queued, on other GPUs and for rows that are not aligned. */
+bool kr_linear_mid_run(const kr_linear_mid *l);
+
 /* Rows [first, first + count) of a matrix of f32, bf16 or f16 to contiguous rows of f32 or bf16. */
 void kr_linear_convert_cuda(void *to, kr_dtype type, const kr_tensor *from, int64_t first,
                             int64_t count);

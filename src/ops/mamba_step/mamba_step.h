@@ -11,6 +11,11 @@
  * mamba_step_scan:
  *   delta  = softplus(dt_weight dl + dt_bias)      where xp = [dl; B; C], of r, N, N columns
  *   h      = exp(delta A) h + delta B u,   y = (C . h + D u) silu(z)
+ * mamba_step_out: out_proj, K cut into parts that different multiprocessors take:
+ *   part p = y[k of p] weight[:, k of p]^T         k of p: kr_mamba_step_cut(K, P, p) and on
+ * mamba_step_norm: what adds them up, and norms for the next layer:
+ *   s      = (part 0 + .. + part P-1) + residual
+ *   a      = norm * s * (mean of s^2 + eps)^(-1/2)
  *
  * Sums are f32; on the GPU hidden, weights, xp, u, z and y may be bf16. Source: Gu & Dao 2023. */
 #ifndef KR_MAMBA_STEP_H
@@ -72,6 +77,24 @@ enum {
     KR_STEP_SCAN_OUTS
 };
 extern const kr_op kr_op_mamba_step_scan;
+
+typedef struct kr_mamba_step_out_attr {
+    int parts;
+} kr_mamba_step_out_attr;
+
+/* In how many parts a GPU that is to be filled takes a weight [D,K]. */
+int kr_mamba_step_parts(int64_t D, int64_t K);
+/* The first k of part p of P: parts are whole slices of 64. */
+static inline int64_t kr_mamba_step_cut(int64_t K, int64_t P, int64_t p) {
+    int64_t first = (K + 63) / 64 * p / P * 64;
+    return first < K ? first : K;
+}
+
+/* in: y [M,K], weight [D,K].   out: parts [M, P D], f32 side by side */
+extern const kr_op kr_op_mamba_step_out;
+/* in: parts [M, P D], residual [M,D] f32, norm [D] (attr: kr_mamba_step_attr; half: a is bf16).
+ * out: a [M,D], s [M,D] */
+extern const kr_op kr_op_mamba_step_norm;
 
 #ifdef __cplusplus
 }
