@@ -209,6 +209,10 @@ void kr_graph_recompute_dear(kr_graph *g, kr_value *v, kr_value *const *ins, int
     for (int i = 0; i < n_in; i++) v->again_in[i] = ins[i];
 }
 
+void kr_graph_remake(kr_graph *g, kr_value *v) {
+    if (!g->failed && v) v->remade = true;
+}
+
 const kr_tensor *kr_value_tensor(const kr_value *v) { return &v->t; }
 
 /* ---- nodes ----------------------------------------------------------------------------------- */

@@ -3,10 +3,11 @@
  *
  * Each value has one place where its gradient gathers. The first writer overwrites it, later ones
  * add into it, so no separate sums are needed. Parameters' places outlive the run and are always
- * added to. Three complications live here and nowhere else: a gradient shared by several values (a
+ * added to. Four complications live here and nowhere else: a gradient shared by several values (a
  * residual sum hands the same one to both sides) is never written in place; a view's gradient is a
- * view of the whole's, which may be written part by part; and a value marked cheap is computed
- * again where the backward pass needs it. */
+ * view of the whole's, which may be written part by part; a value marked cheap is computed again
+ * where the backward pass needs it; and what needs a value that a later backward op makes again in
+ * passing waits for that one. */
 #include "graph/graph_impl.h"
 
 #include "base/err.h"
@@ -154,12 +155,19 @@ kr_value *kr_rule_temporary(kr_tape *t, const kr_value *v) {
     return t->g->failed || !v ? NULL : new_gradient(t->g, v, KR_VALUE_ACTIVATION);
 }
 
+/* Whether its producer's gradient, still to come, can make v again. */
+static bool awaitable(const kr_graph *g, const kr_value *v) {
+    return v && v->remade && g->o.recompute && !v->twin && !v->parent && v->needs_grad &&
+           v->producer && v->producer->op->grad;
+}
+
 /* The value itself, or its copy made by running its producer again here, recursively for that one's
  * inputs. */
-kr_value *kr_rule_saved(kr_tape *t, kr_value *v) {
+static kr_value *at_hand(kr_tape *t, kr_value *v) {
     kr_graph *g = t->g;
     if (!v || g->failed || !g->o.recompute) return v;
     kr_value *root = kr_value_root(v);
+    if (root->remade && root->twin) return root->twin;
     if (!root->again || root->again > g->o.recompute) return v;
     if (!root->producer || root->kind != KR_VALUE_ACTIVATION) return v;
     if (!root->twin) {
@@ -167,13 +175,52 @@ kr_value *kr_rule_saved(kr_tape *t, kr_value *v) {
         kr_value *ins[KR_MAX_IN] = {NULL}, *outs[KR_MAX_OUT] = {NULL};
         kr_value *const *from = root->n_again ? root->again_in : n->in;
         int n_from = root->n_again ? root->n_again : n->n_in;
-        for (int i = 0; i < n_from; i++) ins[i] = kr_rule_saved(t, from[i]);
-        kr_graph_record(g, n->op, n->attr, n->attr_size, ins, n->n_in, outs, n->n_out, 0, true);
+        for (int i = 0; i < n_from; i++) ins[i] = at_hand(t, from[i]);
+        if (!root->twin) /* it may have been made with one of those */
+            kr_graph_record(g, n->op, n->attr, n->attr_size, ins, n->n_in, outs, n->n_out, 0, true);
         for (int i = 0; i < n->n_out && !g->failed; i++)
-            if (n->out[i] && n->out[i]->kind == KR_VALUE_ACTIVATION) n->out[i]->twin = outs[i];
+            if (outs[i] && n->out[i]->kind == KR_VALUE_ACTIVATION) n->out[i]->twin = outs[i];
     }
     if (!v->parent) return root->twin;
     return kr_graph_columns(g, root->twin, v->first, v->t.shape[v->t.rank - 1]);
+}
+
+kr_value *kr_rule_saved(kr_tape *t, kr_value *v) {
+    return !t->g->failed && awaitable(t->g, v) ? v : at_hand(t, v);
+}
+
+bool kr_rule_kept(const kr_tape *t, const kr_value *v) {
+    int level = t->g->o.recompute;
+    return !v || v->twin || !(level && ((v->again && v->again <= level) || v->remade));
+}
+
+kr_value *kr_rule_remade(kr_tape *t, const kr_node *n, int i) {
+    kr_value *v = kr_rule_out(n, i);
+    if (!v || t->g->failed || v->twin) return NULL;
+    for (int k = 0; k < t->n_waiting && !v->twin; k++)
+        if (t->waiting[k].awaited == v) v->twin = new_gradient(t->g, v, KR_VALUE_ACTIVATION);
+    return v->twin;
+}
+
+/* Puts a backward op off until the one value that it lacks is made again: only what ends in
+ * gradients of parameters may be late. */
+static bool put_off(kr_tape *t, const kr_op *op, size_t attr_size, kr_value *const *ins, int n_in,
+                    kr_value *const *outs, int n_out, uint32_t accumulate) {
+    kr_waiting w = {.op = op, .n_in = n_in, .n_out = n_out, .accumulate = accumulate};
+    for (int i = 0; i < n_in; i++) {
+        w.in[i] = ins[i];
+        if (!awaitable(t->g, ins[i])) continue;
+        if (w.awaited) return false;
+        w.awaited = ins[i];
+    }
+    for (int i = 0; i < n_out; i++) {
+        w.out[i] = outs[i];
+        if (outs[i] && outs[i]->kind != KR_VALUE_GRADIENT) return false;
+    }
+    if (!w.awaited || attr_size || t->n_waiting == KR_MAX_WAITING) return false;
+    w.scope = (int)t->g->n_scopes - 1;
+    t->waiting[t->n_waiting++] = w;
+    return true;
 }
 
 void kr_rule_emit(kr_tape *t, const kr_op *op, const void *attr, size_t attr_size,
@@ -184,6 +231,8 @@ void kr_rule_emit(kr_tape *t, const kr_op *op, const void *attr, size_t attr_siz
     for (int i = 0; i < n_out && i < KR_MAX_OUT; i++) any = (out[i] = outs[i]) != NULL || any;
     if (!any || t->g->failed) return;
     for (int i = 0; i < n_in && i < KR_MAX_IN; i++) in[i] = kr_rule_saved(t, ins[i]);
+    if (put_off(t, op, attr_size, in, n_in, out, n_out, accumulate)) return;
+    for (int i = 0; i < n_in && i < KR_MAX_IN; i++) in[i] = at_hand(t, in[i]);
     kr_graph_record(t->g, op, attr, attr_size, in, n_in, out, n_out, accumulate, false);
     for (int i = 0; i < t->n_pending; i++) {
         kr_value *v = t->pending[i].value;
@@ -191,6 +240,22 @@ void kr_rule_emit(kr_tape *t, const kr_op *op, const void *attr, size_t attr_siz
         v->grad_shared = false;
     }
     t->n_pending = 0;
+}
+
+/* Records what waited for values that are there now, or, at the end, all that waits. */
+static void catch_up(kr_tape *t, bool all) {
+    int left = 0;
+    for (int k = 0; k < t->n_waiting && !t->g->failed; k++) {
+        kr_waiting w = t->waiting[k];
+        if (!all && !w.awaited->twin) {
+            t->waiting[left++] = w;
+            continue;
+        }
+        kr_graph_scope(t->g, t->g->scopes[w.scope]);
+        for (int i = 0; i < w.n_in; i++) w.in[i] = at_hand(t, w.in[i]);
+        kr_graph_record(t->g, w.op, NULL, 0, w.in, w.n_in, w.out, w.n_out, w.accumulate, false);
+    }
+    t->n_waiting = left;
 }
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -230,7 +295,9 @@ void kr_graph_backward(kr_graph *g) {
         if (!reached || !needs || !n->op->grad) continue;
         kr_graph_scope(g, g->scopes[n->scope]);
         n->op->grad(&t, n);
+        catch_up(&t, false);
     }
+    catch_up(&t, true);
     for (int64_t i = 0; i < g->n_values && !g->failed; i++)
         if (!g->values[i]->parent) complete(g, g->values[i]);
 }

@@ -112,6 +112,11 @@ void kr_apply(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
 kr_value *kr_apply1(kr_graph *g, const kr_op *op, const void *attr, size_t attr_size,
                     kr_value *const *ins, int n_in);
 
+/* Marks a value that the gradient of its op makes again in passing (kr_rule_remade). Where values
+ * are computed again at all it is not kept, and gradients of parameters that need it are made
+ * behind that op. */
+void kr_graph_remake(kr_graph *g, kr_value *v);
+
 /* shape now; data after kr_graph_allocate / bind */
 const kr_tensor *kr_value_tensor(const kr_value *v);
 

@@ -29,6 +29,7 @@ struct kr_value {
     int again;   /* from which recomputation on it is not kept; 0: always kept */
     int n_again; /* what its op reads then; 0: what it read at first */
     kr_value *again_in[KR_MAX_AGAIN];
+    bool remade;         /* kr_graph_remake */
     bool wanted;         /* kr_graph_want_gradient */
     bool needs_grad;     /* something trainable is behind it */
     bool constant;       /* depends on parameters alone, in a graph that does not train them */
@@ -119,11 +120,22 @@ struct kr_graph {
     void *hook_user;
 };
 
-/* The tape given to gradient rules: the graph, and gradients that must be added after the op being
- * recorded. */
+/* A backward op that waits for a value which another one makes again. */
+typedef struct kr_waiting {
+    const kr_op *op;
+    kr_value *in[KR_MAX_IN], *out[KR_MAX_OUT], *awaited;
+    int n_in, n_out, scope;
+    uint32_t accumulate;
+} kr_waiting;
+
+/* The tape given to gradient rules: the graph, gradients that must be added after the op being
+ * recorded, and what waits. */
 #define KR_MAX_PENDING KR_MAX_IN
+#define KR_MAX_WAITING 4
 struct kr_tape {
     kr_graph *g;
+    int n_waiting;
+    kr_waiting waiting[KR_MAX_WAITING];
     int n_pending;
     struct {
         kr_value *value, *fresh;

@@ -24,7 +24,7 @@ enum { M = 5, D = 6, N = 4 };
  * sum W4^T + p W3^T        (r unused) */
 typedef struct net {
     kr_graph *g;
-    kr_value *x, *y, *seed, *w[4];
+    kr_value *x, *y, *seed, *w[4], *remade[2];
     double xs[M * D], seeds[M * N], ws[4][64];
 } net;
 
@@ -46,13 +46,14 @@ static void record(net *n) {
     kr_rmsnorm_attr eps = {.eps = 1e-5};
     kr_value *outs[3] = {NULL};
     kr_apply(g, &kr_op_rmsnorm, &eps, sizeof eps, (kr_value *[]){q, NULL, NULL}, 3, outs, 3);
-    kr_graph_recompute(g, outs[0]);
+    kr_graph_remake(g, n->remade[0] = outs[0]);
     kr_value *t = linear(n, outs[0], param(n, 1, N, 3));
     kr_value *e = kr_apply1(g, &kr_op_neg_exp, NULL, 0, &p, 1);
     kr_graph_recompute(g, e);
     kr_value *u = linear(n, e, param(n, 2, N, 2));
     kr_value *both[3] = {NULL};
     kr_apply(g, &kr_op_rmsnorm, &eps, sizeof eps, (kr_value *[]){t, u, NULL}, 3, both, 3);
+    kr_graph_remake(g, n->remade[1] = both[0]);
     kr_value *y1 = linear(n, both[0], param(n, 3, N, N)), *y2 = linear(n, both[1], n->w[3]);
     kr_value *y3 = linear(n, p, n->w[2]);
     y1 = kr_apply1(g, &kr_op_add, NULL, 0, (kr_value *[]){y1, y2}, 2);
@@ -148,6 +149,11 @@ static void recomputation_changes_nothing(void **state) {
     open_net(&kept, false);
     open_net(&again, true);
     assert_true(again.g->n_nodes > kept.g->n_nodes);
+    for (int i = 0; i < 2; i++) {
+        assert_null(kept.remade[i]->twin);
+        assert_non_null(again.remade[i]->twin);
+        assert_true(again.remade[i]->death < again.remade[i]->twin->birth);
+    }
     loss(&kept);
     loss(&again);
     for (int i = 0; i < 4; i++) {

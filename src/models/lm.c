@@ -103,6 +103,8 @@ static kr_value *add_layer(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr
         enter(lm, nn, layer, "");
     }
     kr_value *a = kr_nn_rmsnorm(nn, hidden, before, "norm", c->width, c->norm_eps, residual);
+    /* Every second residual is the one before it and what joined it in halves. */
+    if (layer % 2 && kr_graph_half(lm->g)) kr_graph_recompute(lm->g, *residual);
     enter(lm, nn, layer, "mixer.");
     return mixer->build(nn, a);
 }

@@ -75,6 +75,7 @@ kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *
         kr_graph_recompute_dear(nn->g, outs[0], (kr_value *[]){outs[1], NULL, w}, 3);
     else
         kr_graph_recompute(nn->g, outs[0]);
+    if (kr_graph_level(nn->g) == KR_LEVEL_CUDA) kr_graph_remake(nn->g, outs[0]);
     if (sum) *sum = residual ? outs[1] : x;
     return outs[0];
 }

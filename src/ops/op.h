@@ -57,6 +57,8 @@ kr_dtype kr_rule_type(const kr_value *v); /* its numbers' type: a half's differs
 /* An input or output of the forward node, for use in the backward pass (recomputed there when the
  * plan says so). */
 kr_value *kr_rule_saved(kr_tape *t, kr_value *v);
+/* False: a value of the forward pass that would have to be computed again. */
+bool kr_rule_kept(const kr_tape *t, const kr_value *v);
 /* The gradient that arrived at output i; NULL when nothing depends on it. */
 kr_value *kr_rule_dout(kr_tape *t, const kr_node *n, int i);
 /* Claims the place where the gradient of input i goes: fills outs[k], sets bit k of *accumulate
@@ -66,6 +68,9 @@ void kr_rule_din(kr_tape *t, const kr_node *n, int i, kr_value **outs, int k, ui
 /* Declares that the gradient of input i IS the value g (which may be shared between inputs): no
  * kernel, no copy. */
 void kr_rule_din_is(kr_tape *t, const kr_node *n, int i, kr_value *g);
+/* Where the backward op about to be recorded writes output i of n once more, with the same bytes as
+ * forward or within rounding; NULL: nobody waits for it (kr_graph_remake). */
+kr_value *kr_rule_remade(kr_tape *t, const kr_node *n, int i);
 /* A new value of the same shape and type as v, for a gradient that is then handed on by
  * kr_rule_din_is. */
 kr_value *kr_rule_temporary(kr_tape *t, const kr_value *v);

@@ -20,8 +20,8 @@ namespace {
 
 template <typename T>
 struct back_out {
-    T *dx, *ddt, *dz;
-    int64_t dx_row, ddt_row, dz_row;
+    T *dx, *ddt, *dz, *y;
+    int64_t dx_row, ddt_row, dz_row, y_row;
     float *dstate;
     int64_t dstate_slot;
     int align;
@@ -90,10 +90,11 @@ __device__ __forceinline__ void add_blocks(const K &k, const kr_scan_lane &l, in
 }
 
 /* Gradients of an own pair, from its sums u = h . c, lb = L . b, aq = A log2 e . q; they replace
- * the pair's inputs in the tile. */
+ * the pair's inputs in the tile, and with_y y replaces dy. */
 template <class K>
 __device__ __forceinline__ void finish(const K &k, const kr_scan_lane &l, int stage, int t0, int e,
-                                       float D, const float (&v)[3], back_state &w) {
+                                       float D, const float (&v)[3], bool with_y, bool gated,
+                                       back_state &w) {
     const float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group + e * 32;
     int t = t0 + e * 4 + l.group;
     float x = mine[KR_X * 64], du = mine[KR_DU * 64];
@@ -102,6 +103,11 @@ __device__ __forceinline__ void finish(const K &k, const kr_scan_lane &l, int st
     w.dD += du * x;
     kr_store(k.at(stage, 0, t) + l.c, mine[KR_DELTA * 64] * v[1] + D * du);
     kr_store(k.at(stage, 1, t) + l.c, ddt);
+    if (with_y) {
+        float z = kr_load(k.at(stage, 2, t) + l.c);
+        float gate = gated ? z * kr_sigmoid<typename K::T>(z) : 1;
+        kr_store(k.at(stage, 3, t) + l.c, (v[0] + D * x) * gate);
+    }
     kr_store(k.at(stage, 2, t) + l.c, mine[KR_GATE_Z * 64] * (v[0] + D * x));
 }
 
@@ -136,7 +142,7 @@ template <typename T, class K>
 __device__ __forceinline__ void back_step(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
                                           int stage, int t0, int left, const float (&A)[4], float D,
                                           float bias, const float (&h0)[4], const float (&one)[4],
-                                          back_state &w) {
+                                          bool with_y, back_state &w) {
     float a[8][4], h[8][4];
     kr_prepare(g, k, l, stage, t0, left, bias);
     again(k, l, t0, A, h0, a, h);
@@ -172,7 +178,7 @@ __device__ __forceinline__ void back_step(const kr_scan_in<T> &g, const K &k, co
                       kr_scatter4(lb[0], lb[1], lb[2], lb[3], l.group),
                       kr_scatter4(aq[0], aq[1], aq[2], aq[3], l.group)};
         if (K::WIDE) add_blocks(k, l, e, v);
-        if (!K::WIDE || l.block == 0) finish(k, l, stage, t0, e, D, v, w);
+        if (!K::WIDE || l.block == 0) finish(k, l, stage, t0, e, D, v, with_y, g.tile[2].p, w);
     }
 }
 
@@ -222,11 +228,11 @@ template <typename T, class K>
 __device__ __forceinline__ void store_tile(const kr_scan_in<T> &g, const K &k,
                                            const kr_scan_span &p, int64_t from, int stage,
                                            int64_t first, const back_out<T> &out) {
-    T *const to[3] = {out.dx, out.ddt, out.dz};
-    const int64_t row[3] = {out.dx_row, out.ddt_row, out.dz_row};
-    const int bit[3] = {KR_SCAN_DX, KR_SCAN_DDT, KR_SCAN_DZ};
+    T *const to[4] = {out.dx, out.ddt, out.dz, out.y};
+    const int64_t row[4] = {out.dx_row, out.ddt_row, out.dz_row, out.y_row};
+    const int bit[4] = {KR_SCAN_DX, KR_SCAN_DDT, KR_SCAN_DZ, KR_SCAN_Y_AGAIN};
 #pragma unroll
-    for (int a = 0; a < 3; a++)
+    for (int a = 0; a < 4; a++)
         if (to[a])
             kr_tile_store(g, k, p, from, stage, a, to[a], row[a], first, out.align,
                           out.accumulate >> bit[a] & 1);
@@ -306,7 +312,7 @@ __device__ __forceinline__ void reverse_piece(const kr_scan_in<T> &g, const K &k
             float h0[4] = {next[0], next[1], next[2], next[3]};
             int64_t before = (from + t0) / 8 - 1;
             if (before >= 0) start_of(g, l, k.padded(), out, p.start + before, A, came, next);
-            back_step(g, k, l, stage, t0, left, A, D, bias, h0, one, w);
+            back_step(g, k, l, stage, t0, left, A, D, bias, h0, one, out.y, w);
         }
     }
     close(g, p, l, k.padded(), out, w);
@@ -389,7 +395,8 @@ back_out<T> out_of(const kr_call *c, const kr_scan_gpu_cut &cut) {
     int x = rows_out(c, KR_SCAN_DX, cut.E, &o.dx, &o.dx_row);
     int dt = rows_out(c, KR_SCAN_DDT, cut.E, &o.ddt, &o.ddt_row);
     int z = rows_out(c, KR_SCAN_DZ, cut.E, &o.dz, &o.dz_row);
-    o.align = min(x, min(dt, z));
+    int y = rows_out(c, KR_SCAN_Y_AGAIN, cut.E, &o.y, &o.y_row);
+    o.align = min(min(x, y), min(dt, z));
     o.dstate = (float *)data_out(c, KR_SCAN_DSTATE_IN);
     if (o.dstate) o.dstate_slot = c->out[KR_SCAN_DSTATE_IN].stride[0];
     o.accumulate = c->accumulate;

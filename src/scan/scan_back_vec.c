@@ -113,12 +113,14 @@ static void outputs(const item *p, int64_t row, int64_t k) {
         kr_vf D = kr_vload(p->D + at), x = load(p, v->x, v->x_row, row, i);
         kr_vf s1 = kr_vload(p->s1 + place(i, k)), s2 = kr_vload(p->s2 + place(i, k));
         kr_vf dy = v->dy ? load(p, v->dy, v->dy_row, row, i) : kr_vzero(), du = dy;
+        kr_vf u = kr_vfma(D, x, kr_vload(p->u + place(i, k)) * (float)v->d->kappa);
         if (v->z) {
             kr_vf z = load(p, v->z, v->z_row, row, i), sigma = kr_vsigmoid(z);
-            kr_vf u = kr_vfma(D, x, kr_vload(p->u + place(i, k)) * (float)v->d->kappa);
             put(p, KR_SCAN_DZ, row, i, dy * u * kr_vsilu_slope(z, sigma));
             du = dy * (z * sigma);
+            u *= z * sigma;
         }
+        put(p, KR_SCAN_Y_AGAIN, row, i, u);
         kr_vf dx = gain ? kr_vload(p->delta + place(i, k)) * s1 : s1;
         put(p, KR_SCAN_DX, row, i, kr_vfma(D, du, dx));
         kr_vf ddelta = kr_vfma(s2, kr_vset(1 / KR_LOG2_E), gain ? x * s1 : kr_vzero());

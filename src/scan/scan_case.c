@@ -164,13 +164,14 @@ bool kr_scan_grad_cases(int index, kr_case *k) {
                                   KR_SCAN_D, KR_SCAN_Z,  KR_SCAN_BIAS, KR_SCAN_STATE, KR_SCAN_GAIN};
     if (!inputs(index, k, KR_SCAN_GRAD_INS)) return false;
     const krait_scan_desc *d = k->attr;
-    k->n_out = KR_SCAN_GRAD_OUTS;
+    k->n_out = KR_SCAN_BACK_OUTS;
     k->tolerance = 2e-5;
     fill(k, KR_SCAN_DY, rows(table[index].M, d->reads * kr_scan_lanes(d)), KR_FILL_NORMAL, 1, 0);
     if (table[index].with & STATE)
         fill(k, KR_SCAN_DSTATE, k->in[KR_SCAN_STATE], KR_FILL_NORMAL, 1, 0);
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
         k->out_absent[i] = k->fill[grad_of[i]].kind == KR_FILL_ABSENT;
+    k->out_absent[KR_SCAN_Y_AGAIN] = index % 3 == 2;
     if (table[index].with & FAR) kr_case_far(k);
     return true;
 }

@@ -140,6 +140,11 @@ KR_VINLINE kr_vf skip_of(const item *p, int64_t c) {
                                   : kr_vset(v->D[p->head]);
 }
 
+/* Whether what was read is needed. */
+static bool reads_again(const item *p) {
+    return (p->v->z && p->call->out[KR_SCAN_DZ].data) || p->call->out[KR_SCAN_Y_AGAIN].data;
+}
+
 /* Gradients of x, z and D of rank i of a row. */
 static void row_outputs(const item *p, int64_t t, int64_t i) {
     const kr_scan_view *v = p->v;
@@ -154,11 +159,11 @@ static void row_outputs(const item *p, int64_t t, int64_t i) {
         if (i < p->Q) {
             kr_vf du = gated(p, row, col + c, P - c, &dy, &z, &sigma);
             float *dz = v->z ? out_at(p, KR_SCAN_DZ, row, col + c) : NULL;
-            if (dz) {
-                kr_vf u = kr_vload(p->u + (t * p->Q + i) * P16 + c) * (float)v->d->kappa;
-                u = dy * kr_vfma(D, x, u) * kr_vsilu_slope(z, sigma);
-                kr_scan_put(dz, P - c, u, adds(p, KR_SCAN_DZ));
-            }
+            float *y = out_at(p, KR_SCAN_Y_AGAIN, row, col + c);
+            kr_vf u = kr_vload(p->u + (t * p->Q + i) * P16 + c) * (float)v->d->kappa;
+            u = kr_vfma(D, x, u);
+            if (dz) kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma), adds(p, KR_SCAN_DZ));
+            if (y) kr_scan_put(y, P - c, v->z ? u * (z * sigma) : u, false);
             dx = kr_vfma(D, du, dx);
             if (v->D) kr_scan_put(p->dD + c, P - c, du * x, true);
         }
@@ -382,7 +387,7 @@ static void head_back(const item *p, const float *H, float *L) {
     pair_rows(p);
     weigh(p);
     input_gradient(p, L);
-    if (p->v->z && p->call->out[KR_SCAN_DZ].data) read_again(p, H);
+    if (reads_again(p)) read_again(p, H);
     states_back(p, H, L);
     for (int64_t t = 0; t < k->count; t++) {
         for (int64_t i = 0; i < (p->R > p->Q ? p->R : p->Q); i++) row_outputs(p, t, i);

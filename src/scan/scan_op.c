@@ -151,11 +151,16 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
         out[i] = kr_tensor_make(NULL, t->dtype, t->rank, t->shape);
         out[i].dim0 = t->dim0;
     }
+    const kr_tensor *x = &c->in[KR_SCAN_X];
+    const krait_scan_desc *d = c->attr;
+    out[KR_SCAN_Y_AGAIN] =
+        kr_tensor_make(NULL, x->dtype, 2, (int64_t[]){x->shape[0], d->reads * kr_scan_lanes(d)});
+    out[KR_SCAN_Y_AGAIN].dim0 = x->dim0;
     return 0;
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
-    kr_value *ins[KR_SCAN_GRAD_INS], *outs[KR_SCAN_GRAD_OUTS] = {NULL};
+    kr_value *ins[KR_SCAN_GRAD_INS], *outs[KR_SCAN_BACK_OUTS] = {NULL};
     uint32_t accumulate = 0;
     for (int i = 0; i < KR_SCAN_INS; i++) {
         kr_value *v = kr_rule_in(n, i);
@@ -165,8 +170,9 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     ins[KR_SCAN_DSTATE] = kr_rule_dout(t, n, KR_SCAN_OUT_STATE);
     if (!ins[KR_SCAN_DY] && !ins[KR_SCAN_DSTATE]) return;
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) kr_rule_din(t, n, grad_of[i], outs, i, &accumulate);
+    outs[KR_SCAN_Y_AGAIN] = kr_rule_remade(t, n, KR_SCAN_OUT_Y);
     kr_rule_emit(t, &kr_op_scan_grad, kr_rule_attr(n), sizeof(krait_scan_desc), ins,
-                 KR_SCAN_GRAD_INS, outs, KR_SCAN_GRAD_OUTS, accumulate);
+                 KR_SCAN_GRAD_INS, outs, KR_SCAN_BACK_OUTS, accumulate);
 }
 
 void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s) {
@@ -247,7 +253,8 @@ const kr_op kr_op_scan_grad = {
     .cost = backward_cost,
     .cases = kr_scan_grad_cases,
     .n_in = KR_SCAN_GRAD_INS,
-    .n_out = KR_SCAN_GRAD_OUTS,
+    .n_out = KR_SCAN_BACK_OUTS,
+    .no_accumulate = 1 << KR_SCAN_Y_AGAIN,
     .half_in = HALF_IN,
     .kernel = KR_KERNELS_GPU(kr_scan_grad),
 };

@@ -3,7 +3,7 @@
  *
  * scan       in:  x dt A b c D z dt_bias seqs reset state_in index gain      out: y, state_out
  * scan_grad  in:  the same, then dy, dstate_out      out: dx ddt dA db dc dD dz ddt_bias dstate_in
- * dgain
+ * dgain, y_again: the output of scan once more, within rounding
  *
  * seqs I64 [S,3]: first row, number of rows, state slot; together they cover the rows once. reset
  * U8 [M]: a segment starts at this row, so no state passes between it and the row before it (in
@@ -53,7 +53,9 @@ enum {
     KR_SCAN_DBIAS,
     KR_SCAN_DSTATE_IN,
     KR_SCAN_DGAIN,
-    KR_SCAN_GRAD_OUTS
+    KR_SCAN_GRAD_OUTS, /* of gradients */
+    KR_SCAN_Y_AGAIN = KR_SCAN_GRAD_OUTS,
+    KR_SCAN_BACK_OUTS
 };
 
 extern const kr_op kr_op_scan, kr_op_scan_grad;

@@ -197,17 +197,18 @@ static double gate(const lane *l, int64_t row, int64_t q, double *slope) {
     return z * s;
 }
 
-static void write_y(const lane *l, int64_t t, const cplx *h) {
-    const kr_tensor *y = &l->c->out[KR_SCAN_OUT_Y];
+static void write_y(const lane *l, const kr_tensor *y, bool add, int64_t t, const cplx *h) {
     int64_t row = row_at(l, t);
     double slope;
     for (int64_t q = 0; q < l->d->reads; q++)
         kr_put((real *)y->data + row * y->stride[0] + lane_index(l, q),
-               read(l, row, q, h) * gate(l, row, q, &slope), KR_ACC(l->c, KR_SCAN_OUT_Y));
+               read(l, row, q, h) * gate(l, row, q, &slope), add);
 }
 
 static void forward_lane(const lane *l) {
     cplx *h = l->hs;
+    const kr_tensor *y = &l->c->out[KR_SCAN_OUT_Y];
+    bool add = KR_ACC(l->c, KR_SCAN_OUT_Y);
     int64_t segment = 0;
     state_first(l, h);
     for (int64_t t = 0; t < l->T; t++) {
@@ -215,11 +216,11 @@ static void forward_lane(const lane *l) {
             clear(h, l->d->state);
             segment = t;
         }
-        if (l->d->read == KRAIT_READ_BEFORE) write_y(l, t, h);
+        if (l->d->read == KRAIT_READ_BEFORE) write_y(l, y, add, t, h);
         step(l, t, h, h);
-        if (l->d->read == KRAIT_READ_AFTER) write_y(l, t, h);
+        if (l->d->read == KRAIT_READ_AFTER) write_y(l, y, add, t, h);
         for (int64_t u = segment; l->d->read == KRAIT_READ_FINAL && ends(l, t) && u <= t; u++)
-            write_y(l, u, h);
+            write_y(l, y, add, u, h);
     }
     if (l->c->n_out > KR_SCAN_OUT_STATE && l->c->out[KR_SCAN_OUT_STATE].data)
         state_store(l, &l->c->out[KR_SCAN_OUT_STATE], h, KR_ACC(l->c, KR_SCAN_OUT_STATE));
@@ -293,8 +294,9 @@ static void read_back(const lane *l, int64_t t, const cplx *h) {
 }
 
 static void gate_back(const lane *l, int64_t t, const cplx *h) {
-    const kr_tensor *dz = grad_out(l, KR_SCAN_DZ);
+    const kr_tensor *dz = grad_out(l, KR_SCAN_DZ), *y = grad_out(l, KR_SCAN_Y_AGAIN);
     int64_t row = row_at(l, t);
+    if (y) write_y(l, y, false, t, h);
     for (int64_t q = 0; dz && q < l->d->reads; q++) {
         double slope, dy = 0;
         gate(l, row, q, &slope);

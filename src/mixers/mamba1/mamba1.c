@@ -165,6 +165,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
         bias, nn->seqs, nn->reset, nn->state_in[1]};
     kr_value *outs[2] = {NULL, nn->state_out[1]};
     kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, 11, outs, 2);
+    if (kr_graph_level(nn->g) == KR_LEVEL_CUDA) kr_graph_remake(nn->g, outs[0]);
     kr_graph_recompute_dear(nn->g, outs[0], NULL, 0);
     return outs[0];
 }
@@ -192,6 +193,7 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
     kr_mamba1 m = kr_mamba1_of(nn->config);
     int64_t D = c->width, E = m.inner;
     kr_value *xz = kr_nn_linear(nn, a, "in_proj", D, 2 * E, m.linear_bias, kr_init_fan_in(D, 1));
+    kr_graph_recompute_dear(nn->g, xz, NULL, 0);
     kr_value *x = kr_graph_columns(nn->g, xz, 0, E), *z = kr_graph_columns(nn->g, xz, E, E);
     return project_out(nn, recurrence(nn, convolution(nn, x), z));
 }

@@ -29,7 +29,7 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 static void forward_grad(kr_tape *t, const kr_node *n) {
     kr_value *dy = kr_rule_dout(t, n, 0), *dsum = kr_rule_dout(t, n, 1);
     kr_value *x = kr_rule_in(n, 0), *sum = kr_rule_out(n, 1) ? kr_rule_out(n, 1) : x;
-    kr_value *outs[3] = {NULL};
+    kr_value *outs[4] = {NULL};
     uint32_t accumulate = 0;
     bool half = kr_rule_type(x) == KR_BF16;
     if (!dy && !dsum) return;
@@ -48,9 +48,16 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     if (residual) outs[0] = kr_rule_temporary(t, sum);
     if (half || !residual) kr_rule_din(t, n, 0, outs, half ? 2 : 0, &accumulate);
     kr_rule_din(t, n, 2, outs, 1, &accumulate);
-    kr_value *ins[5] = {dy, dsum, kr_rule_saved(t, sum), kr_rule_in(n, 2),
-                        kr_rule_saved(t, kr_rule_out(n, 2))};
-    kr_rule_emit(t, &kr_op_rmsnorm_grad, kr_rule_attr(n), sizeof(kr_rmsnorm_attr), ins, 5, outs, 3,
+    /* a sum that is not kept is made from its addends, of which one has half as many bytes */
+    bool apart = residual && half && !kr_rule_kept(t, sum);
+    kr_value *ins[6] = {dy,
+                        dsum,
+                        kr_rule_saved(t, apart ? kr_rule_in(n, 1) : sum),
+                        kr_rule_in(n, 2),
+                        kr_rule_saved(t, kr_rule_out(n, 2)),
+                        apart ? kr_rule_saved(t, x) : NULL};
+    outs[3] = kr_rule_remade(t, n, 0);
+    kr_rule_emit(t, &kr_op_rmsnorm_grad, kr_rule_attr(n), sizeof(kr_rmsnorm_attr), ins, 6, outs, 4,
                  accumulate);
     if (shared) kr_rule_din_is(t, n, 0, outs[0]);
     if (residual) kr_rule_din_is(t, n, 1, outs[0]);
@@ -60,11 +67,12 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *dy = &c->in[0], *s = &c->in[2];
     KR_TRY(kr_need_rank("rmsnorm_grad", "s", s, 2, e));
     KR_TRY(kr_need_dim("rmsnorm_grad", "dy", dy, 1, s->shape[1], e));
+    if (c->in[5].data) KR_TRY(kr_need_dim("rmsnorm_grad", "x", &c->in[5], 1, s->shape[1], e));
     kr_dtype real = s->dtype == KR_F64 ? KR_F64 : KR_F32;
     out[0] = kr_tensor_make(NULL, real, 2, s->shape);
     out[1] = kr_tensor_make(NULL, real, 1, &s->shape[1]);
-    out[2] = kr_tensor_make(NULL, dy->dtype, 2, s->shape);
-    out[0].dim0 = out[2].dim0 = s->dim0;
+    out[2] = out[3] = kr_tensor_make(NULL, dy->dtype, 2, s->shape);
+    out[0].dim0 = out[2].dim0 = out[3].dim0 = s->dim0;
     return 0;
 }
 
@@ -95,7 +103,7 @@ static void forward_cost(const kr_call *c, double *flops, double *bytes) {
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 10 * (double)kr_tensor_count(&c->in[2]);
-    *bytes = bytes_of(c->in, 5) + bytes_of(c->out, 3);
+    *bytes = bytes_of(c->in, 6) + bytes_of(c->out, 4);
 }
 
 static const kr_rmsnorm_attr case_attr = {.eps = 1e-5};
@@ -134,8 +142,8 @@ static bool backward_cases(int index, kr_case *k) {
     const int64_t *shape = sizes[index < 14 ? index / 2 : 1];
     bool plain = index % 2;
     k->name = plain ? "alone" : "with residual and weight";
-    k->n_in = 5;
-    k->n_out = 3;
+    k->n_in = 6;
+    k->n_out = 4;
     for (int i = 0; i < 3; i++) {
         k->in[i] = kr_tensor_make(NULL, KR_F32, 2, shape);
         k->fill[i].a = 1;
@@ -146,8 +154,12 @@ static bool backward_cases(int index, kr_case *k) {
     k->fill[4].kind = KR_FILL_UNIFORM;
     k->fill[4].a = 0.5;
     k->fill[4].b = 2;
+    k->in[5] = k->in[0];
+    k->fill[5].a = 1;
+    if (index % 4 != 2) k->fill[5].kind = KR_FILL_ABSENT;
     if (plain) k->fill[1].kind = k->fill[3].kind = KR_FILL_ABSENT;
     k->out_absent[1] = plain;
+    k->out_absent[3] = index % 3 == 1;
     k->attr = &case_attr;
     k->attr_size = sizeof case_attr;
     if (!plain) k->half.wide = 4; /* a sum with the residual is f32 */
@@ -178,8 +190,9 @@ const kr_op kr_op_rmsnorm_grad = {
     .scratch_cuda = backward_scratch_cuda,
     .cost = backward_cost,
     .cases = backward_cases,
-    .n_in = 5,
-    .n_out = 3,
-    .half_in = 1 | 4,
+    .n_in = 6,
+    .n_out = 4,
+    .no_accumulate = 8,
+    .half_in = 1 | 4 | 32,
     .kernel = KR_KERNELS_GPU(kr_rmsnorm_grad),
 };

@@ -163,48 +163,61 @@ extern "C" void kr_rmsnorm_cuda(const kr_call *c) {
 /* ---- gradient -------------------------------------------------------------------------------- */
 
 typedef struct norm_back {
-    const void *dy, *s; /* [M,D] of the kernel's Y and X */
+    const void *dy, *s, *x; /* [M,D] of the kernel's Y and X; x of Y, or NULL */
     const float *dsum, *weight, *rstd;
     float *ds, *parts; /* parts [blocks,D], or NULL */
-    void *dx;          /* of Y */
-    int64_t dy_row, s_row, dsum_row, ds_row, dx_row, M, D;
+    void *dx, *y;      /* of Y */
+    int64_t dy_row, s_row, x_row, dsum_row, ds_row, dx_row, y_row, M, D;
     bool add_ds, add_dx;
 } norm_back;
 
 /* What the gradient of a row is made of, from column d of row m on. */
 template <typename Y, typename X, int V>
 struct slopes {
-    kr_pack<Y, V> dy;
+    kr_pack<Y, V> dy, x;
     kr_pack<X, V> s;
     kr_pack<float, V> dsum;
     __device__ __forceinline__ void load(const norm_back &n, int64_t m, int64_t d) {
         dy = kr_fetch<V>((const Y *)n.dy + m * n.dy_row + d);
         s = kr_fetch<V>((const X *)n.s + m * n.s_row + d);
+        x = kr_pack<Y, V>();
+        if (n.x) x = kr_fetch<V>((const Y *)n.x + m * n.x_row + d);
         dsum = kr_pack<float, V>();
         if (n.dsum) dsum = kr_fetch<V>(n.dsum + m * n.dsum_row + d);
     }
+    /* s, with x */
+    __device__ __forceinline__ void sum(float (&to)[V]) const {
+        float add[V];
+        kr_unpack(s, to);
+        kr_unpack(x, add);
+#pragma unroll
+        for (int i = 0; i < V; i++) to[i] += add[i];
+    }
     /* Sum of weight * dy * s; dy * s * rstd joins dw. */
     __device__ __forceinline__ float dot(const float (&w)[V], float rstd, float (&dw)[V]) const {
-        float a[V], b[V], sum = 0;
+        float a[V], b[V], all = 0;
         kr_unpack(dy, a);
-        kr_unpack(s, b);
+        sum(b);
 #pragma unroll
         for (int i = 0; i < V; i++) {
             float both = a[i] * b[i];
             dw[i] = fmaf(both, rstd, dw[i]);
-            sum = fmaf(both, w[i], sum);
+            all = fmaf(both, w[i], all);
         }
-        return sum;
+        return all;
     }
-    /* ds = dsum + rstd * (w * dy - s * pull) */
+    /* ds = dsum + rstd * (w * dy - s * pull), and y as the norm makes it */
     __device__ __forceinline__ void put(const norm_back &n, int64_t m, int64_t d,
                                         const float (&w)[V], float rstd, float pull) const {
         float a[V], b[V], c[V];
         kr_unpack(dy, a);
-        kr_unpack(s, b);
+        sum(b);
         kr_unpack(dsum, c);
 #pragma unroll
         for (int i = 0; i < V; i++) c[i] = fmaf(rstd, a[i] * w[i] - b[i] * pull, c[i]);
+#pragma unroll
+        for (int i = 0; i < V; i++) b[i] *= rstd * w[i];
+        if (n.y) kr_store_pack<V>((Y *)n.y + m * n.y_row + d, b);
         if (n.ds) kr_put_pack<V>(n.ds + m * n.ds_row + d, c, n.add_ds);
         if (n.dx) kr_put_pack<V>((Y *)n.dx + m * n.dx_row + d, c, n.add_dx);
     }
@@ -312,20 +325,22 @@ static void launch_backward(const norm_back &n, float *dweight, bool add, bool p
 
 extern "C" void kr_rmsnorm_grad_cuda(const kr_call *c) {
     const kr_tensor *dy = &c->in[0], *dsum = &c->in[1], *s = &c->in[2], *weight = &c->in[3];
-    const kr_tensor *ds = &c->out[0], *dx = &c->out[2];
+    const kr_tensor *x = &c->in[5], *ds = &c->out[0], *dx = &c->out[2], *y = &c->out[3];
     float *dweight = (float *)c->out[1].data;
     norm_back n = {};
     n.dy = dy->data, n.dy_row = dy->stride[0];
     n.s = s->data, n.s_row = s->stride[0];
+    n.x = x->data, n.x_row = x->stride[0];
     n.dsum = (const float *)dsum->data, n.dsum_row = dsum->stride[0];
     n.weight = (const float *)weight->data, n.rstd = (const float *)c->in[4].data;
     n.ds = (float *)ds->data, n.ds_row = ds->stride[0], n.add_ds = KR_ACC(c, 0);
     n.dx = dx->data, n.dx_row = dx->stride[0], n.add_dx = KR_ACC(c, 2);
+    n.y = y->data, n.y_row = y->stride[0];
     n.parts = dweight ? (float *)c->scratch : NULL;
     n.M = s->shape[0], n.D = s->shape[1];
     if (n.D == 0) return;
     bool packs = kr_packs(dy, 4) && kr_packs(dsum, 4) && kr_packs(s, 4) && kr_packs(weight, 4) &&
-                 kr_packs(ds, 4) && kr_packs(dx, 4),
+                 kr_packs(ds, 4) && kr_packs(dx, 4) && kr_packs(x, 4) && kr_packs(y, 4),
          add = KR_ACC(c, 1);
     bool half_y = dy->dtype == KR_BF16, half_x = s->dtype == KR_BF16;
     if (half_y && half_x) launch_backward<bf16, bf16>(n, dweight, add, packs);

@@ -21,9 +21,10 @@ typedef struct kr_rmsnorm_attr {
 extern const kr_op kr_op_rmsnorm;
 /* xh = s * rstd;  ds = dsum + rstd * (w * dy - xh * mean(w * dy * xh))
  * dweight = sum over M of dy * xh
- * in:  dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M]
- * out: ds [M,D], dweight [D], dx [M,D]: ds again, in the type of dy (for the addend that was bf16)
- */
+ * in:  dy [M,D], dsum [M,D] or absent, s [M,D], weight [D] or absent, rstd [M],
+ *      x [M,D] of the type of dy or absent: s is s + x then (the residual and what joined it)
+ * out: ds [M,D], dweight [D], dx [M,D]: ds again, in the type of dy (for the addend that was bf16),
+ *      y [M,D]: the norm's output once more, of that type too */
 extern const kr_op kr_op_rmsnorm_grad;
 
 /* Into how many chunks the gradient cuts M rows for the sum of dweight: of 16 rows or more, 64 at

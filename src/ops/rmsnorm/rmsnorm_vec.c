@@ -61,9 +61,15 @@ void KR_FN(kr_rmsnorm)(const kr_call *c) {
 
 /* The inputs of one row of the gradient. */
 typedef struct grad_row {
-    const float *dy, *s, *weight, *dsum; /* [D]; weight and dsum may be NULL */
+    const float *dy, *s, *weight, *dsum, *x; /* [D]; weight, dsum and x may be NULL */
     float rstd;
 } grad_row;
+
+/* s, with x where there is one */
+KR_VINLINE kr_vf sum_at(const grad_row *g, int64_t d, int64_t D) {
+    kr_vf s = kr_vload_n(g->s + d, D - d);
+    return g->x ? s + kr_vload_n(g->x + d, D - d) : s;
+}
 
 /* mean over D of weight * dy * s * rstd */
 static float mean_of(const grad_row *g, int64_t D) {
@@ -71,7 +77,7 @@ static float mean_of(const grad_row *g, int64_t D) {
     for (int64_t d = 0; d < D; d += KR_W) {
         kr_vf a = kr_vload_n(g->dy + d, D - d);
         if (g->weight) a *= kr_vload_n(g->weight + d, D - d);
-        dot = kr_vfma(a, kr_vload_n(g->s + d, D - d), dot);
+        dot = kr_vfma(a, sum_at(g, d, D), dot);
     }
     return kr_vsum(dot) * g->rstd / (float)D;
 }
@@ -87,17 +93,27 @@ static void put_ds(const grad_row *g, float *ds, float *dx, uint32_t accumulate,
     for (int64_t d = 0; d < D; d += KR_W) {
         kr_vf a = kr_vload_n(g->dy + d, D - d);
         if (g->weight) a *= kr_vload_n(g->weight + d, D - d);
-        a = rstd * kr_vnfma(pull, kr_vload_n(g->s + d, D - d), a);
+        a = rstd * kr_vnfma(pull, sum_at(g, d, D), a);
         if (g->dsum) a += kr_vload_n(g->dsum + d, D - d);
         put(ds, d, D, accumulate & 1, a);
         put(dx, d, D, accumulate & 4, a);
     }
 }
 
+/* y = weight * s * rstd */
+static void put_y(const grad_row *g, float *y, int64_t D) {
+    kr_vf rstd = kr_vset(g->rstd);
+    for (int64_t d = 0; d < D; d += KR_W) {
+        kr_vf v = rstd * sum_at(g, d, D);
+        if (g->weight) v *= kr_vload_n(g->weight + d, D - d);
+        kr_vstore_n(y + d, D - d, v);
+    }
+}
+
 /* partial[D] += dy * s * rstd */
 static void add_dweight(const grad_row *g, float *partial, int64_t D) {
     for (int64_t d = 0; d < D; d += KR_W) {
-        kr_vf xh = g->rstd * kr_vload_n(g->s + d, D - d);
+        kr_vf xh = g->rstd * sum_at(g, d, D);
         kr_vf sum = kr_vload_n(partial + d, D - d);
         kr_vstore_n(partial + d, D - d, kr_vfma(xh, kr_vload_n(g->dy + d, D - d), sum));
     }
@@ -108,11 +124,12 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
     int64_t D = c->in[2].shape[1];
     if (partial) memset(partial, 0, (size_t)D * sizeof *partial);
     for (int64_t m = rows.begin; m < rows.end; m++) {
-        grad_row g = {row(&c->in[0], m), row(&c->in[2], m), c->in[3].data, row(&c->in[1], m),
-                      ((const float *)c->in[4].data)[m]};
+        grad_row g = {row(&c->in[0], m), row(&c->in[2], m), c->in[3].data,
+                      row(&c->in[1], m), row(&c->in[5], m), ((const float *)c->in[4].data)[m]};
         if (partial) add_dweight(&g, partial, D);
         if (c->out[0].data || c->out[2].data)
             put_ds(&g, out_row(&c->out[0], m), out_row(&c->out[2], m), c->accumulate, D);
+        if (c->out[3].data) put_y(&g, out_row(&c->out[3], m), D);
     }
 }
 
