@@ -63,7 +63,8 @@ static const cli_option options[] = {
      .letter = 'm',
      .arg = "M",
      .value = "mamba-130m",
-     .help = "A model, or a shape with random weights: mamba-130m, -370m, -790m, -1.4b, -2.8b."},
+     .help = "A model, or a shape with random weights: mamba-130m, -370m, -790m, -1.4b, -2.8b, "
+             "mamba2-130m, -370m, -780m, -1.3b, -2.7b."},
     {.kind = CLI_TEXT,
      .name = "dtype",
      .arg = "TYPE",

@@ -1,6 +1,7 @@
-/* mamba_reference_test.c - logits, loss and every gradient of the models in tests/data/mamba_*
- * against those that transformers computed in fp32 (tests/reference/make_mamba_fixtures.py), and
- * the same logits read one token at a time. */
+/* mamba_reference_test.c - logits, loss and every gradient of the models in tests/data/mamba_* and
+ * mamba2_* against those that transformers, or the official formulas, computed in fp32
+ * (tests/reference/make_mamba_fixtures.py and make_mamba2_fixtures.py), and the same logits read
+ * one token at a time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -219,6 +220,10 @@ int main(void) {
         {"odd sizes", check, NULL, NULL, (void *)(uintptr_t) "mamba_odd"},
         {"biases, untied head", check, NULL, NULL, (void *)(uintptr_t) "mamba_bias"},
         {"FalconMamba, in shards", check, NULL, NULL, (void *)(uintptr_t) "mamba_falcon"},
+        {"Mamba-2, odd sizes", check, NULL, NULL, (void *)(uintptr_t) "mamba2_odd"},
+        {"Mamba-2, groups, limits", check, NULL, NULL, (void *)(uintptr_t) "mamba2_bias"},
+        {"Mamba-2, official", check, NULL, NULL, (void *)(uintptr_t) "mamba2_official"},
+        {"Mamba-2, norm first", check, NULL, NULL, (void *)(uintptr_t) "mamba2_before"},
         {"state-spaces layout", check, NULL, NULL, (void *)(uintptr_t) "mamba_statespaces"},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,6 +29,33 @@ static int nesting(const char *text, size_t size) {
     return deepest;
 }
 
+/* Puts the largest number there is in the place of each bare Infinity, which Python writes and JSON
+ * does not have; whether there was one. */
+static bool replace_infinity(char *text, size_t size) {
+    bool quoted = false, any = false;
+    for (size_t i = 0; i + 8 <= size; i++) {
+        if (quoted && text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            quoted = !quoted;
+        } else if (!quoted && memcmp(text + i, "Infinity", 8) == 0) {
+            memcpy(text + i, "1.0e+308", 8);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* A copy of the text without Infinity; NULL: it has none, or there is no memory. */
+static char *without_infinity(const char *text, size_t size) {
+    char *copy = kr_malloc(size + 1);
+    if (!copy) return NULL;
+    memcpy(copy, text, size);
+    if (replace_infinity(copy, size)) return copy;
+    kr_free(copy);
+    return NULL;
+}
+
 int kr_json_parse(json_t **out, const char *text, size_t size, const char *what, krait_error *e) {
     *out = NULL;
     if (nesting(text, size) > KR_JSON_MAX_DEPTH)
@@ -36,6 +63,10 @@ int kr_json_parse(json_t **out, const char *text, size_t size, const char *what,
                        KR_JSON_MAX_DEPTH);
     json_error_t reason = {0};
     *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
+    if (*out) return 0;
+    char *plain = without_infinity(text, size);
+    if (plain) *out = json_loadb(plain, size, JSON_REJECT_DUPLICATES, &reason);
+    kr_free(plain);
     if (*out) return 0;
     if (reason.text[0] == 0 || json_error_code(&reason) == json_error_out_of_memory)
         return kr_fail_memory(e, what);

@@ -12,7 +12,8 @@
 
 #define KR_JSON_MAX_DEPTH 64
 
-/* Parses text[0..size). `what` is the file, for messages. The caller drops *out by json_decref. */
+/* Parses text[0..size). A bare Infinity, as Python writes it, is 1e308. `what` is the file, for
+ * messages. The caller drops *out by json_decref. */
 int kr_json_parse(json_t **out, const char *text, size_t size, const char *what, krait_error *e);
 /* A whole file of at most max_size bytes. */
 int kr_json_load(json_t **out, const char *path, size_t max_size, krait_error *e);

@@ -56,11 +56,10 @@ bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
     static const struct {
         const char *name;
         int64_t width, layers;
-    } shapes[] = {{"mamba-130m", 768, 24},
-                  {"mamba-370m", 1024, 48},
-                  {"mamba-790m", 1536, 48},
-                  {"mamba-1.4b", 2048, 48},
-                  {"mamba-2.8b", 2560, 64}};
+    } shapes[] = {{"mamba-130m", 768, 24},   {"mamba-370m", 1024, 48},  {"mamba-790m", 1536, 48},
+                  {"mamba-1.4b", 2048, 48},  {"mamba-2.8b", 2560, 64},  {"mamba2-130m", 768, 24},
+                  {"mamba2-370m", 1024, 48}, {"mamba2-780m", 1536, 48}, {"mamba2-1.3b", 2048, 48},
+                  {"mamba2-2.7b", 2560, 64}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         if (strcmp(name, shapes[i].name) != 0) continue;
         *width = shapes[i].width;
@@ -68,6 +67,10 @@ bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
         return true;
     }
     return false;
+}
+
+const char *kr_bench_mixer(const char *name) {
+    return strncmp(name, "mamba2-", 7) == 0 ? "mamba2" : "mamba1";
 }
 
 static int check_options(const kr_bench *b, krait_error *e) {

@@ -59,5 +59,7 @@ int kr_bench_model(kr_bench *b, const char *what, krait_error *e);
 
 /* The widths of a shape by name ("mamba-130m"); false: no such shape. */
 bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers);
+/* The mixer of a shape by its name. */
+const char *kr_bench_mixer(const char *name);
 
 #endif

@@ -45,7 +45,7 @@ static int random_model(krait_model **out, const kr_bench *b, int64_t width, int
                         kr_dtype type, krait_error *e) {
     kr_config c;
     kr_weights w = {0};
-    int rc = kr_config_make(&c, "mamba1", width, layers, VOCABULARY, NULL, e);
+    int rc = kr_config_make(&c, kr_bench_mixer(b->o.model), width, layers, VOCABULARY, NULL, e);
     if (rc == 0) rc = kr_lm_rough_weights(&c, type, &w, e);
     if (rc == 0) rc = kr_model_from_weights(out, &c, &w, NULL, e);
     if (rc < 0) kr_weights_free(&w);

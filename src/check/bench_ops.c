@@ -1,6 +1,7 @@
 /* bench_ops.c - single kernels at the sizes of a model: matrix products by rows, and the
  * recurrence. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "check/bench_call.h"
@@ -88,17 +89,19 @@ void kr_bench_scan_desc(krait_scan_desc *d, int64_t E) {
 }
 
 void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int64_t B, int64_t T) {
-    int64_t E = d->width;
+    static const struct {
+        double low, high;
+    } fills[KR_SCAN_SEQS] = {{-1, 1}, {-2, 2}, {-STATE, -1}, {-1, 1},
+                             {-1, 1}, {0, 1},  {-1, 1},      {-5, -2}};
     *k = (kr_case){.name = "bench", .n_out = 1, .tokens = B * T};
     for (int i = 0; i < KR_SCAN_GRAD_INS; i++) k->fill[i].kind = KR_FILL_ABSENT;
-    scan_input(k, KR_SCAN_X, type, B * T, E, -1, 1);
-    scan_input(k, KR_SCAN_DT, type, B * T, E, -2, 2);
-    scan_input(k, KR_SCAN_A, KR_F32, 1, E * STATE, -STATE, -1);
-    scan_input(k, KR_SCAN_B, type, B * T, STATE, -1, 1);
-    scan_input(k, KR_SCAN_C, type, B * T, STATE, -1, 1);
-    scan_input(k, KR_SCAN_D, KR_F32, 1, E, 0, 1);
-    scan_input(k, KR_SCAN_Z, type, B * T, E, -1, 1);
-    scan_input(k, KR_SCAN_BIAS, KR_F32, 1, E, -5, -2);
+    for (int i = 0; i < KR_SCAN_SEQS; i++) {
+        bool constant, gate = i == KR_SCAN_Z;
+        int64_t columns = kr_scan_input_cols(d, i, &constant);
+        if (gate && d->decay != KRAIT_DECAY_MATRIX) continue; /* Mamba-2's gate is behind */
+        scan_input(k, i, constant ? KR_F32 : type, constant ? 1 : B * T, columns, fills[i].low,
+                   fills[i].high);
+    }
     kr_case_in(k, KR_SCAN_SEQS, KR_I64, 2, (int64_t[]){B, 3}, KR_FILL_SEQS, 0, 0);
     k->n_in = KR_SCAN_INS;
     k->attr = d;
@@ -132,9 +135,12 @@ int kr_bench_scan(kr_bench *b, krait_error *e) {
     kr_bench_shape(b->o.model, &D, &layers);
     int64_t B = b->o.batch ? b->o.batch : 4, T = b->o.tokens ? b->o.tokens : 512, E = 2 * D;
     krait_scan_desc d;
-    double updates = (double)(B * T) * (double)(E * STATE), forward, backward;
+    double forward, backward;
     kr_case k;
     kr_bench_scan_desc(&d, E);
+    if (strcmp(kr_bench_mixer(b->o.model), "mamba2") == 0)
+        d = krait_scan_mamba2(E / 64, 64, 128, 1);
+    double updates = (double)(B * T) * (double)(E * d.state);
     kr_bench_scan_case(&k, &d, KR_F32, B, T);
     KR_TRY(bench_scan_op(b, &kr_op_scan, &k, "scan forward", updates, &forward, e));
     kr_bench_scan_backward(&k);

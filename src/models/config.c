@@ -126,8 +126,8 @@ static int unknown(const char *path, const char *name, krait_error *e) {
     return kr_fail(
         e, KRAIT_ERR_UNSUPPORTED,
         "%s: unknown architecture %.100s; known are mamba (MambaForCausalLM), falcon_mamba "
-        "(FalconMambaForCausalLM), the state-spaces layout (d_model, n_layer) and krait "
-        "(KraitForCausalLM)",
+        "(FalconMambaForCausalLM), mamba2 (Mamba2ForCausalLM), the state-spaces layout (d_model, "
+        "n_layer) and krait (KraitForCausalLM)",
         path, name);
 }
 

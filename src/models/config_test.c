@@ -14,7 +14,9 @@
 
 #include "base/mem.h"
 #include "mixers/mamba1/mamba1.h"
+#include "mixers/mamba2/mamba2.h"
 #include "models/config.h"
+#include "models/lm.h"
 
 static int read_text(kr_config *c, const char *text, krait_error *e) {
     memset(e, 0, sizeof *e);
@@ -101,6 +103,45 @@ static void state_spaces(void **state) {
 }
 
 #define SS "{\"d_model\":64,\"n_layer\":2,\"vocab_size\":16,"
+
+/* mamba2.md check 7: the totals of its table, and the vocabulary of the original layout. */
+static void mamba2(void **state) {
+    (void)state;
+    static const int64_t sizes[][3] = {{768, 24, 128989632},
+                                       {1024, 48, 368346624},
+                                       {1536, 48, 780161280},
+                                       {2048, 48, 1343757312},
+                                       {2560, 64, 2702599680}};
+    kr_config c;
+    for (int i = 0; i < 5; i++) {
+        char text[400];
+        snprintf(text, sizeof text,
+                 "{\"d_model\":%d,\"n_layer\":%d,\"vocab_size\":50277,\"d_intermediate\":0,"
+                 "\"ssm_cfg\":{\"layer\":\"Mamba2\"},\"attn_layer_idx\":[],\"attn_cfg\":{},"
+                 "\"pad_vocab_size_multiple\":16,\"tie_embeddings\":true}",
+                 (int)sizes[i][0], (int)sizes[i][1]);
+        accepted(&c, text);
+        assert_int_equal(c.vocabulary, 50288);
+        assert_int_equal(c.vocabulary_used, 50277);
+        assert_string_equal(c.architecture, "Mamba2ForCausalLM");
+        assert_int_equal(kr_lm_parameter_count(&c), sizes[i][2]);
+    }
+    accepted(&c, "{\"model_type\":\"mamba2\",\"time_step_limit\":[0.0, Infinity],"
+                 "\"bos_token_id\":0}");
+    kr_mamba2 m = kr_mamba2_of(&c);
+    assert_true(m.inner == 8192 && m.groups == 8 && m.dt_most == 0 && !c.tied);
+    accepted(&c, "{\"model_type\":\"mamba2\",\"time_step_limit\":[0.5,{\"__float__\":"
+                 "\"Infinity\"}],\"hidden_size\":64,\"num_heads\":2,\"n_groups\":1}");
+    assert_true(kr_mamba2_of(&c).dt_least == 0.5);
+    accepted(&c, SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_state\":8,\"headdim\":16,\"ngroups\":2,"
+                    "\"D_has_hdim\":true,\"norm_before_gate\":true,\"dt_limit\":[0.1,2],"
+                    "\"A_init_range\":[2,3],\"chunk_size\":64}}");
+    m = kr_mamba2_of(&c);
+    assert_true(m.skip_per_channel && m.norm_before_gate && m.dt_most == 2 && m.a_max == 3);
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_ssm\":64}}", "d_ssm");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_rank\":4}}", "does not know");
+}
+
 #define HF "{\"model_type\":\"mamba\","
 
 static void hostile(void **state) {
@@ -110,7 +151,12 @@ static void hostile(void **state) {
     refused("[]", "not an object");
     refused("{}", "unknown architecture");
     refused("{\"model_type\":\"llama\"}", "llama");
-    refused("{\"model_type\":\"mamba2\"}", "known are mamba");
+    refused("{\"model_type\":\"mamba9\"}", "known are mamba");
+    refused("{\"model_type\":\"mamba2\",\"num_heads\":7}", "num_heads * head_dim");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1]}", "limits of the step");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1,0.5]}", "dt_least");
+    refused("{\"model_type\":\"mamba2\",\"n_groups\":3}", "groups");
+    refused("{\"model_type\":\"mamba2\",\"hidden_act\":\"relu\"}", "hidden_act");
     refused("{\"model_type\":7}", "model_type");
     refused("{\"architectures\":[\"GPT2LMHeadModel\"]}", "GPT2LMHeadModel");
     refused(HF "\"architectures\":[\"MambaModel\"]}", "MambaModel");
@@ -142,7 +188,7 @@ static void hostile(void **state) {
     refused(SS "\"rms_norm\":false}", "rms_norm");
     refused(SS "\"d_intermediate\":8}", "d_intermediate");
     refused(SS "\"attn_layer_idx\":[1]}", "attn_layer_idx");
-    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\"}}", "Mamba1");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba3\"}}", "Mamba1");
     refused(SS "\"ssm_cfg\":{\"headdim\":64}}", "ssm_cfg");
     refused(SS "\"ssm_cfg\":7}", "ssm_cfg");
     refused(SS "\"pad_vocab_size_multiple\":0}", "pad_vocab_size_multiple");
@@ -315,10 +361,15 @@ static void damaged(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hugging_face), cmocka_unit_test(falcon),
-        cmocka_unit_test(state_spaces), cmocka_unit_test(hostile),
-        cmocka_unit_test(round_trip),   cmocka_unit_test(no_memory),
-        cmocka_unit_test(own_dialect),  cmocka_unit_test(every_mixer_round_trips),
+        cmocka_unit_test(hugging_face),
+        cmocka_unit_test(falcon),
+        cmocka_unit_test(state_spaces),
+        cmocka_unit_test(mamba2),
+        cmocka_unit_test(hostile),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(own_dialect),
+        cmocka_unit_test(every_mixer_round_trips),
         cmocka_unit_test(damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

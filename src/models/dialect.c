@@ -96,3 +96,38 @@ int kr_dialect_add_extras(json_t *json, const kr_config *c) {
     if (c->vocabulary_used == c->vocabulary) return 0;
     return json_object_set_new(json, USED_KEY, json_integer(c->vocabulary_used));
 }
+
+/* ---- the state-spaces layout, whatever its layers are ---- */
+
+bool kr_dialect_is_state_spaces(const json_t *json) {
+    return !json_object_get(json, "model_type") && json_object_get(json, "d_model") &&
+           json_object_get(json, "n_layer");
+}
+
+/* Rows of the embedding: the vocabulary rounded up to a multiple. */
+static void pad_vocabulary(kr_reader *r, kr_config *c) {
+    int64_t multiple = 8;
+    kr_read_int(r, "pad_vocab_size_multiple", &multiple);
+    if (multiple < 1 || multiple > 65536)
+        kr_read_refuse(r, "\"pad_vocab_size_multiple\" is absurd");
+    if (r->rc < 0 || c->vocabulary < 1 || c->vocabulary > KR_LARGEST_VOCABULARY) return;
+    c->vocabulary_used = c->vocabulary;
+    c->vocabulary = (c->vocabulary + multiple - 1) / multiple * multiple;
+}
+
+void kr_read_state_spaces(kr_reader *r, kr_config *c) {
+    bool rms_norm = true;
+    int64_t mlp = 0;
+    kr_read_setting(r, "d_model", c, "width");
+    kr_read_setting(r, "n_layer", c, "layers");
+    kr_read_setting(r, "tie_embeddings", c, "tied");
+    kr_read_int(r, "vocab_size", &c->vocabulary);
+    kr_read_bool(r, "rms_norm", &rms_norm);
+    kr_read_int(r, "d_intermediate", &mlp);
+    if (!rms_norm) kr_read_refuse(r, "\"rms_norm\" is false: LayerNorm is not supported");
+    if (mlp != 0)
+        kr_read_refuse(r, "\"d_intermediate\" is not 0: models with MLP layers are not supported");
+    if (json_array_size(json_object_get(r->json, "attn_layer_idx")) > 0)
+        kr_read_refuse(r, "\"attn_layer_idx\" is not empty: attention layers are not supported");
+    pad_vocabulary(r, c);
+}

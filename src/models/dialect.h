@@ -33,6 +33,11 @@ void kr_read_tokens(kr_reader *r, int64_t absent, kr_config *c);
 void kr_read_extras(kr_reader *r, kr_config *c);
 void kr_read_refuse(kr_reader *r, const char *reason);
 
+/* The layout of state-spaces/mamba: d_model, n_layer, ssm_cfg. What every layer of it has: sizes,
+ * vocabulary with its padding; what cannot be is refused. */
+bool kr_dialect_is_state_spaces(const json_t *json);
+void kr_read_state_spaces(kr_reader *r, kr_config *c);
+
 /* "float32" and so on into both members that transformers knows; tokens; extras: 0, or -1. */
 int kr_dialect_add_tokens(json_t *json, const kr_config *c);
 int kr_dialect_add_extras(json_t *json, const kr_config *c);

@@ -198,43 +198,14 @@ static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
     outer->rc = r.rc;
 }
 
-/* Rows of the embedding: the vocabulary rounded up to a multiple. */
-static void pad_vocabulary(kr_reader *r, kr_config *c) {
-    int64_t multiple = 8;
-    kr_read_int(r, "pad_vocab_size_multiple", &multiple);
-    if (multiple < 1 || multiple > 65536)
-        kr_read_refuse(r, "\"pad_vocab_size_multiple\" is absurd");
-    if (r->rc < 0 || c->vocabulary < 1 || c->vocabulary > KR_LARGEST_VOCABULARY) return;
-    c->vocabulary_used = c->vocabulary;
-    c->vocabulary = (c->vocabulary + multiple - 1) / multiple * multiple;
-}
-
-static bool is_state_spaces(const json_t *json) {
-    return !json_object_get(json, "model_type") && json_object_get(json, "d_model") &&
-           json_object_get(json, "n_layer");
-}
-
 static void read_state_spaces(kr_reader *r, kr_config *c) {
     start(c, 2560, 64, 50277);
-    kr_read_setting(r, "d_model", c, "width");
-    kr_read_setting(r, "n_layer", c, "layers");
-    kr_read_setting(r, "tie_embeddings", c, "tied");
-    kr_read_int(r, "vocab_size", &c->vocabulary);
-    bool rms_norm = true;
-    int64_t mlp = 0;
-    kr_read_bool(r, "rms_norm", &rms_norm);
-    kr_read_int(r, "d_intermediate", &mlp);
-    if (!rms_norm) kr_read_refuse(r, "\"rms_norm\" is false: LayerNorm is not supported");
-    if (mlp != 0)
-        kr_read_refuse(r, "\"d_intermediate\" is not 0: models with MLP layers are not supported");
-    if (json_array_size(json_object_get(r->json, "attn_layer_idx")) > 0)
-        kr_read_refuse(r, "\"attn_layer_idx\" is not empty: attention layers are not supported");
-    pad_vocabulary(r, c);
+    kr_read_state_spaces(r, c);
     read_ssm_cfg(r, c);
 }
 
 const kr_dialect kr_dialect_state_spaces = {
     .architecture = "MambaForCausalLM",
-    .is = is_state_spaces,
+    .is = kr_dialect_is_state_spaces,
     .read = read_state_spaces,
 };

@@ -146,6 +146,8 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
                {"mamba-790m", 48, 1536, 572205, 50277},
                {"mamba-1.4b", 48, 2048, 286103, 50277},
                {"mamba-2.8b", 64, 2560, 286103, 50277},
+               {"mamba2-130m", 24, 768, 572205, 50277},
+               {"mamba2-tinyshakespeare", 4, 192, 0, 257},
                {"tiny", 2, 32, 40, 257},
                {"tinyshakespeare", 4, 192, 0, 257},
                {"demo-model", 6, 192, 1300, 2048},

@@ -58,7 +58,8 @@ def check(krait, folder):
 def main(args):
     if not args:
         sys.exit("usage: roundtrip.py KRAIT [FOLDER...]")
-    folders = sorted(DATA.glob("mamba_*")) + [pathlib.Path(f) for f in args[1:]]
+    folders = sorted(DATA.glob("mamba_*")) + [
+        DATA / "mamba2_odd", DATA / "mamba2_bias"] + [pathlib.Path(f) for f in args[1:]]
     results = [check(args[0], f) for f in folders]
     print(f"{sum(results)} of {len(results)} models survive the round trip")
     sys.exit(not all(results))

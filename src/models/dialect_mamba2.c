@@ -1,0 +1,200 @@
+/* dialect_mamba2.c - config.json of Mamba-2: the Hugging Face layout (mamba2) and the state-spaces
+ * layout with "ssm_cfg": {"layer": "Mamba2"}.
+ *
+ * Traps that they set: transformers gives the number of heads and their size, and wants their
+ * product to be expand * hidden_size; time_step_limit ends in Infinity, which is no JSON, or in
+ * {"__float__": "Infinity"}; chunk_size, norm_before_gate and rms_norm may be there and mean
+ * nothing to it. state-spaces pads the vocabulary to a multiple that the file names. Source:
+ * Mamba2Config of transformers; MambaConfig and Mamba2 of state-spaces/mamba. */
+#include <string.h>
+
+#include "mixers/mamba2/mamba2.h"
+#include "models/dialect.h"
+
+static void put(kr_config *c, const kr_mamba2 *s) { memcpy(c->settings, s, sizeof *s); }
+
+/* A step limit above this is none. */
+#define NO_LIMIT 1e5
+
+static const kr_dialect_key keys[] = {
+    {"hidden_size", "width"},
+    {"num_hidden_layers", "layers"},
+    {"layer_norm_epsilon", "norm_eps"},
+    {"state_size", "state"},
+    {"conv_kernel", "kernel"},
+    {"head_dim", "head_dim"},
+    {"n_groups", "groups"},
+    {"expand", "expand"},
+    {"use_bias", "linear_bias"},
+    {"use_conv_bias", "conv_bias"},
+    {"time_step_min", "dt_min"},
+    {"time_step_max", "dt_max"},
+    {"time_step_floor", "dt_floor"},
+};
+
+/* [least, most]; most may be infinite, whichever way that is said. */
+static void read_limit(kr_reader *r, const char *key, kr_config *c) {
+    const json_t *limit = json_object_get(r->json, key);
+    if (r->rc < 0 || !limit || json_is_null(limit)) return;
+    const json_t *least = json_array_get(limit, 0), *most = json_array_get(limit, 1);
+    const char *text = json_string_value(json_object_get(most, "__float__"));
+    bool infinite = text && strcmp(text, "Infinity") == 0;
+    kr_mamba2 s = kr_mamba2_of(c);
+    if (json_array_size(limit) != 2 || !json_is_number(least) ||
+        !(infinite || json_is_number(most))) {
+        kr_read_refuse(r, "the limits of the step size are not two numbers");
+        return;
+    }
+    s.dt_least = json_number_value(least);
+    s.dt_most = infinite || json_number_value(most) > NO_LIMIT ? 0 : json_number_value(most);
+    if (!infinite && !(json_number_value(most) > 0))
+        kr_read_refuse(r, "the upper limit of the step size is not above 0");
+    put(c, &s);
+}
+
+static void start(kr_config *c, int64_t width, int64_t layers, int64_t vocabulary) {
+    kr_config_default(c, "mamba2");
+    c->width = width;
+    c->layers = layers;
+    c->vocabulary = c->vocabulary_used = vocabulary;
+}
+
+static void read_mamba2(kr_reader *r, kr_config *c) {
+    const char *activation = "silu";
+    int64_t heads = 128;
+    start(c, 4096, 64, 32768);
+    c->tied = false;
+    kr_mamba2 s = kr_mamba2_of(c);
+    s.groups = 8;
+    put(c, &s);
+    kr_read_settings(r, keys, sizeof keys / sizeof *keys, c);
+    kr_read_setting(r, "tie_word_embeddings", c, "tied");
+    kr_read_int(r, "vocab_size", &c->vocabulary);
+    kr_read_int(r, "num_heads", &heads);
+    read_limit(r, "time_step_limit", c);
+    s = kr_mamba2_of(c);
+    if (r->rc == 0 && (heads < 1 || heads > 1 << 20 || heads * s.head_dim != s.expand * c->width))
+        kr_read_refuse(r, "num_heads * head_dim is not expand * hidden_size");
+    kr_read_text(r, "hidden_act", &activation);
+    if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
+        kr_read_refuse(r, "\"hidden_act\" is something other than \"silu\"");
+    kr_read_extras(r, c);
+    kr_read_tokens(r, 0, c);
+}
+
+static bool holds(const kr_config *c) {
+    if (strcmp(c->mixer, "mamba2") != 0) return false;
+    kr_mamba2 s = kr_mamba2_of(c);
+    return s.gated_norm && !s.norm_before_gate && !s.skip_per_channel &&
+           s.inner == s.expand * c->width && (s.dt_most > 0 || s.dt_least == 0);
+}
+
+/* Without limits time_step_limit is left out: its default says so, and JSON has no infinity. */
+static int add_limit(json_t *json, const kr_mamba2 *s) {
+    if (!(s->dt_most > 0)) return 0;
+    return json_object_set_new(json, "time_step_limit",
+                               json_pack("[f, f]", s->dt_least, s->dt_most));
+}
+
+static json_t *make(const kr_config *c, const char *dtype) {
+    kr_mamba2 s = kr_mamba2_of(c);
+    json_t *json = json_pack(
+        "{s:[s], s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:s, "
+        "s:f, s:b, s:b, s:f, s:f, s:f, s:b}",
+        "architectures", "Mamba2ForCausalLM", "model_type", "mamba2", "dtype", dtype, "torch_dtype",
+        dtype, "vocab_size", (json_int_t)c->vocabulary, "hidden_size", (json_int_t)c->width,
+        "num_hidden_layers", (json_int_t)c->layers, "expand", (json_int_t)s.expand, "num_heads",
+        (json_int_t)kr_mamba2_heads(&s), "head_dim", (json_int_t)s.head_dim, "state_size",
+        (json_int_t)s.state, "n_groups", (json_int_t)s.groups, "conv_kernel", (json_int_t)s.kernel,
+        "chunk_size", 256, "use_bias", (int)s.linear_bias, "use_conv_bias", (int)s.conv_bias,
+        "hidden_act", "silu", "layer_norm_epsilon", c->norm_eps, "rms_norm", 1, "residual_in_fp32",
+        1, "time_step_min", s.dt_min, "time_step_max", s.dt_max, "time_step_floor", s.dt_floor,
+        "tie_word_embeddings", (int)c->tied);
+    if (json && add_limit(json, &s) == 0 && kr_dialect_add_tokens(json, c) == 0 &&
+        kr_dialect_add_extras(json, c) == 0)
+        return json;
+    json_decref(json);
+    return NULL;
+}
+
+const kr_dialect kr_dialect_mamba2 = {
+    .model_type = "mamba2",
+    .architecture = "Mamba2ForCausalLM",
+    .read = read_mamba2,
+    .holds = holds,
+    .make = make,
+};
+
+/* ---- the state-spaces layout ---- */
+
+static const kr_dialect_key ssm_keys[] = {
+    {"d_state", "state"},          {"d_conv", "kernel"},
+    {"expand", "expand"},          {"headdim", "head_dim"},
+    {"ngroups", "groups"},         {"D_has_hdim", "skip_per_channel"},
+    {"rmsnorm", "gated_norm"},     {"norm_before_gate", "norm_before_gate"},
+    {"dt_min", "dt_min"},          {"dt_max", "dt_max"},
+    {"dt_init_floor", "dt_floor"}, {"conv_init", "conv_init"},
+    {"conv_bias", "conv_bias"},    {"bias", "linear_bias"},
+};
+
+static void read_rates(kr_reader *r, kr_config *c) {
+    const json_t *range = json_object_get(r->json, "A_init_range");
+    kr_mamba2 s = kr_mamba2_of(c);
+    if (r->rc < 0 || !range || json_is_null(range)) return;
+    if (json_array_size(range) != 2 || !json_is_number(json_array_get(range, 0)) ||
+        !json_is_number(json_array_get(range, 1)))
+        kr_read_refuse(r, "\"A_init_range\" is not two numbers");
+    s.a_min = json_number_value(json_array_get(range, 0));
+    s.a_max = json_number_value(json_array_get(range, 1));
+    put(c, &s);
+}
+
+/* How it computes, or its defaults. */
+static const char *const others[] = {"layer",      "A_init_range",     "dt_limit",
+                                     "chunk_size", "use_mem_eff_path", "d_ssm"};
+
+static bool known_ssm(const char *key) {
+    for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
+        if (strcmp(key, ssm_keys[i].key) == 0) return true;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(key, others[i]) == 0) return true;
+    return false;
+}
+
+static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
+    const json_t *json = json_object_get(outer->json, "ssm_cfg");
+    const char *key;
+    json_t *unused;
+    if (outer->rc < 0) return;
+    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
+        if (!known_ssm(key))
+            kr_read_refuse(outer, "\"ssm_cfg\" has a key that Mamba-2 does not know");
+    }
+    kr_reader r = {json, outer->path, outer->e, outer->rc};
+    kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
+    read_rates(&r, c);
+    read_limit(&r, "dt_limit", c);
+    const json_t *part = json_object_get(json, "d_ssm");
+    kr_mamba2 s = kr_mamba2_of(c);
+    if (json_is_integer(part) && json_integer_value(part) != s.expand * c->width)
+        kr_read_refuse(&r, "\"d_ssm\" other than the inner width is not supported");
+    outer->rc = r.rc;
+}
+
+static bool is_state_spaces(const json_t *json) {
+    const char *layer =
+        json_string_value(json_object_get(json_object_get(json, "ssm_cfg"), "layer"));
+    return kr_dialect_is_state_spaces(json) && layer && strcmp(layer, "Mamba2") == 0;
+}
+
+static void read_state_spaces(kr_reader *r, kr_config *c) {
+    start(c, 2560, 64, 50277);
+    kr_read_state_spaces(r, c);
+    read_ssm_cfg(r, c);
+}
+
+const kr_dialect kr_dialect_state_spaces2 = {
+    .architecture = "Mamba2ForCausalLM",
+    .is = is_state_spaces,
+    .read = read_state_spaces,
+};
