@@ -160,6 +160,9 @@ int cli_error(krait_error *e, krait_err code, const char *format, ...)
 void *cli_alloc(size_t size);
 void *cli_resize(void *old, size_t size);
 
+/* "train", "valid" or "test" as KRAIT_TASK_... */
+int cli_task_part(const char *name);
+
 /* ---- output ---------------------------------------------------------------------------------- */
 
 double cli_seconds(void);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <krait/train.h>
 #include "cli.h"
 
 static void *need(void *p) {
@@ -184,4 +185,9 @@ void cli_documents_free(cli_documents *d) {
     free(d->counts);
     cli_buffer_free(&d->source);
     *d = (cli_documents){0};
+}
+
+int cli_task_part(const char *name) {
+    if (strcmp(name, "train") == 0) return KRAIT_TASK_TRAIN;
+    return strcmp(name, "valid") == 0 ? KRAIT_TASK_VALID : KRAIT_TASK_TEST;
 }

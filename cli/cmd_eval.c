@@ -1,5 +1,6 @@
 /* cmd_eval.c - krait eval: how well a model predicts text, and tasks. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include <krait/train.h>
@@ -9,6 +10,7 @@
 typedef struct printer {
     cli_progress bar;
     const char *unit;
+    bool json;
 } printer;
 
 static int on_token(void *user, int64_t doc, int64_t pos, int32_t id, double logprob) {
@@ -73,28 +75,81 @@ static void print_text(const krait_eval_result *r, bool task) {
     printf("time            %s\n", cli_human_time(r->seconds, time));
 }
 
+/* Is it a task of sequences, which needs no text? */
+static bool is_sequences(const cli_args *a) {
+    return cli_given(a, "task") && strcmp(cli_text(a, "task"), "lambada") != 0;
+}
+
 static int check(const cli_args *a) {
-    if (cli_need(a, "model") || cli_need_text(a) || cli_exclusive(a, "task", "token-ids") ||
-        cli_exclusive(a, "task", "context") || cli_exclusive(a, "task", "per-token"))
+    static const char *const of_tasks[] = {"set", "examples", "seed", "part", "answers"};
+    for (size_t i = 0; !is_sequences(a) && i < sizeof of_tasks / sizeof *of_tasks; i++)
+        if (cli_given(a, of_tasks[i]))
+            return cli_usage(a, "--%s needs --task with a sequence task", of_tasks[i]);
+    if (is_sequences(a) && cli_given(a, "max-tokens"))
+        return cli_usage(a, "--max-tokens has no effect on a sequence task: give --examples");
+    if (cli_need(a, "model") || (!is_sequences(a) && cli_need_text(a)) ||
+        cli_exclusive(a, "task", "token-ids") || cli_exclusive(a, "task", "context") ||
+        cli_exclusive(a, "task", "per-token"))
         return CLI_USAGE;
     if (cli_flag(a, "per-token") && !cli_flag(a, "json"))
         return cli_usage(a, "--per-token prints JSON lines: give --json too");
     return 0;
 }
 
+/* ---- sequence tasks ---- */
+
+static int on_answer(void *user, int64_t example, int64_t row, int32_t right, int32_t said,
+                     double logprob) {
+    printer *p = user;
+    cli_progress_clear(&p->bar);
+    if (p->json)
+        cli_json(json_pack("{s:I, s:I, s:i, s:i, s:o}", "example", (json_int_t)example, "row",
+                           (json_int_t)row, "right", (int)right, "said", (int)said, "logprob",
+                           cli_json_real(logprob)));
+    else
+        printf("example %" PRId64 " row %" PRId64 ": %d (%.1f%%), right is %d%s\n", example, row,
+               (int)said, 100 * exp(logprob), (int)right, said == right ? "" : "  WRONG");
+    return ferror(stdout);
+}
+
+static void print_sequences(const krait_eval_result *r, bool json) {
+    char time[32];
+    if (json) {
+        cli_json(json_pack("{s:I, s:I, s:o, s:o, s:o, s:o}", "examples", (json_int_t)r->questions,
+                           "answers", (json_int_t)r->tokens, "accuracy", cli_json_real(r->accuracy),
+                           "accuracy_whole", cli_json_real(r->accuracy_whole), "loss",
+                           cli_json_real(r->loss), "seconds", cli_json_real(r->seconds)));
+        return;
+    }
+    printf("answers right   %.2f%% of %" PRId64 "\n", 100 * r->accuracy, r->tokens);
+    printf("examples right  %.2f%% of %" PRId64 "\n", 100 * r->accuracy_whole, r->questions);
+    printf("loss            %.4f nats an answer\n", r->loss);
+    printf("time            %s\n", cli_human_time(r->seconds, time));
+}
+
 static int evaluate(const cli_args *a, const krait_model *model) {
     krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
     krait_eval_result r = {0};
     krait_error e;
-    int n;
+    int n, n_sets;
     bool ids = cli_given(a, "token-ids"), task = cli_given(a, "task");
-    printer p = {.unit = task ? "questions" : ids ? "tokens" : "bytes"};
+    printer p = {.unit = is_sequences(a) ? "examples"
+                         : task          ? "questions"
+                         : ids           ? "tokens"
+                                         : "bytes",
+                 .json = cli_flag(a, "json")};
     o.data = cli_values(a, ids ? "token-ids" : "data", &n);
     o.n_data = n;
     o.data_is_ids = ids;
     o.task = cli_text(a, "task");
     o.context = cli_int(a, "context");
     o.max_tokens = cli_int(a, "max-tokens");
+    o.sets = cli_values(a, "set", &n_sets);
+    o.n_sets = n_sets;
+    o.examples = cli_int(a, "examples");
+    o.seed = (uint64_t)cli_int(a, "seed");
+    o.part = cli_task_part(cli_text(a, "part"));
+    o.on_answer = cli_flag(a, "answers") ? on_answer : NULL;
     o.threads = (int)cli_int(a, "threads");
     o.user = &p;
     o.on_token = cli_flag(a, "per-token") ? on_token : NULL;
@@ -104,8 +159,10 @@ static int evaluate(const cli_args *a, const krait_model *model) {
     cli_progress_clear(&p.bar);
     if (rc == KRAIT_ERR_CANCELLED && ferror(stdout)) return CLI_OK;
     if (rc < 0) return cli_fail(a, "%s", e.message);
-    if (cli_flag(a, "per-token")) return CLI_OK;
-    if (cli_flag(a, "json"))
+    if (cli_flag(a, "per-token") || (cli_flag(a, "answers") && cli_flag(a, "json"))) return CLI_OK;
+    if (is_sequences(a))
+        print_sequences(&r, cli_flag(a, "json"));
+    else if (cli_flag(a, "json"))
         print_json(&r, task);
     else
         print_text(&r, task);
@@ -116,7 +173,8 @@ static int run(const cli_args *a) {
     int rc = check(a);
     if (rc) return rc;
     bool ids = cli_given(a, "token-ids");
-    krait_model *model = cli_open_model(a, ids ? CLI_NO_TOKENIZER : CLI_TOKENIZER);
+    bool none = ids || is_sequences(a);
+    krait_model *model = cli_open_model(a, none ? CLI_NO_TOKENIZER : CLI_TOKENIZER);
     if (!model) return CLI_FAILED;
     rc = evaluate(a, model);
     krait_model_close(&model);
@@ -130,8 +188,37 @@ static const cli_option options[] = {
     {.kind = CLI_TEXT,
      .name = "task",
      .arg = "NAME",
-     .choices = "lambada",
-     .help = "Accuracy of a task instead: lambada, the last word of {\"text\"} lines."},
+     .help = "Accuracy of a task instead: lambada, the last word of {\"text\"} lines; or a "
+             "sequence task (krait task lists them)."},
+    {.kind = CLI_TEXT,
+     .name = "set",
+     .letter = 's',
+     .arg = "KEY=VALUE",
+     .help = "A setting of the sequence task.",
+     .many = true},
+    {.kind = CLI_INT,
+     .name = "examples",
+     .arg = "N",
+     .value = "0",
+     .least = 0,
+     .most = 1e12,
+     .help = "How many examples of the sequence task; 0: all of a part that ends, else 1000."},
+    {.kind = CLI_INT,
+     .name = "seed",
+     .arg = "N",
+     .value = "1",
+     .least = 0,
+     .most = 9007199254740992.0,
+     .help = "Of a sequence task that is made: another seed, other examples."},
+    {.kind = CLI_TEXT,
+     .name = "part",
+     .arg = "NAME",
+     .value = "test",
+     .choices = "train|valid|test",
+     .help = "Which examples of the sequence task."},
+    {.kind = CLI_FLAG,
+     .name = "answers",
+     .help = "Print each answer of a sequence task: what the model says and what is right."},
     {.kind = CLI_INT,
      .name = "context",
      .arg = "N",
@@ -164,7 +251,8 @@ const cli_command cli_command_eval = {
     .summary = "Measure how well a model predicts text",
     .synopsis = "--model M --data PATH [OPTION ...]\n"
                 "--model M --token-ids FILE [--per-token --json] [OPTION ...]\n"
-                "--model M --task lambada --data FILE [OPTION ...]",
+                "--model M --task lambada --data FILE [OPTION ...]\n"
+                "--model M --task NAME [--set KEY=VALUE ...] [--answers] [OPTION ...]",
     .description = "Prints the mean loss (nats a token), perplexity, bits per byte of text, and "
                    "the loss by position "
                    "in the document. A document of any length is read whole, its state carried "

@@ -157,12 +157,6 @@ static int show(const cli_args *a, krait_task *t) {
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
-static int part_of(const char *name) {
-    return strcmp(name, "train") == 0   ? KRAIT_TASK_TRAIN
-           : strcmp(name, "valid") == 0 ? KRAIT_TASK_VALID
-                                        : KRAIT_TASK_TEST;
-}
-
 static int64_t find(const char *name) {
     krait_task_info info;
     for (int64_t i = 0; i < krait_task_count(); i++)
@@ -181,7 +175,7 @@ static int run_one(const cli_args *a, const char *name) {
     o.data = cli_values(a, "data", &n_data);
     o.n_data = n_data;
     o.seed = (uint64_t)cli_int(a, "seed");
-    o.part = part_of(cli_text(a, "part"));
+    o.part = cli_task_part(cli_text(a, "part"));
     if (find(name) >= 0 && !cli_flag(a, "print")) list_task(a, find(name));
     if (find(name) >= 0 && !cli_flag(a, "print") && (n_data == 0 || cli_flag(a, "json")))
         return CLI_OK;

@@ -43,8 +43,12 @@ static void print_json(const krait_train_event *v) {
                   "steps", (json_int_t)v->steps, "tokens", (json_int_t)v->tokens);
     if (v->kind == KRAIT_EVENT_STEP || v->kind == KRAIT_EVENT_EVAL)
         json_object_set_new(o, "loss", cli_json_real(v->loss));
-    if (v->kind == KRAIT_EVENT_EVAL)
+    if (v->kind == KRAIT_EVENT_EVAL && v->answers > 0) {
+        json_object_set_new(o, "accuracy", cli_json_real(v->accuracy));
+        json_object_set_new(o, "accuracy_whole", cli_json_real(v->accuracy_whole));
+    } else if (v->kind == KRAIT_EVENT_EVAL) {
         json_object_set_new(o, "bits_per_byte", cli_json_real(v->bits_per_byte));
+    }
     if (v->kind == KRAIT_EVENT_STEP) {
         json_object_set_new(o, "grad_norm", cli_json_real(v->grad_norm));
         json_object_set_new(o, "learning_rate", cli_json_real(v->learning_rate));
@@ -80,6 +84,9 @@ static void show_text(trainer *t, const krait_train_event *v) {
 static void show_eval(trainer *t, const krait_train_event *v) {
     cli_progress_clear(&t->bar);
     fprintf(stderr, "step %lld: held-out loss %.4f", (long long)v->step, v->loss);
+    if (v->answers > 0)
+        fprintf(stderr, ", %.2f%% of %lld answers right, %.2f%% of examples", 100 * v->accuracy,
+                (long long)v->answers, 100 * v->accuracy_whole);
     if (v->bits_per_byte > 0) fprintf(stderr, ", %.4f bits per byte", v->bits_per_byte);
     fputc('\n', stderr);
 }
@@ -125,6 +132,9 @@ static void show_end(const trainer *t) {
            cli_human_count((double)v->tokens, tokens), cli_human_time(v->seconds, time),
            cli_human_count(v->seconds > 0 ? (double)v->tokens / v->seconds : 0, rate), v->loss);
     if (t->held_out.n > 0) printf("; held-out %.4f", t->eval.loss);
+    if (t->held_out.n > 0 && t->eval.answers > 0)
+        printf(" (%.2f%% of answers right, %.2f%% of examples)", 100 * t->eval.accuracy,
+               100 * t->eval.accuracy_whole);
     if (t->held_out.n > 0 && t->eval.bits_per_byte > 0)
         printf(" (%.4f bits per byte)", t->eval.bits_per_byte);
     printf("\nthe model is in %s\n", cli_text(t->args, "out"));
@@ -142,12 +152,30 @@ static int finish(trainer *t, int rc, const krait_error *e) {
     return CLI_OK;
 }
 
+/* --task NAME is the recipe key "task", set before the keys that it brings. */
+static const char **take_sets(const cli_args *a, char *task, size_t size, int *n) {
+    const char *const *given = cli_values(a, "set", n);
+    const char **sets = cli_alloc((size_t)(*n + 1) * sizeof *sets);
+    int used = 0;
+    if (cli_given(a, "task")) {
+        snprintf(task, size, "task=%s", cli_text(a, "task"));
+        sets[used++] = task;
+    }
+    for (int i = 0; i < *n; i++) sets[used++] = given[i];
+    *n = used;
+    return sets;
+}
+
 static int run(const cli_args *a) {
     krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
     trainer t = {.args = a};
     krait_error e;
     int n, n_sets;
-    if (cli_need(a, "out") || cli_need_text(a)) return CLI_USAGE;
+    char task[128] = "";
+    bool may_be_task = cli_given(a, "task") || cli_given(a, "recipe") || cli_given(a, "set");
+    if (cli_need(a, "out") || (!may_be_task && cli_need_text(a)) ||
+        cli_exclusive(a, "data", "token-ids"))
+        return CLI_USAGE;
     o.recipe = cli_text(a, "recipe");
     o.data_is_ids = cli_given(a, "token-ids");
     o.data = cli_values(a, o.data_is_ids ? "token-ids" : "data", &n);
@@ -155,7 +183,8 @@ static int run(const cli_args *a) {
     o.out = cli_text(a, "out");
     o.resume = cli_flag(a, "resume");
     o.init_model = cli_text(a, "init");
-    o.sets = cli_values(a, "set", &n_sets);
+    const char **sets = take_sets(a, task, sizeof task, &n_sets);
+    o.sets = sets;
     o.n_sets = n_sets;
     o.threads = (int)cli_int(a, "threads");
     o.device = cli_text(a, "device");
@@ -167,6 +196,7 @@ static int run(const cli_args *a) {
     int rc = finish(&t, krait_train(&o, &e), &e);
     cli_series_free(&t.loss);
     cli_series_free(&t.held_out);
+    free(sets);
     return rc;
 }
 
@@ -176,8 +206,13 @@ static const cli_option options[] = {
      .letter = 'r',
      .arg = "FILE",
      .help = "A JSON file of the keys below; without one, every key has its default."},
-    CLI_OPT_DATA(""),
+    CLI_OPT_DATA("; with a task, the files that it reads"),
     CLI_OPT_TOKEN_IDS,
+    {.kind = CLI_TEXT,
+     .name = "task",
+     .arg = "NAME",
+     .help = "Train on a sequence task (krait task lists them) instead of text; --set takes its "
+             "settings too."},
     {.kind = CLI_TEXT,
      .name = "out",
      .letter = 'o',
@@ -203,7 +238,8 @@ static const cli_option options[] = {
 const cli_command cli_command_train = {
     .name = "train",
     .summary = "Train a model from a recipe and text",
-    .synopsis = "--data PATH --out DIR [--recipe FILE] [--set KEY=VALUE ...] [OPTION ...]",
+    .synopsis = "--data PATH --out DIR [--recipe FILE] [--set KEY=VALUE ...] [OPTION ...]\n"
+                "--task NAME --out DIR [--set KEY=VALUE ...] [OPTION ...]",
     .description = "Trains to the end of the recipe and leaves a model that the other commands, "
                    "and transformers, "
                    "load. What it will take of memory is printed before the first step. "

@@ -99,6 +99,10 @@ typedef struct krait_train_event {
     double grad_norm, learning_rate;
     double tokens_per_second, seconds, seconds_left;
     const char *text;
+    /* EVAL of a task: its answers, the share of them that is right, and the share of examples all
+     * of whose answers are */
+    int64_t answers;
+    double accuracy, accuracy_whole;
 } krait_train_event;
 
 typedef struct krait_train_options {
@@ -178,7 +182,8 @@ typedef struct krait_eval_options {
     const char *const *data;
     int64_t n_data;
     int data_is_ids;
-    /* NULL: language model loss; "lambada": accuracy of the last word, data is JSON lines */
+    /* NULL: language model loss; "lambada": accuracy of the last word, data is JSON lines; or the
+     * name of a sequence task: accuracy of its answers, data only where the task reads files */
     const char *task;
     /* 0: each document whole, its state carried to any length; else windows of this many tokens */
     int64_t context;
@@ -192,9 +197,23 @@ typedef struct krait_eval_options {
     /* Progress: bytes or tokens done of all (0: unknown). May be NULL. */
     int (*on_progress)(void *user, int64_t done, int64_t all);
     void *user;
+    /* Of a sequence task: its settings, seed, part (KRAIT_TASK_...), and how many examples (0: all
+     * of a part that ends, else 1000). */
+    const char *const *sets;
+    int64_t n_sets;
+    uint64_t seed;
+    int part;
+    int64_t examples;
+    /* Each answer of a sequence task: its example and row, the id or label that is right, the one
+     * that was said and its log-probability. Return non-zero to stop. May be NULL. */
+    int (*on_answer)(void *user, int64_t example, int64_t row, int32_t right, int32_t said,
+                     double logprob);
 } krait_eval_options;
 #define KRAIT_EVAL_OPTIONS_INIT                                                                    \
-    { sizeof(krait_eval_options), NULL, 0, 0, NULL, 0, 0, 0, NULL, NULL, NULL }
+    {                                                                                              \
+        sizeof(krait_eval_options), NULL, 0, 0, NULL, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 1,       \
+            KRAIT_TASK_TEST, 0, NULL                                                               \
+    }
 
 #define KRAIT_EVAL_POSITIONS 32
 typedef struct krait_eval_result {
@@ -204,8 +223,9 @@ typedef struct krait_eval_result {
     /* Mean loss of positions [2^i, 2^(i+1)) of a document. count 0: none. */
     double position_loss[KRAIT_EVAL_POSITIONS];
     int64_t position_count[KRAIT_EVAL_POSITIONS];
-    int64_t questions; /* tasks */
+    int64_t questions; /* tasks; of a sequence task its examples, and tokens are its answers */
     double accuracy, task_perplexity;
+    double accuracy_whole; /* sequence tasks: share of examples all of whose answers are right */
     double seconds;
 } krait_eval_result;
 

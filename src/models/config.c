@@ -21,6 +21,13 @@ const kr_setting kr_config_settings[] = {
     KR_SETTING_INT_OF(kr_config, width, 128, 1, MAX_WIDTH, "width of the residual stream"),
     KR_SETTING_REAL_OF(kr_config, norm_eps, 1e-5, 1e-30, 1, "epsilon of the norms"),
     KR_SETTING_BOOL_OF(kr_config, tied, true, "the head is the embedding"),
+    KR_SETTING_INT_OF(kr_config, channels, 0, 0, MAX_WIDTH,
+                      "numbers of each row of the input; 0: the input is ids"),
+    KR_SETTING_INT_OF(kr_config, classes, 0, 0, KR_LARGEST_VOCABULARY,
+                      "classes that the head tells; 0: it predicts the next id"),
+    KR_SETTING_CHOICE_OF(
+        kr_config, pooling, KR_POOL_MEAN, "mean|last|every",
+        "the rows that a head with classes reads: their mean, the last, every one"),
     {.name = NULL}};
 
 #define KR_DIALECT(name) extern const kr_dialect kr_dialect_##name;
@@ -107,13 +114,25 @@ static int check_range(const char *what, int64_t value, int64_t least, int64_t m
                    (long long)value, (long long)least, (long long)most);
 }
 
+static int check_ends(const kr_config *c, krait_error *e) {
+    if (c->channels > 0 && c->classes == 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "channels is %lld, a model that reads numbers needs classes to tell",
+                       (long long)c->channels);
+    if (c->pooling != KR_POOL_MEAN && c->classes == 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "pooling has no effect: the head predicts ids, classes is 0");
+    int64_t least = c->channels > 0 ? 0 : 1; /* without ids there is no embedding */
+    KR_TRY(check_range("the vocabulary", c->vocabulary, least, KR_LARGEST_VOCABULARY, e));
+    return check_range("the used vocabulary", c->vocabulary_used, least, c->vocabulary, e);
+}
+
 int kr_config_check(const kr_config *c, krait_error *e) {
     const kr_mixer *m = kr_mixer_find(c->mixer);
     if (!m) return no_mixer(c->mixer, e);
     KR_TRY(kr_settings_check(kr_config_settings, c, "model", e));
     KR_TRY(kr_settings_check(m->settings, c->settings, m->name, e));
-    KR_TRY(check_range("the vocabulary", c->vocabulary, 1, KR_LARGEST_VOCABULARY, e));
-    KR_TRY(check_range("the used vocabulary", c->vocabulary_used, 1, c->vocabulary, e));
+    KR_TRY(check_ends(c, e));
     KR_TRY(check_range("bos_token_id", c->bos, -1, c->vocabulary - 1, e));
     KR_TRY(check_range("eos_token_id", c->eos, -1, c->vocabulary - 1, e));
     KR_TRY(check_range("pad_token_id", c->pad, -1, c->vocabulary - 1, e));

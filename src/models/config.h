@@ -14,6 +14,12 @@
 
 #define KR_MIXER_SETTINGS 256 /* room for the settings of any mixer */
 
+typedef enum kr_pooling {
+    KR_POOL_MEAN, /* the mean of a sequence's rows */
+    KR_POOL_LAST, /* its last row */
+    KR_POOL_EVERY /* every row: an answer for each */
+} kr_pooling;
+
 typedef struct kr_config {
     char architecture[64]; /* "MambaForCausalLM", "FalconMambaForCausalLM", "KraitForCausalLM" */
     char mixer[32];        /* the name of a line of mixers.def: "mamba1" */
@@ -22,6 +28,9 @@ typedef struct kr_config {
     int64_t vocabulary_used; /* ids below this exist; = vocabulary when unknown */
     double norm_eps;
     bool tied;             /* the head is the embedding */
+    int64_t channels;      /* > 0: input is rows of so many numbers, not ids */
+    int64_t classes;       /* > 0: the head tells classes, not the next id */
+    int pooling;           /* what such a head reads: kr_pooling */
     int32_t bos, eos, pad; /* -1: none */
     bool bytes;            /* "krait_tokenizer": "bytes": there is no tokenizer.json */
     unsigned char settings[KR_MIXER_SETTINGS];

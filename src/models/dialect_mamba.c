@@ -105,7 +105,9 @@ static void read_falcon(kr_reader *r, kr_config *c) {
     kr_read_setting(r, "mixer_rms_eps", c, "mixer_rms_eps");
 }
 
-static bool is_mamba(const kr_config *c) { return strcmp(c->mixer, "mamba1") == 0; }
+static bool is_mamba(const kr_config *c) {
+    return strcmp(c->mixer, "mamba1") == 0 && c->channels == 0 && c->classes == 0;
+}
 
 static bool mamba_holds(const kr_config *c) {
     return is_mamba(c) && !(kr_mamba1_of(c).mixer_rms_eps > 0);

@@ -8,22 +8,33 @@
 #include "base/mem.h"
 #include "mixers/mixer.h"
 #include "nn/nn.h"
+#include "ops/cast/cast.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gather_rows/gather_rows.h"
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/segment_mean/segment_mean.h"
 
 /* ---- the graph ------------------------------------------------------------------------------- */
 
-static void add_inputs(kr_lm *lm, const kr_lm_options *o) {
+static bool pools(const kr_config *c) { return c->classes > 0 && c->pooling == KR_POOL_MEAN; }
+
+static void add_inputs(kr_lm *lm, const kr_config *c, const kr_lm_options *o) {
     kr_graph *g = lm->g;
     int64_t logit_rows = o->rows > 0 ? o->rows : o->tokens;
     kr_dim0 logit_dim0 = o->rows > 0 ? KR_DIM0_ROWS : KR_DIM0_TOKENS;
-    lm->ids = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, &o->tokens);
+    if (c->channels > 0)
+        lm->values = kr_graph_input(g, "values", kr_graph_real(g), KR_DIM0_TOKENS, 2,
+                                    (int64_t[]){o->tokens, c->channels});
+    else
+        lm->ids = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, &o->tokens);
     lm->seqs = kr_graph_input(g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){o->sequences, 3});
     if (o->reset) lm->reset = kr_graph_input(g, "reset", KR_U8, KR_DIM0_TOKENS, 1, &o->tokens);
-    if (o->rows > 0) lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
+    if (o->rows > 0 && pools(c))
+        lm->spans = kr_graph_input(g, "spans", KR_I64, KR_DIM0_ROWS, 2, (int64_t[]){o->rows, 3});
+    else if (o->rows > 0)
+        lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
     if (!o->loss) return;
     lm->targets = kr_graph_input(g, "targets", KR_I32, logit_dim0, 1, &logit_rows);
     if (o->graph.training)
@@ -62,6 +73,15 @@ static kr_value *embed(kr_nn *nn, kr_value *ids) {
     return kr_apply1(nn->g, &kr_op_embedding, NULL, 0, (kr_value *[]){ids, w}, 2);
 }
 
+/* Rows of numbers, through a linear map. */
+static kr_value *stem(kr_nn *nn, kr_value *values) {
+    const kr_config *c = nn->config;
+    snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
+    kr_value *x = values;
+    if (kr_graph_half(nn->g)) x = kr_apply1(nn->g, &kr_op_cast, NULL, 0, &values, 1);
+    return kr_nn_linear(nn, x, "stem", c->channels, c->width, true, kr_init_fan_in(c->channels, 1));
+}
+
 /* A head of its own begins as any linear map does; a tied one is the embedding. */
 static kr_value *head_weight(kr_nn *nn) {
     const kr_config *c = nn->config;
@@ -76,7 +96,20 @@ static kr_value *head_weight(kr_nn *nn) {
     return kr_graph_param(nn->g, &d);
 }
 
+/* Classes: a linear map with a bias, whose few logits are f32. */
+static kr_value *classifier(kr_nn *nn, kr_value *x) {
+    const kr_config *c = nn->config;
+    snprintf(nn->prefix, sizeof nn->prefix, "head.");
+    kr_value *w = kr_nn_param(nn, "weight", KR_PARAM_MATRIX, kr_init_fan_in(c->width, 1), 2,
+                              (int64_t[]){c->classes, c->width});
+    kr_value *b = kr_nn_param(nn, "bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &c->classes);
+    kr_linear_attr attr = {.f32_out = 1};
+    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
+                     (kr_value *[]){x, w, b, kr_nn_half_copy(nn, w)}, 4);
+}
+
 static kr_value *head(kr_nn *nn, kr_value *x) {
+    if (nn->config->classes > 0) return classifier(nn, x);
     kr_value *w = head_weight(nn);
     kr_linear_attr attr = {.f32_out = 1, .early = nn->step_rows > 0};
     return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
@@ -113,7 +146,7 @@ static kr_value *add_layer(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr
 static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o) {
     const kr_config *c = nn->config;
     kr_graph_scope(lm->g, "embeddings");
-    kr_value *hidden = embed(nn, lm->ids), *residual = NULL;
+    kr_value *hidden = lm->values ? stem(nn, lm->values) : embed(nn, lm->ids), *residual = NULL;
     for (int i = 0; i < (int)c->layers; i++)
         hidden = add_layer(lm, nn, mixer, o, i, hidden, &residual);
     snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
@@ -124,13 +157,15 @@ static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_
             residual = kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0,
                                  (kr_value *[]){residual, lm->rows}, 2);
     }
-    return kr_nn_rmsnorm(nn, hidden, residual, "norm_f", c->width, c->norm_eps, NULL);
+    kr_value *x = kr_nn_rmsnorm(nn, hidden, residual, "norm_f", c->width, c->norm_eps, NULL);
+    if (!lm->spans) return x;
+    return kr_apply1(lm->g, &kr_op_segment_mean, NULL, 0, (kr_value *[]){x, lm->spans}, 2);
 }
 
 /* Head and loss in one, which never holds all logits: the GPU's way when nobody wants those. */
-static bool is_fused(const kr_lm *lm, const kr_lm_options *o) {
-    return o->loss && (o->no_logits || lm->seed) && o->graph.level == KR_LEVEL_CUDA &&
-           !o->graph.f64;
+static bool is_fused(const kr_lm *lm, const kr_nn *nn, const kr_lm_options *o) {
+    return o->loss && nn->config->classes == 0 && (o->no_logits || lm->seed) &&
+           o->graph.level == KR_LEVEL_CUDA && !o->graph.f64;
 }
 
 static void add_fused_loss(kr_lm *lm, kr_nn *nn, kr_value *x) {
@@ -149,7 +184,7 @@ static void add_logits(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o
 }
 
 static void add_head(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o) {
-    if (is_fused(lm, o))
+    if (is_fused(lm, nn, o))
         add_fused_loss(lm, nn, x);
     else
         add_logits(lm, nn, x, o);
@@ -177,9 +212,17 @@ static int allocate_states(kr_lm *lm, const kr_config *c, krait_error *e) {
     return 0;
 }
 
+static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e) {
+    if (o->any_ends || (c->channels == 0 && c->classes == 0)) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "the model %s, it has no next token: use krait eval --task",
+                   c->classes > 0 ? "classifies sequences" : "reads numbers");
+}
+
 int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e) {
     *lm = (kr_lm){0};
     KR_TRY(kr_config_check(c, e));
+    KR_TRY(check_ends(c, o, e));
     const kr_mixer *mixer = kr_mixer_find(c->mixer);
     KR_TRY(allocate_states(lm, c, e));
     lm->g = kr_graph_create(&o->graph, e);
@@ -187,7 +230,7 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
         kr_lm_free(lm);
         return KRAIT_ERR_MEMORY;
     }
-    add_inputs(lm, o);
+    add_inputs(lm, c, o);
     kr_nn nn = {.g = lm->g, .config = c, .seqs = lm->seqs, .reset = lm->reset};
     if (o->step) nn.step_rows = o->tokens;
     kr_value *x = backbone(lm, &nn, mixer, o);

@@ -1,8 +1,8 @@
-/* lm.h - the graph of a language model: embedding, layers of (norm, mixer) on a residual stream,
- * norm, head.
+/* lm.h - the graph of a model: embedding, layers of (norm, mixer) on a residual stream, norm, head.
  *
- *   res_0 = embedding[ids];   res_{l+1} = res_l + mixer_l(rmsnorm(res_l))
- *   logits = head . rmsnorm(res_L)
+ *   res_0 = embedding[ids], or stem . values;   res_{l+1} = res_l + mixer_l(rmsnorm(res_l))
+ *   logits = head . rmsnorm(res_L), of ids; or of classes, from the mean of a sequence's rows, its
+ *   last row, or every row
  *
  * Tokens are M rows; `seqs` [S,3] (I64: first row, count, state slot) cuts them into sequences: a
  * training batch, packed documents, a ragged prefill and a decode step are all this one form. */
@@ -18,6 +18,9 @@ typedef struct kr_lm_options {
     int64_t tokens; /* M: the most rows of a run */
     /* > 0: logits only for picked rows, at most this many (input `rows`); 0: logits of every row */
     int64_t rows;
+    /* the caller feeds a model with channels or classes: without it such a model is refused. One
+     * that pools means has a row of logits for each span: `rows` is the most of them */
+    bool any_ends;
     int64_t sequences; /* S: the most sequences of a run */
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
     /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
@@ -32,10 +35,12 @@ typedef struct kr_lm_options {
 
 typedef struct kr_lm {
     kr_graph *g;
-    kr_value *ids;   /* input I32 [M] */
-    kr_value *seqs;  /* input I64 [S,3] */
-    kr_value *reset; /* input U8 [M], or NULL */
-    kr_value *rows;  /* input I64 [R]: picked token rows, or NULL */
+    kr_value *ids;    /* input I32 [M]; NULL: the input is values */
+    kr_value *values; /* input real [M,C], or NULL */
+    kr_value *seqs;   /* input I64 [S,3] */
+    kr_value *reset;  /* input U8 [M], or NULL */
+    kr_value *rows;   /* input I64 [R]: picked token rows, or NULL */
+    kr_value *spans;  /* input I64 [R,3]: as seqs, the rows that are meant; NULL: none are */
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */

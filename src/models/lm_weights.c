@@ -136,7 +136,10 @@ static int rough_one(const kr_param_decl *d, kr_dtype type, kr_weights *w, krait
 
 /* The smallest graph of this configuration: only its list of parameters is wanted. */
 static int declare(kr_lm *lm, const kr_config *c, krait_error *e) {
-    kr_lm_options o = {.graph = {.threads = 1, .level = KR_LEVEL_REF}, .tokens = 1, .sequences = 1};
+    kr_lm_options o = {.graph = {.threads = 1, .level = KR_LEVEL_REF},
+                       .tokens = 1,
+                       .sequences = 1,
+                       .any_ends = true};
     return kr_lm_build(lm, c, &o, e);
 }
 

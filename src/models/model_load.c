@@ -175,7 +175,10 @@ int kr_model_fit(krait_model *m, kr_dtype dtype, krait_error *e) {
                        "config.json asks for %lld layers, there are %lld tensors",
                        (long long)m->config.layers, (long long)m->weights.count);
     kr_lm lm;
-    kr_lm_options o = {.graph = {.threads = 1, .level = KR_LEVEL_REF}, .tokens = 1, .sequences = 1};
+    kr_lm_options o = {.graph = {.threads = 1, .level = KR_LEVEL_REF},
+                       .tokens = 1,
+                       .sequences = 1,
+                       .any_ends = true};
     KR_TRY(kr_lm_build(&lm, &m->config, &o, e));
     int rc = mark_and_convert(m, &lm, dtype, e);
     if (rc == 0) rc = kr_lm_bind_weights(&lm, &m->weights, e);

@@ -65,4 +65,8 @@ int kr_eval_lanes_run(kr_eval_run *run, krait_error *e);
 int kr_eval_lambada(const krait_model *model, const krait_eval_options *o,
                     krait_eval_result *result, krait_error *e);
 
+/* eval_task.c */
+int kr_eval_sequence_task(const krait_model *model, const krait_eval_options *o,
+                          krait_eval_result *result, krait_error *e);
+
 #endif

@@ -79,8 +79,14 @@ int krait_eval(const krait_model *model, const krait_eval_options *options,
     krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
     double began = kr_trainer_seconds();
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_eval_options", e));
-    if (!model || !result || o.n_data < 1 || o.context < 0 || o.max_tokens < 0)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "evaluation needs a model, data and a result");
+    if (!model || !result || o.context < 0 || o.max_tokens < 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "evaluation needs a model and a result");
+    bool text = !o.task || strcmp(o.task, "lambada") == 0;
+    if (text && o.n_data < 1)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "evaluation needs data, or a task");
+    if (text && (o.n_sets || o.examples || o.on_answer))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "sets, examples and on_answer are for sequence tasks: give one");
     memset(result, 0, sizeof *result);
     int rc;
     if (!o.task)
@@ -88,8 +94,7 @@ int krait_eval(const krait_model *model, const krait_eval_options *options,
     else if (strcmp(o.task, "lambada") == 0)
         rc = kr_eval_lambada(model, &o, result, e);
     else
-        rc =
-            kr_fail(e, KRAIT_ERR_ARGUMENT, "there is no task \"%.60s\"; there is: lambada", o.task);
+        rc = kr_eval_sequence_task(model, &o, result, e);
     result->seconds = kr_trainer_seconds() - began;
     return rc;
 }

@@ -1,32 +1,47 @@
-/* micro_batches.h - the windows of one step: ids, targets, document starts, and the seed of the
+/* micro_batches.h - what the micro-batches of one step feed into the graph, and the seed of the
  * loss.
  *
- * The loss of a step is the mean over all its predicted tokens, whatever micro-batch they are in,
- * so its gradient's seed is 1 / (predicted tokens of all micro-batches): known before the first of
- * them runs because all are fetched together. */
+ * A micro-batch is m rows cut into sequences; its targets belong to every row, or to r picked rows
+ * or spans. The loss of a step is the mean over all its targets, whatever micro-batch they are in,
+ * so its gradient's seed is 1 / (targets of all micro-batches): known before the first of them runs
+ * because all are fetched together. */
 #ifndef KR_MICRO_BATCHES_H
 #define KR_MICRO_BATCHES_H
 
 #include "data/text/loader.h"
 #include "models/lm.h"
 
+typedef struct kr_batch_shape {
+    int64_t count, lanes; /* A, B: the most sequences of a micro-batch */
+    int64_t rows;         /* M: the most rows of one */
+    int64_t picks;        /* R: the most targets of one; 0: one for each row */
+    int64_t channels;     /* C > 0: input is numbers, else ids */
+} kr_batch_shape;
+
 typedef struct kr_micro_batches {
-    int64_t count, lanes, window, rows; /* A, B, T, M = B*T */
-    int64_t valid;                      /* targets that are not -1 */
-    void *block;                        /* the arrays below */
-    int64_t *seqs;                      /* [B,3]: row b*T, T, slot b */
-    int32_t *ids, *targets;             /* [A,M] */
-    float *seed;                        /* [M]: 1/valid */
-    uint8_t *reset;                     /* [A,M] */
+    kr_batch_shape shape;
+    int64_t valid;          /* targets that are not -1 */
+    void *block;            /* the arrays below */
+    int64_t *m, *r, *s;     /* [A]: rows, picked rows and sequences that a micro-batch has */
+    int64_t *seqs;          /* [A,B,3]: first row, rows, slot */
+    int64_t *picks;         /* [A,R], rows; with R > 0 */
+    int32_t *ids, *targets; /* [A,M]; [A,R] or [A,M] */
+    float *values;          /* [A,M,C] */
+    float *seed;            /* [R] or [M]: 1/valid */
+    uint8_t *reset;         /* [A,M] */
 } kr_micro_batches;
 
-size_t kr_micro_batches_bytes(int64_t count, int64_t lanes, int64_t window);
-int kr_micro_batches_create(kr_micro_batches *b, int64_t count, int64_t lanes, int64_t window,
-                            krait_error *e);
+size_t kr_micro_batches_bytes(const kr_batch_shape *shape);
+/* Every micro-batch has B sequences of M/B rows, until it is filled otherwise. */
+int kr_micro_batches_create(kr_micro_batches *b, const kr_batch_shape *shape, krait_error *e);
 void kr_micro_batches_free(kr_micro_batches *b);
 /* Reads the windows of the next step. */
 int kr_micro_batches_fetch(kr_micro_batches *b, kr_loader *l, krait_error *e);
+/* The seed of the loss, once all is filled and `valid` is known. */
+void kr_micro_batches_seed(kr_micro_batches *b);
 /* Binds micro-batch i to the inputs of lm. */
 int kr_micro_batches_bind(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait_error *e);
+/* How many losses micro-batch i gives. */
+int64_t kr_micro_batches_losses(const kr_micro_batches *b, int64_t i);
 
 #endif

@@ -18,11 +18,12 @@
 #define MANY 1e15
 
 /* Two parts: what decides the numbers that a run computes, in which a resumed run must agree, and
- * behind `about` what may change. The keys before `tokenizer` shape the model, as do all of the
- * other two tables. */
+ * behind `about` what may change. The keys before `task` shape the model, as do those of
+ * model and mixer. */
 static const kr_setting keys[] = {
     INT_KEY(vocabulary, 0, 0, 1 << 24, "ids of the model; 0: as many as the tokenizer has"),
     INT_KEY(pad_vocabulary, 8, 1, 1024, "rows of the embedding are a multiple of this"),
+    TEXT_KEY(task, NULL, "the sequence task to train on (krait task lists them); none: text"),
     TEXT_KEY(tokenizer, NULL, "\"bytes\", or the path of a tokenizer.json"),
     INT_KEY(batch, 8, 1, 1 << 20, "sequences read side by side"),
     INT_KEY(window, 256, 1, 1 << 24, "tokens of each sequence in one step"),
@@ -69,20 +70,25 @@ static const kr_setting keys[] = {
 enum { KEYS = sizeof keys / sizeof keys[0] - 1 };
 _Static_assert(KEYS <= 64, "kr_recipe.given has 64 bits");
 
-/* ---- three tables ---- */
+/* ---- four tables ---- */
 
-typedef enum part { MODEL, MIXER, OWN, PARTS } part;
+typedef enum part { MODEL, MIXER, TASK, OWN, PARTS } part;
 
 static const kr_setting no_settings[] = {{.name = NULL}};
 
 static const kr_setting *table_of(const kr_recipe *r, part p) {
     const kr_mixer *m = kr_mixer_find(r->config.mixer);
+    const kr_task *task = kr_task_find(r->task);
     if (p == MIXER) return m ? m->settings : no_settings;
+    if (p == TASK) return task && task->settings ? task->settings : no_settings;
     return p == MODEL ? kr_config_settings : keys;
 }
 
 static const void *values_of(const kr_recipe *r, part p) {
-    return p == OWN ? (const void *)r : p == MODEL ? (const void *)&r->config : r->config.settings;
+    return p == OWN     ? (const void *)r
+           : p == MODEL ? (const void *)&r->config
+           : p == TASK  ? (const void *)r->task_settings
+                        : (const void *)r->config.settings;
 }
 
 static void *place_of(kr_recipe *r, part p) { return (void *)(uintptr_t)values_of(r, p); }
@@ -112,7 +118,7 @@ static const char *mixer_with(const char *name) {
 }
 
 static int unknown_key(const kr_recipe *r, const char *from, const char *name, krait_error *e) {
-    char near[640] = "";
+    char near[840] = "";
     const char *other = mixer_with(name);
     if (other)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
@@ -137,31 +143,60 @@ void kr_recipe_default(kr_recipe *r) {
     kr_config_default(&r->config, "mamba1");
 }
 
-/* Another mixer: its settings begin at their defaults, but for those that were given and that it
- * has too. */
-static int take_mixer(kr_recipe *r, const char *from, const char *name, krait_error *e) {
-    kr_recipe old = *r;
-    const kr_mixer *m = kr_mixer_find(name);
-    if (!m) return kr_config_make(&r->config, name, 1, 1, 1, NULL, e); /* says which there are */
-    snprintf(r->config.mixer, sizeof r->config.mixer, "%s", name);
-    kr_settings_default(m->settings, r->config.settings);
-    r->given[MIXER] = 0;
-    for (const kr_setting *k = table_of(&old, MIXER); k->name; k++) {
-        if (!was_given(&old, MIXER, k)) continue;
+/* The table of part p has become another: its settings begin at their defaults, but for those that
+ * were given and that it has too. `of` and `name` are what it belongs to. */
+static int take_over(kr_recipe *r, part p, const kr_recipe *old, const char *from, const char *of,
+                     const char *name, krait_error *e) {
+    const kr_setting *table = table_of(r, p);
+    kr_settings_default(table, place_of(r, p));
+    r->given[p] = 0;
+    for (const kr_setting *k = table_of(old, p); k->name; k++) {
+        if (!was_given(old, p, k)) continue;
         char text[64];
-        const kr_setting *to = kr_settings_find(m->settings, k->name, strlen(k->name));
+        const kr_setting *to = kr_settings_find(table, k->name, strlen(k->name));
         if (!to)
-            return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: mixer %s has no setting %s, which was given",
-                           from, name, k->name);
-        kr_setting_text(k, old.config.settings, text);
-        KR_TRY(kr_setting_parse(to, r->config.settings, text, from, e));
-        r->given[MIXER] |= bit_of(r, MIXER, to);
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s %s has no setting %s, which was given",
+                           from, of, name, k->name);
+        kr_setting_text(k, values_of(old, p), text);
+        KR_TRY(kr_setting_parse(to, place_of(r, p), text, from, e));
+        r->given[p] |= bit_of(r, p, to);
     }
     return 0;
 }
 
-static bool is_mixer(part p, const kr_setting *k) {
-    return p == MODEL && k == kr_config_settings; /* the first */
+static int take_mixer(kr_recipe *r, const char *from, const char *name, krait_error *e) {
+    kr_recipe old = *r;
+    if (!kr_mixer_find(name))
+        return kr_config_make(&r->config, name, 1, 1, 1, NULL, e); /* says which there are */
+    snprintf(r->config.mixer, sizeof r->config.mixer, "%s", name);
+    return take_over(r, MIXER, &old, from, "mixer", name, e);
+}
+
+static int take_task(kr_recipe *r, const char *from, const char *name, krait_error *e) {
+    kr_recipe old = *r;
+    if (*name && !kr_task_need(name, e)) {
+        kr_fail_prefix(e, "%s", from);
+        return KRAIT_ERR_ARGUMENT;
+    }
+    snprintf(r->task, sizeof r->task, "%s", name);
+    return take_over(r, TASK, &old, from, "task", name, e);
+}
+
+/* The keys that decide which other keys there are. */
+static const char *const deciders[] = {"mixer", "task"};
+enum { DECIDERS = sizeof deciders / sizeof *deciders };
+typedef int take_fn(kr_recipe *r, const char *from, const char *name, krait_error *e);
+
+/* What takes such a key; NULL: it is none. */
+static take_fn *decides(part p, const char *name) {
+    if (p == MODEL && strcmp(name, deciders[0]) == 0) return take_mixer;
+    return p == OWN && strcmp(name, deciders[1]) == 0 ? take_task : NULL;
+}
+
+static bool is_decider(const char *name) {
+    for (int i = 0; i < DECIDERS; i++)
+        if (strcmp(name, deciders[i]) == 0) return true;
+    return false;
 }
 
 static int take_member(kr_recipe *r, const char *from, const char *name, const json_t *value,
@@ -169,8 +204,9 @@ static int take_member(kr_recipe *r, const char *from, const char *name, const j
     part p;
     const kr_setting *k = find_key(r, name, &p);
     if (!k) return unknown_key(r, from, name, e);
-    if (is_mixer(p, k) && json_is_string(value))
-        KR_TRY(take_mixer(r, from, json_string_value(value), e));
+    take_fn *take = decides(p, name);
+    if (take && json_is_string(value))
+        KR_TRY(take(r, from, json_string_value(value), e));
     else
         KR_TRY(kr_setting_take(k, place_of(r, p), value, from, e));
     r->given[p] |= bit_of(r, p, k);
@@ -178,15 +214,17 @@ static int take_member(kr_recipe *r, const char *from, const char *name, const j
 }
 
 static int take_object(kr_recipe *r, const char *from, json_t *root, krait_error *e) {
-    const char *name, *first = kr_config_settings[0].name;
+    const char *name;
     json_t *value;
     if (!json_is_object(root))
         return kr_fail(e, KRAIT_ERR_FORMAT, "%s: a recipe is a JSON object of keys and values",
                        from);
-    value = json_object_get(root, first); /* it decides which keys there are */
-    if (value) KR_TRY(take_member(r, from, first, value, e));
+    for (int i = 0; i < DECIDERS; i++) {
+        value = json_object_get(root, deciders[i]);
+        if (value) KR_TRY(take_member(r, from, deciders[i], value, e));
+    }
     json_object_foreach(root, name, value) {
-        if (strcmp(name, first) != 0) KR_TRY(take_member(r, from, name, value, e));
+        if (!is_decider(name)) KR_TRY(take_member(r, from, name, value, e));
     }
     return 0;
 }
@@ -219,8 +257,9 @@ int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e) {
     name[n] = 0;
     const kr_setting *k = find_key(r, name, &p);
     if (!k) return unknown_key(r, "--set", name, e);
-    if (is_mixer(p, k))
-        KR_TRY(take_mixer(r, "--set", equals + 1, e));
+    take_fn *take = decides(p, name);
+    if (take)
+        KR_TRY(take(r, "--set", equals + 1, e));
     else
         KR_TRY(kr_setting_parse(k, place_of(r, p), equals + 1, "--set", e));
     r->given[p] |= bit_of(r, p, k);
@@ -234,7 +273,7 @@ bool kr_recipe_given(const kr_recipe *r, const char *name) {
 }
 
 bool kr_recipe_shapes_model(const kr_recipe *r) {
-    uint64_t own = bit_of(r, OWN, kr_settings_find(keys, "tokenizer", 9)) - 1;
+    uint64_t own = bit_of(r, OWN, kr_settings_find(keys, "task", 4)) - 1;
     return r->given[MODEL] || r->given[MIXER] || (r->given[OWN] & own) != 0;
 }
 
@@ -261,7 +300,24 @@ static int finish_schedule(kr_recipe *r, krait_error *e) {
     return 0;
 }
 
+/* Keys of text have no effect on a task (a run's recipe.json gives every key: the usual value is no
+ * wish). */
+static int check_task(const kr_recipe *r, krait_error *e) {
+    static const char *const of_text[] = {"tokenizer",    "window",        "held_out",
+                                          "carry_state",  "reset",         "tokens",
+                                          "sample_every", "sample_tokens", "sample_prompt"};
+    kr_recipe usual;
+    kr_recipe_default(&usual);
+    for (size_t i = 0; *r->task && i < sizeof of_text / sizeof *of_text; i++) {
+        const kr_setting *k = kr_settings_find(keys, of_text[i], strlen(of_text[i]));
+        if (!kr_setting_equal(k, r, &usual))
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: %s has no effect with a task", k->name);
+    }
+    return 0;
+}
+
 int kr_recipe_finish(kr_recipe *r, krait_error *e) {
+    KR_TRY(check_task(r, e));
     if (r->window > INT64_MAX / r->batch / r->accumulate || r->batch * r->window > INT32_MAX)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: batch * window is beyond 2^31 tokens");
     int64_t a_step = r->batch * r->window * r->accumulate;
@@ -289,6 +345,19 @@ int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_
     return kr_config_finish(c, "recipe", e);
 }
 
+int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_config *c,
+                          krait_error *e) {
+    kr_recipe own = *r;
+    own.config.channels = task->channels;
+    own.config.classes = task->classes;
+    if ((r->config.channels && r->config.channels != task->channels) ||
+        (r->config.classes && r->config.classes != task->classes))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "recipe: task %s decides channels (%lld) and classes (%lld): leave them out",
+                       task->task->name, (long long)task->channels, (long long)task->classes);
+    return kr_recipe_config(&own, task->vocabulary, -1, c, e);
+}
+
 /* ---- writing ---- */
 
 json_t *kr_recipe_json(const kr_recipe *r) {
@@ -309,8 +378,8 @@ static bool is_fixed(part p, const kr_setting *k) {
 const char *kr_recipe_difference(const kr_recipe *a, const kr_recipe *b, bool fixed, int *from) {
     int at = 0;
     for (int p = 0; p < PARTS; p++) {
-        /* Of two mixers only the names can be compared, which come first. */
-        bool comparable = p != MIXER || strcmp(a->config.mixer, b->config.mixer) == 0;
+        /* Of two mixers or tasks only the names can be compared. */
+        bool comparable = table_of(a, (part)p) == table_of(b, (part)p);
         for (const kr_setting *k = table_of(a, (part)p); k->name; k++) {
             if (at++ < *from) continue;
             *from = at;
@@ -347,5 +416,8 @@ const char *krait_recipe_keys(void) {
         kr_config_default(&r.config, kr_mixers[i]->name);
         used = add_help(text, used, sizeof text, kr_mixers[i]->settings, r.config.settings);
     }
+    if (used < sizeof text)
+        snprintf(text + used, sizeof text - used,
+                 "\nwith a task: its settings, as krait task lists them\n");
     return text;
 }

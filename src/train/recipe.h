@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "data/tasks/task.h"
 #include "models/config.h"
 
 #define KR_RECIPE_TEXT 512
@@ -22,6 +23,9 @@ typedef struct kr_recipe {
     char about[KR_RECIPE_TEXT];
     kr_config config; /* the model, but for the vocabulary; its mixer decides the third table */
     int64_t vocabulary, pad_vocabulary;
+    /* what it is trained on: a task, whose settings are the fourth table; empty: text */
+    char task[64];
+    _Alignas(8) unsigned char task_settings[KR_TASK_SETTINGS];
     /* data */
     char tokenizer[KR_RECIPE_TEXT];
     int64_t batch, window, accumulate;
@@ -42,8 +46,8 @@ typedef struct kr_recipe {
     double sample_temperature;
     char sample_prompt[KR_RECIPE_TEXT];
     int64_t checkpoint_every, keep;
-    /* bit i: key i of a table (model, mixer, recipe) was set by the file or by an override */
-    uint64_t given[3];
+    /* bit i: key i of a table (model, mixer, task, recipe) was set by the file or by an override */
+    uint64_t given[4];
 } kr_recipe;
 
 /* Every key at its default. */
@@ -53,7 +57,7 @@ int kr_recipe_read(kr_recipe *r, const char *path, krait_error *e);
 /* The same from text in memory (`from` names it in errors). */
 int kr_recipe_parse(kr_recipe *r, const char *text, size_t length, const char *from,
                     krait_error *e);
-/* "key=value". Another mixer takes over what was given and has the same name with it. */
+/* "key=value". Another mixer or task takes over what was given and has the same name with it. */
 int kr_recipe_set(kr_recipe *r, const char *assignment, krait_error *e);
 /* Checks what a single key's range cannot, and turns `tokens` into `steps`. */
 int kr_recipe_finish(kr_recipe *r, krait_error *e);
@@ -69,5 +73,8 @@ const char *kr_recipe_difference(const kr_recipe *a, const kr_recipe *b, bool fi
 /* The model that the recipe describes, for a tokenizer of this many ids and this end token. */
 int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_config *c,
                      krait_error *e);
+/* The same for a task: input and head are the task's. */
+int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_config *c,
+                          krait_error *e);
 
 #endif

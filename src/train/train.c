@@ -16,7 +16,10 @@ static int gather_state(kr_trainer *t, kr_weights *w, kr_loader_position *positi
     const int64_t statistics = KR_OUTLIER_DOUBLES, three = 3;
     kr_tensor outlier = kr_tensor_make(&t->outlier, KR_F64, 1, &statistics);
     kr_tensor data = kr_tensor_make(position, KR_I64, 1, &three);
-    kr_loader_position_get(t->data, position);
+    if (kr_trainer_has_task(t))
+        *position = (kr_loader_position){kr_task_batches_check(&t->examples), 0, t->examples.next};
+    else
+        kr_loader_position_get(t->data, position);
     KR_TRY(kr_optimiser_save(&t->optimiser, w, e));
     KR_TRY(kr_lane_states_save(&t->states, w, e));
     KR_TRY(kr_weights_add(w, "outlier", &outlier, e));
@@ -54,7 +57,11 @@ static int take_state(kr_trainer *t, const kr_weights *w, krait_error *e) {
     memcpy(&position, data->data, sizeof position);
     KR_TRY(kr_optimiser_load(&t->optimiser, w, e));
     KR_TRY(kr_lane_states_load(&t->states, w, e));
-    return kr_loader_seek(t->data, &position, e);
+    if (!kr_trainer_has_task(t)) return kr_loader_seek(t->data, &position, e);
+    if (position.check != kr_task_batches_check(&t->examples))
+        return kr_fail(e, KRAIT_ERR_MISMATCH, "%s: the examples of the task have changed",
+                       t->resume_from);
+    return kr_task_batches_seek(&t->examples, position.window, e);
 }
 
 static int resume(kr_trainer *t, int64_t *log_length, krait_error *e) {

@@ -41,7 +41,7 @@ static size_t resident_bytes(void) {
  */
 static size_t mapped_bytes(const kr_trainer *t) {
     struct stat st;
-    const char *path = kr_store_cache_file(t->store);
+    const char *path = t->store ? kr_store_cache_file(t->store) : NULL;
     if (!path || stat(path, &st) != 0) return 0;
     double size = (double)st.st_size, all = (double)kr_store_tokens(t->store);
     double read = (double)(t->recipe.batch * t->recipe.window * t->recipe.accumulate) *
@@ -67,7 +67,7 @@ static void widest_matrix(const kr_graph *g, int64_t *outputs, int64_t *inputs) 
 static void warm_up(const kr_trainer *t) {
     int64_t outputs = 1, inputs = 1;
     widest_matrix(t->lm.g, &outputs, &inputs);
-    int64_t m = smaller(t->recipe.batch * t->recipe.window, 2048);
+    int64_t m = smaller(kr_trainer_shape(t, t->recipe.batch).rows, 2048);
     int64_t n = smaller(outputs, 4096), k = smaller(inputs, 2048);
     float *x = kr_calloc((size_t)(m * k), sizeof *x), *w = kr_calloc((size_t)(n * k), sizeof *w);
     float *y = kr_calloc((size_t)(m * n), sizeof *y);
@@ -88,14 +88,10 @@ static void tell_device(text *s, const kr_trainer *t) {
          t->recipe.recompute ? ", and of the input projections" : "");
 }
 
-static void tell_run(text *s, const kr_trainer *t) {
+static void tell_data(text *s, const kr_trainer *t) {
     const kr_recipe *r = &t->recipe;
-    const kr_config *c = &t->model->config;
     kr_loader_info info;
     kr_loader_describe(t->data, &info);
-    line(s, "model       %s, %lld layers, width %lld, vocabulary %lld\n", c->mixer,
-         (long long)c->layers, (long long)c->width, (long long)c->vocabulary);
-    line(s, "parameters  %lld\n", (long long)t->model->parameters);
     line(s, "data        %lld tokens, %lld documents; %lld tokens held out\n",
          (long long)info.tokens, (long long)info.documents,
          (long long)(kr_store_tokens(t->store) - info.tokens));
@@ -105,6 +101,33 @@ static void tell_run(text *s, const kr_trainer *t) {
          (long long)r->accumulate);
     line(s, "passes      %.2f over the data\n",
          (double)r->steps * (double)tokens / (double)info.tokens);
+}
+
+static void tell_task(text *s, const kr_trainer *t) {
+    const kr_recipe *r = &t->recipe;
+    const kr_task_source *k = &t->task;
+    int64_t all = k->examples[KR_TASK_TRAIN], step = r->batch * r->accumulate;
+    line(s, "task        %s, up to %lld rows, ", k->task->name, (long long)k->longest);
+    if (k->classes)
+        line(s, "one of %lld classes\n", (long long)k->classes);
+    else
+        line(s, "up to %lld answers\n", (long long)k->answers);
+    line(s, "steps       %lld of %lld examples (batch %lld, accumulated %lld)\n",
+         (long long)r->steps, (long long)step, (long long)r->batch, (long long)r->accumulate);
+    if (all)
+        line(s, "passes      %.2f over %lld examples\n",
+             (double)r->steps * (double)step / (double)all, (long long)all);
+}
+
+static void tell_run(text *s, const kr_trainer *t) {
+    const kr_config *c = &t->model->config;
+    line(s, "model       %s, %lld layers, width %lld, vocabulary %lld\n", c->mixer,
+         (long long)c->layers, (long long)c->width, (long long)c->vocabulary);
+    line(s, "parameters  %lld\n", (long long)t->model->parameters);
+    if (kr_trainer_has_task(t))
+        tell_task(s, t);
+    else
+        tell_data(s, t);
     line(s, "threads     %d, kernels %s\n", t->threads, kr_level_name(t->level));
     if (t->level == KR_LEVEL_CUDA) tell_device(s, t);
 }
@@ -114,6 +137,7 @@ static size_t weight_bytes(const kr_trainer *t) {
 }
 
 static size_t evaluation_bytes(const kr_trainer *t) {
+    if (kr_trainer_has_task(t)) return kr_task_scorer_bytes(&t->task_scorer, kr_trainer_under(t));
     return t->scorer.lm.g ? kr_scorer_bytes(&t->scorer, kr_trainer_under(t)) : 0;
 }
 
@@ -148,7 +172,8 @@ static void tell_host(text *s, const kr_trainer *t, size_t *total) {
 static void tell_memory(text *s, const kr_trainer *t) {
     kr_plan_sizes p;
     const kr_recipe *r = &t->recipe;
-    size_t batches = kr_micro_batches_bytes(r->accumulate, r->batch, r->window), total = 0;
+    kr_batch_shape shape = kr_trainer_shape(t, r->batch);
+    size_t batches = kr_micro_batches_bytes(&shape), total = 0;
     size_t evaluation = evaluation_bytes(t);
     bool gpu = t->level == KR_LEVEL_CUDA;
     if (!gpu) warm_up(t);

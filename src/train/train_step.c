@@ -18,17 +18,18 @@ static int not_a_number(kr_trainer *t, const char *what, double value, krait_err
     char text[120];
     snprintf(text, sizeof text, "step %lld: the %s is %s", (long long)t->step + 1, what,
              isnan(value) ? "not a number" : "infinite");
-    return kr_nan_report(&t->optimiser, t->batches.rows, text, e);
+    return kr_nan_report(&t->optimiser, t->batches.shape.rows, text, e);
 }
 
 /* Forward and backward over micro-batch i; adds its loss. */
 static int run_micro_batch(kr_trainer *t, int64_t i, double *sum, krait_error *e) {
     if (i > 0 && t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
     KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
-    KR_TRY(kr_graph_run(t->lm.g, t->batches.rows, 0, e));
+    int64_t picks = t->batches.shape.picks ? t->batches.r[i] : 0;
+    KR_TRY(kr_graph_run(t->lm.g, t->batches.m[i], picks, e));
     const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
     if (!nll) return KRAIT_ERR_MEMORY;
-    double loss = sum_of(nll, t->batches.rows);
+    double loss = sum_of(nll, kr_micro_batches_losses(&t->batches, i));
     if (!isfinite(loss)) return not_a_number(t, "loss", loss, e);
     *sum += loss;
     return 0;
@@ -43,12 +44,22 @@ static void decide(kr_trainer *t, kr_step_result *r) {
                  which ? "gradient norm" : "loss", which ? r->norm : r->loss, z, KR_OUTLIER_WINDOW);
 }
 
+/* Of a task all rows count as read, though few have targets. */
+static int64_t rows_of(const kr_micro_batches *b) {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < b->shape.count; i++) rows += b->m[i];
+    return rows;
+}
+
 int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
     double sum = 0;
     *r = (kr_step_result){.rate = kr_learning_rate(&t->recipe, t->step + 1)};
-    KR_TRY(kr_micro_batches_fetch(&t->batches, t->data, e));
+    if (kr_trainer_has_task(t))
+        KR_TRY(kr_task_batches_fill(&t->examples, &t->batches, e));
+    else
+        KR_TRY(kr_micro_batches_fetch(&t->batches, t->data, e));
     kr_graph_zero_gradients(t->lm.g);
-    for (int64_t i = 0; i < t->batches.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
+    for (int64_t i = 0; i < t->batches.shape.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
     r->loss = t->batches.valid ? sum / (double)t->batches.valid : 0;
     KR_TRY(kr_optimiser_norm(&t->optimiser, &r->norm, e));
     if (!isfinite(r->norm)) return not_a_number(t, "gradient norm", r->norm, e);
@@ -57,6 +68,6 @@ int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
     if (!r->skipped) KR_TRY(kr_optimiser_step(&t->optimiser, &t->recipe, r->rate, scale, e));
     if (t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
     t->step++;
-    t->tokens += t->batches.valid;
+    t->tokens += kr_trainer_has_task(t) ? rows_of(&t->batches) : t->batches.valid;
     return 0;
 }

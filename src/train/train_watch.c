@@ -28,8 +28,8 @@ static void send(kr_trainer *t, krait_train_event *event) {
     if (event->seconds > 0)
         event->tokens_per_second = (double)(t->tokens - t->tokens_then) / event->seconds;
     if (event->tokens_per_second > 0)
-        event->seconds_left = (double)(t->recipe.steps - t->step) * (double)t->recipe.batch *
-                              (double)t->recipe.window * (double)t->recipe.accumulate /
+        event->seconds_left = (double)(t->recipe.steps - t->step) *
+                              (double)(t->batches.shape.count * t->batches.shape.rows) /
                               event->tokens_per_second;
     if (t->o.on_event && t->o.on_event(t->o.user, event)) t->stop = true;
 }
@@ -101,7 +101,33 @@ static int log_evaluation(kr_trainer *t, const krait_train_event *event, krait_e
     return kr_event_file_scalars(&t->events, t->step, scalars, event->bits_per_byte > 0 ? 2 : 1, e);
 }
 
+/* The same examples of the validation part each time. */
+static int evaluate_task(kr_trainer *t, krait_error *e) {
+    kr_task_result r;
+    int64_t n = t->recipe.eval_batches * t->recipe.batch, all = t->task.examples[KR_TASK_VALID];
+    double before = kr_trainer_seconds();
+    KR_TRY(kr_task_batches_seek(&t->held_examples, 0, e));
+    KR_TRY(kr_task_scorer_run(&t->task_scorer, &t->held_examples, all && n > all ? all : n, &r,
+                              NULL, NULL, e));
+    if (t->started > 0) t->started += kr_trainer_seconds() - before;
+    krait_train_event event = {.kind = KRAIT_EVENT_EVAL,
+                               .loss = r.loss,
+                               .answers = r.answers,
+                               .accuracy = (double)r.correct / (double)r.answers,
+                               .accuracy_whole = (double)r.whole / (double)r.examples};
+    send(t, &event);
+    const kr_scalar scalars[] = {{"eval/loss", r.loss},
+                                 {"eval/accuracy", event.accuracy},
+                                 {"eval/accuracy_whole", event.accuracy_whole}};
+    KR_TRY(kr_run_log_line(&t->log, e,
+                           "{\"step\": %lld, \"eval_loss\": %.17g, \"eval_accuracy\": %.17g, "
+                           "\"eval_accuracy_whole\": %.17g}",
+                           (long long)t->step, r.loss, event.accuracy, event.accuracy_whole));
+    return kr_event_file_scalars(&t->events, t->step, scalars, 3, e);
+}
+
 int kr_trainer_evaluate(kr_trainer *t, krait_error *e) {
+    if (kr_trainer_has_task(t)) return evaluate_task(t, e);
     if (!t->held_out) return 0;
     tally sum = {0};
     double before = kr_trainer_seconds();

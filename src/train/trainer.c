@@ -101,9 +101,10 @@ static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights 
     o.without_tokenizer = 1;
     KR_TRY(krait_model_open(&from, path, &o, e));
     int64_t ids = t->recipe.vocabulary; /* the data's ids are below it */
-    if (ids == 0) ids = krait_tokenizer_vocabulary(t->tokenizer);
+    if (ids == 0 && t->tokenizer) ids = krait_tokenizer_vocabulary(t->tokenizer);
     *c = from->config;
     int rc = kr_weights_copy_f32(w, &from->weights, e);
+    if (rc == 0 && kr_trainer_has_task(t)) rc = kr_task_fits(&t->task, c, e);
     if (rc == 0 && ids > c->vocabulary)
         rc = kr_fail(e, KRAIT_ERR_MISMATCH, "%s has %lld ids, the %s %lld", path,
                      (long long)c->vocabulary,
@@ -113,6 +114,10 @@ static int copy_model(kr_trainer *t, const char *path, kr_config *c, kr_weights 
 }
 
 static int fresh_model(kr_trainer *t, kr_config *c, kr_weights *w, krait_error *e) {
+    if (kr_trainer_has_task(t)) {
+        KR_TRY(kr_recipe_task_config(&t->recipe, &t->task, c, e));
+        return kr_lm_init_weights(c, (uint64_t)t->recipe.seed, w, e);
+    }
     int64_t ids = t->tokenizer ? krait_tokenizer_vocabulary(t->tokenizer) : 0;
     int32_t end = t->tokenizer ? krait_tokenizer_end(t->tokenizer) : -1;
     KR_TRY(kr_recipe_config(&t->recipe, ids, end, c, e));
@@ -164,6 +169,7 @@ static int find_tokenizer(const char *from, char **folder, const char **path, kr
 static int open_tokenizer(kr_trainer *t, krait_error *e) {
     const char *from = t->resume_from ? t->resume_from : t->o.init_model, *path = NULL;
     bool named = kr_recipe_given(&t->recipe, "tokenizer");
+    if (*t->recipe.task) return 0;
     char *folder = NULL;
     int rc = from && !named ? find_tokenizer(from, &folder, &path, e) : 0;
     bool alone = !named && !path && t->o.data_is_ids && t->recipe.vocabulary > 0;
@@ -180,8 +186,22 @@ static int open_tokenizer(kr_trainer *t, krait_error *e) {
 
 /* ---- data ---- */
 
+static int open_task(kr_trainer *t, krait_error *e) {
+    const kr_recipe *r = &t->recipe;
+    const kr_task *task = kr_task_need(r->task, e);
+    if (!task) return KRAIT_ERR_ARGUMENT;
+    KR_TRY(kr_task_open(&t->task, task, r->task_settings, (uint64_t)r->seed, t->o.data, t->o.n_data,
+                        e));
+    if (r->batch * t->task.longest <= INT32_MAX) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: batch %lld of up to %lld rows is beyond 2^31",
+                   (long long)r->batch, (long long)t->task.longest);
+}
+
 static int open_data(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
+    if (*r->task) return open_task(t, e);
+    if (t->o.n_data < 1)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "training needs data, or a task in the recipe");
     kr_store_options so = {.docs = {.paths = t->o.data,
                                     .n_paths = t->o.n_data,
                                     .ids = t->o.data_is_ids,
@@ -212,18 +232,28 @@ static int open_data(kr_trainer *t, krait_error *e) {
 
 /* ---- graphs and memory ---- */
 
+kr_batch_shape kr_trainer_shape(const kr_trainer *t, int64_t batch) {
+    const kr_recipe *r = &t->recipe;
+    if (kr_trainer_has_task(t))
+        return kr_task_batches_shape(&t->task, t->model->config.pooling, r->accumulate, batch);
+    return (kr_batch_shape){.count = r->accumulate, .lanes = batch, .rows = batch * r->window};
+}
+
 kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recompute) {
     const kr_recipe *r = &t->recipe;
+    kr_batch_shape shape = kr_trainer_shape(t, batch);
     bool gpu = t->level == KR_LEVEL_CUDA; /* cheap there: never kept */
     return (kr_lm_options){.graph = {.training = true,
                                      .recompute = (gpu ? 1 : 0) + (recompute ? 1 : 0),
                                      .threads = t->threads,
                                      .level = t->level,
                                      .half = t->half},
-                           .tokens = batch * r->window,
+                           .tokens = shape.rows,
+                           .rows = shape.picks,
+                           .any_ends = kr_trainer_has_task(t),
                            .sequences = batch,
                            .slots = r->carry_state ? batch : 0,
-                           .reset = r->reset,
+                           .reset = r->reset && !kr_trainer_has_task(t),
                            .loss = true,
                            .no_logits = true};
 }
@@ -247,6 +277,14 @@ static int plan_graphs(kr_trainer *t, krait_error *e) {
     KR_TRY(kr_lm_bind_weights(&t->lm, &t->model->weights, e));
     KR_TRY(kr_graph_plan(t->lm.g, e));
     tell_idle_rate(t);
+    if (kr_trainer_has_task(t)) {
+        kr_graph_options g = {.threads = t->threads,
+                              .level = t->level,
+                              .half = t->half,
+                              .cast = t->half};
+        return kr_task_scorer_create(&t->task_scorer, &t->model->config, &t->model->weights, &g,
+                                     &t->task, r->eval_batches * r->batch, e);
+    }
     if (!t->held_out && r->sample_every == 0) return 0;
     kr_scorer_options s = {.graph = {.threads = t->threads, .level = t->level, .half = t->half},
                            .tokens = r->batch * (t->eval_window ? t->eval_window : 1),
@@ -260,12 +298,24 @@ const kr_graph *kr_trainer_under(const kr_trainer *t) {
     return t->level == KR_LEVEL_CUDA ? t->lm.g : NULL;
 }
 
+static int allocate_task(kr_trainer *t, krait_error *e) {
+    const kr_config *c = &t->model->config;
+    KR_TRY(kr_task_batches_open(&t->examples, &t->task, KR_TASK_TRAIN, c, t->recipe.batch,
+                                t->threads, e));
+    KR_TRY(kr_task_batches_open(&t->held_examples, &t->task, KR_TASK_VALID, c, t->task_scorer.lanes,
+                                t->threads, e));
+    KR_TRY(kr_optimiser_view_weights(&t->optimiser, &t->placed, e));
+    KR_TRY(kr_lm_bind_weights(&t->task_scorer.lm, &t->placed, e));
+    return kr_task_scorer_allocate(&t->task_scorer, kr_trainer_under(t), e);
+}
+
 static int allocate(kr_trainer *t, krait_error *e) {
-    const kr_recipe *r = &t->recipe;
+    kr_batch_shape shape = kr_trainer_shape(t, t->recipe.batch);
     KR_TRY(kr_graph_allocate(t->lm.g, e));
     KR_TRY(kr_lane_states_create(&t->states, &t->lm, true, e));
-    KR_TRY(kr_micro_batches_create(&t->batches, r->accumulate, r->batch, r->window, e));
+    KR_TRY(kr_micro_batches_create(&t->batches, &shape, e));
     KR_TRY(kr_optimiser_create(&t->optimiser, t->lm.g, &t->model->weights, t->threads, e));
+    if (kr_trainer_has_task(t)) return allocate_task(t, e);
     if (!t->scorer.lm.g) return 0;
     KR_TRY(kr_optimiser_view_weights(&t->optimiser, &t->placed, e));
     KR_TRY(kr_lm_bind_weights(&t->scorer.lm, &t->placed, e));
@@ -275,8 +325,7 @@ static int allocate(kr_trainer *t, krait_error *e) {
 static int check_options(kr_trainer *t, const krait_train_options *given, krait_error *e) {
     t->o = (krait_train_options)KRAIT_TRAIN_OPTIONS_INIT;
     KR_TRY(kr_options_read(&t->o, sizeof t->o, given, "krait_train_options", e));
-    if (!t->o.out || t->o.n_data < 1)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "training needs data and a folder for its results");
+    if (!t->o.out) return kr_fail(e, KRAIT_ERR_ARGUMENT, "training needs a folder for its results");
     if (strlen(t->o.out) > 800) /* the logs' names are put behind it in 1,024 bytes */
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "%.100s...: the path is longer than 800 bytes",
                        t->o.out);
@@ -303,6 +352,10 @@ int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e)
 void kr_trainer_close(kr_trainer *t) {
     kr_event_file_close(&t->events);
     kr_run_log_close(&t->log);
+    kr_task_scorer_free(&t->task_scorer);
+    kr_task_batches_close(&t->examples);
+    kr_task_batches_close(&t->held_examples);
+    kr_task_close(&t->task);
     kr_scorer_free(&t->scorer); /* before the graph in whose memory it may be */
     kr_optimiser_free(&t->optimiser);
     kr_weights_free(&t->placed);

@@ -21,6 +21,7 @@
 #include "train/recipe.h"
 #include "train/run_log.h"
 #include "train/scorer.h"
+#include "train/task_scorer.h"
 
 typedef struct kr_trainer {
     krait_train_options o;
@@ -34,6 +35,9 @@ typedef struct kr_trainer {
     krait_model *model;         /* its weights are trained in place */
     kr_store *store;
     kr_loader *data, *held_out; /* held_out NULL: nothing is kept for evaluation */
+    kr_task_source task;        /* with a task instead of text: its examples */
+    kr_task_batches examples, held_examples;
+    kr_task_scorer task_scorer;
     kr_lm lm;
     kr_lane_states states; /* empty unless carry_state */
     kr_micro_batches batches;
@@ -57,6 +61,11 @@ void kr_trainer_close(kr_trainer *t);
 
 /* The training graph's options at so many sequences, recomputing or not. */
 kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recompute);
+
+/* Is it a task that is trained on? */
+static inline bool kr_trainer_has_task(const kr_trainer *t) { return t->task.task != NULL; }
+/* What a micro-batch of the training graph holds at most, with so many sequences. */
+kr_batch_shape kr_trainer_shape(const kr_trainer *t, int64_t batch);
 
 /* The graph whose memory the evaluation uses: on the GPU the training graph, between its steps. */
 const kr_graph *kr_trainer_under(const kr_trainer *t);

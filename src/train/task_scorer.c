@@ -1,0 +1,273 @@
+/* task_scorer.c - forward runs over a task's examples, and counting what was right. */
+#include "train/task_scorer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+/* Rows of a run: as many as make the machine busy, and of one example as many as memory bears. */
+enum { ROWS = 1 << 13, ROWS_GPU = 1 << 17, WHOLE = 1 << 16, WHOLE_GPU = 1 << 18, MOST_LANES = 64 };
+#define MOST_LOGITS (1 << 24)
+
+int kr_task_fits(const kr_task_source *s, const kr_config *c, krait_error *e) {
+    const char *name = s->task->name;
+    if (s->channels != c->channels)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "task %s gives %lld numbers a row (0: ids), the model reads %lld", name,
+                       (long long)s->channels, (long long)c->channels);
+    if (s->vocabulary > c->vocabulary)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "task %s has %lld ids, the model's vocabulary is %lld", name,
+                       (long long)s->vocabulary, (long long)c->vocabulary);
+    if (s->classes == c->classes) return 0;
+    return kr_fail(e, KRAIT_ERR_MISMATCH,
+                   "task %s has %lld classes (0: the answers are ids), the model tells %lld", name,
+                   (long long)s->classes, (long long)c->classes);
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- making ---- */
+
+/* How many lanes of how many rows. */
+static kr_batch_shape choose_shape(const kr_task_scorer *s, bool gpu, int64_t most) {
+    const kr_task_source *t = s->source;
+    int64_t lanes = smaller((gpu ? ROWS_GPU : ROWS) / t->longest, smaller(most, MOST_LANES));
+    lanes = smaller(lanes, MOST_LOGITS / (t->answers * s->logits));
+    kr_batch_shape shape = {.count = 1, .lanes = lanes < 1 ? 1 : lanes, .channels = t->channels};
+    shape.rows = shape.lanes * t->longest;
+    if (t->longest > (gpu ? WHOLE_GPU : WHOLE)) { /* in chunks */
+        shape.lanes = smaller(most, 8);
+        shape.rows = gpu ? ROWS_GPU : ROWS;
+    }
+    shape.picks = smaller(shape.lanes * t->answers, shape.rows);
+    if (shape.picks < shape.lanes) shape.picks = shape.lanes;
+    return shape;
+}
+
+static int build(kr_task_scorer *s, const kr_config *c, const kr_graph_options *o,
+                 const kr_batch_shape *shape, krait_error *e) {
+    bool chunks = shape->rows < shape->lanes * s->source->longest;
+    kr_lm_options l = {.graph = *o,
+                       .tokens = shape->rows,
+                       .rows = shape->picks,
+                       .sequences = shape->lanes,
+                       .slots = chunks ? shape->lanes : 0,
+                       .any_ends = true};
+    return kr_lm_build(&s->lm, c, &l, e);
+}
+
+int kr_task_scorer_create(kr_task_scorer *s, const kr_config *c, kr_weights *w,
+                          const kr_graph_options *o, const kr_task_source *source, int64_t most,
+                          krait_error *e) {
+    *s = (kr_task_scorer){.source = source,
+                          .pooling = c->pooling,
+                          .logits = c->classes ? c->classes : c->vocabulary};
+    kr_batch_shape shape = choose_shape(s, o->level == KR_LEVEL_CUDA, most);
+    s->lanes = shape.lanes;
+    s->rows.shape = shape;
+    KR_TRY(kr_task_fits(source, c, e));
+    KR_TRY(build(s, c, o, &shape, e));
+    int rc = kr_lm_bind_weights(&s->lm, w, e);
+    if (rc == 0) rc = kr_graph_plan(s->lm.g, e);
+    if (rc < 0) kr_task_scorer_free(s);
+    return rc;
+}
+
+size_t kr_task_scorer_bytes(const kr_task_scorer *s, const kr_graph *over) {
+    kr_plan_sizes sizes;
+    kr_graph_sizes(s->lm.g, &sizes);
+    size_t own = over && kr_graph_fits(s->lm.g, over) ? 0 : sizes.activations + sizes.scratch;
+    return own + sizes.inputs + kr_lane_states_bytes(&s->lm, false) +
+           kr_micro_batches_bytes(&s->rows.shape);
+}
+
+int kr_task_scorer_allocate(kr_task_scorer *s, const kr_graph *over, krait_error *e) {
+    kr_batch_shape shape = s->rows.shape;
+    if (over && kr_graph_fits(s->lm.g, over))
+        KR_TRY(kr_graph_allocate_over(s->lm.g, over, e));
+    else
+        KR_TRY(kr_graph_allocate(s->lm.g, e));
+    KR_TRY(kr_lane_states_create(&s->states, &s->lm, false, e));
+    KR_TRY(kr_micro_batches_create(&s->rows, &shape, e));
+    s->answers = kr_calloc((size_t)shape.picks, sizeof *s->answers);
+    if (s->source->classes) s->sums = kr_calloc((size_t)(s->lanes * s->logits), sizeof *s->sums);
+    return s->answers && (s->sums || !s->source->classes) ? 0 : kr_fail_memory(e, "evaluation");
+}
+
+void kr_task_scorer_free(kr_task_scorer *s) {
+    kr_lane_states_free(&s->states);
+    kr_micro_batches_free(&s->rows);
+    if (s->lm.g) kr_lm_free(&s->lm);
+    kr_free(s->answers);
+    kr_free(s->sums);
+    *s = (kr_task_scorer){0};
+}
+
+/* ---- counting ---- */
+
+typedef struct run {
+    kr_task_scorer *s;
+    kr_task_batches *b;
+    kr_task_result *result;
+    kr_task_heard *heard;
+    void *user;
+    int64_t first, n; /* examples of this group */
+    int64_t at[MOST_LANES];
+    bool wrong[MOST_LANES], stop;
+} run;
+
+/* What the logits say: the likeliest, and the log-probabilities of it and of what is right. */
+static int32_t likeliest(const double *logits, int64_t n, int32_t right, double *said,
+                         double *wanted) {
+    int32_t best = 0;
+    double sum = 0;
+    for (int64_t v = 1; v < n; v++)
+        if (logits[v] > logits[best]) best = (int32_t)v;
+    for (int64_t v = 0; v < n; v++) sum += exp(logits[v] - logits[best]);
+    *said = -log(sum);
+    *wanted = logits[right] - logits[best] - log(sum);
+    return best;
+}
+
+static void count(run *r, int64_t lane, int64_t row, int32_t right, const double *logits) {
+    double said, wanted;
+    int32_t best = likeliest(logits, r->s->logits, right, &said, &wanted);
+    r->result->answers++;
+    r->result->correct += best == right;
+    r->result->loss -= wanted;
+    if (best != right) r->wrong[lane] = true;
+    if (r->heard && !r->stop)
+        r->stop = r->heard(r->user, r->first + lane, row, right, best, said) != 0;
+}
+
+static void count_ids(run *r, const float *logits) {
+    kr_task_scorer *s = r->s;
+    double *wide = NULL;
+    double room[64];
+    if (s->logits > 64) wide = kr_malloc((size_t)s->logits * sizeof *wide);
+    for (int64_t i = 0; i < s->rows.r[0]; i++) {
+        const struct kr_task_answer *a = &s->answers[i];
+        double *to = wide ? wide : room;
+        if (a->lane < 0 || (s->logits > 64 && !wide)) continue;
+        for (int64_t v = 0; v < s->logits; v++) to[v] = (double)logits[i * s->logits + v];
+        count(r, a->lane, a->row, a->right, to);
+    }
+    kr_free(wide);
+}
+
+/* Adds a chunk's part of each example's logits. */
+static void add_labels(run *r, const float *logits) {
+    kr_task_scorer *s = r->s;
+    for (int64_t i = 0; i < s->rows.r[0]; i++) {
+        const struct kr_task_answer *a = &s->answers[i];
+        if (a->lane < 0) continue;
+        bool mean = s->pooling == KR_POOL_MEAN;
+        double share =
+            mean ? (double)a->row / (double)r->b->examples[a->lane].count : 1; /* row: how many */
+        double *sum = s->sums + a->lane * s->logits;
+        for (int64_t v = 0; v < s->logits; v++) sum[v] += share * (double)logits[i * s->logits + v];
+    }
+}
+
+/* ---- runs ---- */
+
+/* Puts the next `take` rows of a lane behind row m, and what is asked there behind pick p. */
+static int64_t take_rows(run *r, int64_t lane, int64_t take, int64_t m, int64_t p) {
+    kr_task_scorer *s = r->s;
+    const kr_example *x = &r->b->examples[lane];
+    int64_t at = r->at[lane], C = s->source->channels;
+    if (C)
+        memcpy(s->rows.values + m * C, x->values + at * C, (size_t)(take * C) * sizeof(float));
+    else
+        memcpy(s->rows.ids + m, x->ids + at, (size_t)take * sizeof(int32_t));
+    if (s->lm.spans) {
+        s->answers[p] = (struct kr_task_answer){lane, take, x->label};
+        return p + 1;
+    }
+    for (int64_t i = at; i < at + take; i++) {
+        bool label = s->source->classes > 0;
+        if (label ? i != x->count - 1 : x->targets[i] < 0) continue;
+        s->rows.picks[p] = m + i - at;
+        s->answers[p++] = (struct kr_task_answer){lane, i, label ? x->label : x->targets[i]};
+    }
+    return p;
+}
+
+/* Lays out the next rows of all lanes; returns how many. */
+static int64_t compose(run *r) {
+    kr_task_scorer *s = r->s;
+    int64_t m = 0, p = 0, n = 0, active = 0;
+    for (int64_t k = 0; k < r->n; k++) active += r->at[k] < r->b->examples[k].count;
+    for (int64_t k = 0; k < r->n; k++) {
+        int64_t left = r->b->examples[k].count - r->at[k];
+        if (left <= 0) continue;
+        int64_t take = smaller(left, (s->rows.shape.rows - m) / active--);
+        int64_t *seq = s->rows.seqs + 3 * n++;
+        seq[0] = m;
+        seq[1] = take;
+        seq[2] = k;
+        p = take_rows(r, k, take, m, p);
+        r->at[k] += take;
+        m += take;
+    }
+    if (p == 0) { /* nothing is asked in this chunk: any row will do */
+        s->rows.picks[p] = 0;
+        s->answers[p++].lane = -1;
+    }
+    s->rows.m[0] = m;
+    s->rows.r[0] = p;
+    s->rows.s[0] = n;
+    return m;
+}
+
+static int run_chunk(run *r, krait_error *e) {
+    kr_task_scorer *s = r->s;
+    KR_TRY(kr_micro_batches_bind(&s->rows, 0, &s->lm, e));
+    KR_TRY(kr_graph_run(s->lm.g, s->rows.m[0], s->rows.r[0], e));
+    if (s->answers[0].lane < 0) return 0;
+    const float *logits = kr_graph_fetch(s->lm.g, s->lm.logits, e);
+    if (!logits) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    if (s->source->classes)
+        add_labels(r, logits);
+    else
+        count_ids(r, logits);
+    return 0;
+}
+
+static int run_group(run *r, krait_error *e) {
+    kr_task_scorer *s = r->s;
+    r->first = r->b->next;
+    KR_TRY(kr_task_batches_make(r->b, r->n, e));
+    KR_TRY(kr_lane_states_zero(&s->states, e));
+    memset(r->at, 0, sizeof r->at);
+    memset(r->wrong, 0, sizeof r->wrong);
+    if (s->sums) memset(s->sums, 0, (size_t)(s->lanes * s->logits) * sizeof *s->sums);
+    while (compose(r) > 0) KR_TRY(run_chunk(r, e));
+    for (int64_t k = 0; k < r->n; k++) {
+        const kr_example *x = &r->b->examples[k];
+        if (s->sums) count(r, k, x->count - 1, x->label, s->sums + k * s->logits);
+        r->result->whole += !r->wrong[k];
+    }
+    r->result->examples += r->n;
+    return 0;
+}
+
+int kr_task_scorer_run(kr_task_scorer *s, kr_task_batches *b, int64_t n, kr_task_result *result,
+                       kr_task_heard *heard, void *user, krait_error *e) {
+    run r = {.s = s, .b = b, .result = result, .heard = heard, .user = user};
+    kr_graph_params_changed(s->lm.g);
+    *result = (kr_task_result){0};
+    for (int64_t done = 0; done < n && !r.stop; done += r.n) {
+        r.n = smaller(n - done, s->lanes);
+        KR_TRY(run_group(&r, e));
+    }
+    if (r.stop) return kr_fail(e, KRAIT_ERR_CANCELLED, "stopped");
+    if (!isfinite(result->loss))
+        return kr_fail(e, KRAIT_ERR_NUMERIC, "task %s: the loss is %s", s->source->task->name,
+                       isnan(result->loss) ? "not a number" : "infinite");
+    if (result->answers) result->loss /= (double)result->answers;
+    return 0;
+}
