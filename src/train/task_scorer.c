@@ -31,16 +31,19 @@ static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- making ---- */
 
-/* How many lanes of how many rows. */
-static kr_batch_shape choose_shape(const kr_task_scorer *s, bool gpu, int64_t most) {
+/* How many lanes of how many rows: as many examples as fit `rows`; one that is above `whole` rows
+ * is read in chunks. */
+static kr_batch_shape choose_shape(const kr_task_scorer *s, int64_t most, int64_t rows,
+                                   int64_t whole) {
+    enum { LANES_OF_CHUNKS = 8 };
     const kr_task_source *t = s->source;
-    int64_t lanes = smaller((gpu ? ROWS_GPU : ROWS) / t->longest, smaller(most, MOST_LANES));
+    int64_t lanes = smaller(rows / t->longest, smaller(most, MOST_LANES));
     lanes = smaller(lanes, MOST_LOGITS / (t->answers * s->logits));
     kr_batch_shape shape = {.count = 1, .lanes = lanes < 1 ? 1 : lanes, .channels = t->channels};
     shape.rows = shape.lanes * t->longest;
-    if (t->longest > (gpu ? WHOLE_GPU : WHOLE)) { /* in chunks */
-        shape.lanes = smaller(most, 8);
-        shape.rows = gpu ? ROWS_GPU : ROWS;
+    if (t->longest > whole) {
+        shape.lanes = smaller(smaller(most, LANES_OF_CHUNKS), rows);
+        shape.rows = rows;
     }
     shape.picks = smaller(shape.lanes * t->answers, shape.rows);
     if (shape.picks < shape.lanes) shape.picks = shape.lanes;
@@ -59,21 +62,34 @@ static int build(kr_task_scorer *s, const kr_config *c, const kr_graph_options *
     return kr_lm_build(&s->lm, c, &l, e);
 }
 
-int kr_task_scorer_create(kr_task_scorer *s, const kr_config *c, kr_weights *w,
-                          const kr_graph_options *o, const kr_task_source *source, int64_t most,
-                          krait_error *e) {
+static int create(kr_task_scorer *s, const kr_config *c, kr_weights *w, const kr_graph_options *o,
+                  const kr_task_source *source, int64_t most, int64_t rows, int64_t whole,
+                  krait_error *e) {
     *s = (kr_task_scorer){.source = source,
                           .pooling = c->pooling,
                           .logits = c->classes ? c->classes : c->vocabulary};
-    kr_batch_shape shape = choose_shape(s, o->level == KR_LEVEL_CUDA, most);
+    KR_TRY(kr_task_fits(source, c, e));
+    kr_batch_shape shape = choose_shape(s, most, rows, whole);
     s->lanes = shape.lanes;
     s->rows.shape = shape;
-    KR_TRY(kr_task_fits(source, c, e));
     KR_TRY(build(s, c, o, &shape, e));
     int rc = kr_lm_bind_weights(&s->lm, w, e);
     if (rc == 0) rc = kr_graph_plan(s->lm.g, e);
     if (rc < 0) kr_task_scorer_free(s);
     return rc;
+}
+
+int kr_task_scorer_create(kr_task_scorer *s, const kr_config *c, kr_weights *w,
+                          const kr_graph_options *o, const kr_task_source *source, int64_t most,
+                          krait_error *e) {
+    bool gpu = o->level == KR_LEVEL_CUDA;
+    return create(s, c, w, o, source, most, gpu ? ROWS_GPU : ROWS, gpu ? WHOLE_GPU : WHOLE, e);
+}
+
+int kr_task_scorer_create_rows(kr_task_scorer *s, const kr_config *c, kr_weights *w,
+                               const kr_graph_options *o, const kr_task_source *source,
+                               int64_t most, int64_t rows, krait_error *e) {
+    return create(s, c, w, o, source, most, rows, rows, e);
 }
 
 size_t kr_task_scorer_bytes(const kr_task_scorer *s, const kr_graph *over) {

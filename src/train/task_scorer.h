@@ -40,6 +40,10 @@ int kr_task_fits(const kr_task_source *source, const kr_config *c, krait_error *
 int kr_task_scorer_create(kr_task_scorer *s, const kr_config *c, kr_weights *w,
                           const kr_graph_options *o, const kr_task_source *source, int64_t most,
                           krait_error *e);
+/* The same with at most so many rows a run: longer examples are read in chunks. */
+int kr_task_scorer_create_rows(kr_task_scorer *s, const kr_config *c, kr_weights *w,
+                               const kr_graph_options *o, const kr_task_source *source,
+                               int64_t most, int64_t rows, krait_error *e);
 /* `over` (or NULL): a graph whose memory is used where it is large enough. */
 int kr_task_scorer_allocate(kr_task_scorer *s, const kr_graph *over, krait_error *e);
 size_t kr_task_scorer_bytes(const kr_task_scorer *s, const kr_graph *over);

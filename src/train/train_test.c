@@ -45,7 +45,8 @@ static void build(small *s, int64_t count, int64_t lanes, int64_t window, bool c
     assert_int_equal(kr_graph_plan(s->lm.g, &e), 0);
     assert_int_equal(kr_graph_allocate(s->lm.g, &e), 0);
     assert_int_equal(kr_lane_states_create(&s->states, &s->lm, true, &e), 0);
-    assert_int_equal(kr_micro_batches_create(&s->batches, count, lanes, window, &e), 0);
+    kr_batch_shape shape = {.count = count, .lanes = lanes, .rows = lanes * window};
+    assert_int_equal(kr_micro_batches_create(&s->batches, &shape, &e), 0);
 }
 
 static void drop(small *s) {
@@ -62,25 +63,26 @@ static int32_t token(int64_t k, int64_t t) {
 
 static void fill(small *s, int64_t i, int64_t first_sequence, int64_t first_token) {
     kr_micro_batches *b = &s->batches;
-    for (int64_t m = 0; m < b->rows; m++) {
-        int64_t k = first_sequence + m / b->window, t = first_token + m % b->window;
-        b->ids[i * b->rows + m] = token(k, t);
-        b->targets[i * b->rows + m] = t % 5 == 3 ? -1 : token(k, t + 1);
-        b->reset[i * b->rows + m] = t == 0;
+    int64_t rows = b->shape.rows, window = rows / b->shape.lanes;
+    for (int64_t m = 0; m < rows; m++) {
+        int64_t k = first_sequence + m / window, t = first_token + m % window;
+        b->ids[i * rows + m] = token(k, t);
+        b->targets[i * rows + m] = t % 5 == 3 ? -1 : token(k, t + 1);
+        b->reset[i * rows + m] = t == 0;
     }
 }
 
 static void set_seed(small *s) {
     int64_t valid = 0;
-    for (int64_t i = 0; i < s->batches.count * s->batches.rows; i++)
+    for (int64_t i = 0; i < s->batches.shape.count * s->batches.shape.rows; i++)
         valid += s->batches.targets[i] >= 0;
-    for (int64_t i = 0; i < s->batches.rows; i++) s->batches.seed[i] = 1.0f / (float)valid;
+    for (int64_t i = 0; i < s->batches.shape.rows; i++) s->batches.seed[i] = 1.0f / (float)valid;
 }
 
 static void run_one(small *s, int64_t i) {
     krait_error e = {0};
     assert_int_equal(kr_micro_batches_bind(&s->batches, i, &s->lm, &e), 0);
-    if (kr_graph_run(s->lm.g, s->batches.rows, 0, &e) < 0) fail_msg("%s", e.message);
+    if (kr_graph_run(s->lm.g, s->batches.shape.rows, 0, &e) < 0) fail_msg("%s", e.message);
 }
 
 /* The largest difference of any gradient, relative to the largest gradient. */

@@ -1,0 +1,195 @@
+/* lm_ends_test.c - the ends of a model other than a language model's: rows of numbers in, classes
+ * out by the mean, the last or every row. Gradients in double against finite differences; what does
+ * not go together is refused. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "models/lm.h"
+
+enum { T = 9, S = 2, C = 3, CLASSES = 4 };
+
+typedef struct rig {
+    kr_lm lm;
+    kr_weights w;
+    kr_config c;
+    int64_t r; /* targets: one a row, or one a sequence */
+    double values[T][C], seed[T];
+    int32_t ids[T], targets[T];
+    int64_t seqs[S][3], rows[T];
+} rig;
+
+static void bind(rig *r, kr_value *v, void *data) {
+    if (!v) return;
+    kr_tensor t = *kr_value_tensor(v);
+    t.data = data;
+    krait_error e;
+    if (kr_graph_bind(r->lm.g, v, &t, &e) < 0) fail_msg("%s", e.message);
+}
+
+static void build(rig *r, const char *settings, bool training) {
+    memset(r, 0, sizeof *r);
+    krait_error e;
+    bool numbers = strstr(settings, "channels") != NULL;
+    if (kr_config_make(&r->c, "mamba1", 6, 2, numbers ? 0 : 11, settings, &e) < 0)
+        fail_msg("%s", e.message);
+    r->r = r->c.pooling == KR_POOL_EVERY ? T : S;
+    kr_lm_options o = {.graph = {.f64 = true, .training = training, .threads = 1},
+                       .tokens = T,
+                       .sequences = S,
+                       .rows = r->r,
+                       .loss = training,
+                       .any_ends = true};
+    if (kr_lm_build(&r->lm, &r->c, &o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_lm_init_weights(&r->c, 3, &r->w, &e), 0);
+    if (kr_lm_bind_weights(&r->lm, &r->w, &e) < 0) fail_msg("%s", e.message);
+    if (kr_graph_plan(r->lm.g, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_graph_allocate(r->lm.g, &e), 0);
+}
+
+static void fill(rig *r) {
+    kr_rng rng = kr_rng_make(5, 6);
+    for (int64_t i = 0; i < r->w.count; i++) {
+        double *p = r->w.items[i].tensor.data;
+        for (int64_t j = 0; j < kr_tensor_count(&r->w.items[i].tensor); j++)
+            p[j] += 0.3 * kr_rng_normal(&rng);
+    }
+    for (int t = 0; t < T; t++) {
+        for (int k = 0; k < C; k++) r->values[t][k] = kr_rng_normal(&rng);
+        r->ids[t] = (int32_t)kr_rng_below(&rng, 11);
+        r->targets[t] = (int32_t)kr_rng_below(&rng, CLASSES);
+        r->seed[t] = 0.5 + kr_rng_uniform(&rng);
+        r->rows[t] = r->c.pooling == KR_POOL_EVERY ? t : t == 0 ? 4 : T - 1;
+    }
+    r->seqs[0][1] = r->seqs[1][0] = 5;
+    r->seqs[1][1] = T - 5;
+    r->seqs[1][2] = 1;
+    bind(r, r->lm.values, r->values);
+    bind(r, r->lm.ids, r->ids);
+    bind(r, r->lm.seqs, r->seqs);
+    bind(r, r->lm.spans, r->seqs);
+    bind(r, r->lm.rows, r->rows);
+    bind(r, r->lm.targets, r->targets);
+    bind(r, r->lm.seed, r->seed);
+}
+
+static double objective(rig *r) {
+    krait_error e;
+    double sum = 0;
+    kr_graph_zero_gradients(r->lm.g);
+    if (kr_graph_run(r->lm.g, T, r->r, &e) < 0) fail_msg("%s", e.message);
+    const double *nll = kr_value_tensor(r->lm.nll)->data;
+    for (int64_t i = 0; i < r->r; i++) sum += nll[i] * r->seed[i];
+    return sum;
+}
+
+/* The worst relative difference over a tensor's first and last entries. */
+static double compare(rig *r, kr_value *v) {
+    double worst = 0, scale = 1e-3, wanted[4];
+    const kr_tensor *g = kr_value_tensor(kr_graph_gradient(r->lm.g, v));
+    double *data = kr_value_tensor(v)->data;
+    int64_t n = kr_tensor_count(g), at[4] = {0, n / 3, n / 2, n - 1};
+    objective(r);
+    for (int i = 0; i < 4; i++) wanted[i] = ((const double *)g->data)[at[i]];
+    for (int i = 0; i < 4; i++) {
+        double old = data[at[i]], h = 1e-5;
+        data[at[i]] = old + h;
+        double up = objective(r);
+        data[at[i]] = old - h;
+        double numeric = (up - objective(r)) / (2 * h);
+        data[at[i]] = old;
+        scale = fmax(scale, fabs(numeric));
+        worst = fmax(worst, fabs(numeric - wanted[i]));
+    }
+    return worst / scale;
+}
+
+static void gradients(void **state) {
+    (void)state;
+    static const char *const settings[] = {"inner=10 state=3 classes=4 channels=3",
+                                           "inner=10 state=3 classes=4 channels=3 pooling=last",
+                                           "inner=10 state=3 classes=4 channels=3 pooling=every",
+                                           "inner=10 state=3 classes=4",
+                                           "inner=10 state=3 classes=4 pooling=last"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        rig r;
+        double worst = 0;
+        build(&r, settings[i], true);
+        fill(&r);
+        for (int k = 0; k < kr_graph_param_count(r.lm.g); k++) {
+            const kr_param_decl *d;
+            worst = fmax(worst, compare(&r, kr_graph_param_at(r.lm.g, k, &d)));
+        }
+        printf("%s: %d tensors, worst relative difference %.2g\n", settings[i],
+               kr_graph_param_count(r.lm.g), worst);
+        assert_true(worst < 1e-6);
+        kr_lm_free(&r.lm);
+        kr_weights_free(&r.w);
+    }
+}
+
+/* Logits of the mean are the mean of the rows' logits; those of the last row the last's. */
+static void pooling_is_what_it_says(void **state) {
+    (void)state;
+    double logits[3][T * CLASSES];
+    static const char *const settings[] = {"state=3 classes=4 channels=3",
+                                           "state=3 classes=4 channels=3 pooling=last",
+                                           "state=3 classes=4 channels=3 pooling=every"};
+    for (int i = 0; i < 3; i++) {
+        rig r;
+        build(&r, settings[i], false);
+        fill(&r);
+        krait_error e;
+        if (kr_graph_run(r.lm.g, T, r.r, &e) < 0) fail_msg("%s", e.message);
+        memcpy(logits[i], kr_value_tensor(r.lm.logits)->data,
+               (size_t)(r.r * CLASSES) * sizeof(double));
+        kr_lm_free(&r.lm);
+        kr_weights_free(&r.w);
+    }
+    for (int k = 0; k < CLASSES; k++) {
+        double first = 0, second = 0;
+        for (int t = 0; t < 5; t++) first += logits[2][t * CLASSES + k] / 5;
+        for (int t = 5; t < T; t++) second += logits[2][t * CLASSES + k] / (T - 5);
+        assert_true(fabs(logits[0][k] - first) < 1e-12);
+        assert_true(fabs(logits[0][CLASSES + k] - second) < 1e-12);
+        assert_true(logits[1][k] == logits[2][4 * CLASSES + k]);
+        assert_true(logits[1][CLASSES + k] == logits[2][(T - 1) * CLASSES + k]);
+    }
+}
+
+static void refusals(void **state) {
+    (void)state;
+    static const char *const bad[][2] = {{"channels=2", "needs classes"},
+                                         {"pooling=last", "pooling has no effect"},
+                                         {"classes=-1", "classes must be"},
+                                         {"pooling=first", "one of mean|last|every"}};
+    kr_config c;
+    krait_error e;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_true(kr_config_make(&c, "mamba1", 8, 1, 16, bad[i][0], &e) < 0);
+        printf("%s\n", e.message);
+        assert_non_null(strstr(e.message, bad[i][1]));
+    }
+    assert_true(kr_config_make(&c, "mamba1", 8, 1, 0, NULL, &e) < 0); /* no ids at all */
+    assert_int_equal(kr_config_make(&c, "mamba1", 8, 1, 16, "classes=3", &e), 0);
+    kr_lm lm;
+    kr_lm_options o = {.graph = {.threads = 1}, .tokens = 4, .sequences = 1};
+    assert_true(kr_lm_build(&lm, &c, &o, &e) < 0);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "classifies sequences"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gradients),
+                                       cmocka_unit_test(pooling_is_what_it_says),
+                                       cmocka_unit_test(refusals)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

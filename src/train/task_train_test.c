@@ -1,0 +1,305 @@
+/* task_train_test.c - training on sequence tasks: it learns, a run that goes on writes the bytes of
+ * one that was never stopped, chunks give what whole examples give, and what cannot be is refused.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <krait/train.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "mixers/mixer.h"
+#include "models/model.h"
+#include "train/recipe.h"
+#include "train/task_scorer.h"
+
+enum { MOST = 24 };
+
+typedef struct seen {
+    double accuracy, whole, first_accuracy;
+    int64_t evals, stop_at;
+} seen;
+
+static int on_event(void *user, const krait_train_event *v) {
+    seen *s = user;
+    if (v->kind == KRAIT_EVENT_EVAL) {
+        if (s->evals++ == 0) s->first_accuracy = v->accuracy;
+        s->accuracy = v->accuracy;
+        s->whole = v->accuracy_whole;
+    }
+    return s->stop_at > 0 && v->kind == KRAIT_EVENT_STEP && v->step >= s->stop_at;
+}
+
+static int train(const char *folder, const char *const *sets, int resume, seen *s, krait_error *e) {
+    krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
+    o.out = folder;
+    o.sets = sets;
+    for (o.n_sets = 0; sets[o.n_sets]; o.n_sets++) continue;
+    o.resume = resume;
+    o.on_event = on_event;
+    o.user = s;
+    return krait_train(&o, e);
+}
+
+static void make_folder(char name[32]) {
+    strcpy(name, "task_train_XXXXXX");
+    assert_non_null(mkdtemp(name));
+}
+
+static void drop_folder(const char *name) {
+    char command[80];
+    snprintf(command, sizeof command, "rm -rf %s", name);
+    assert_int_equal(system(command), 0);
+}
+
+static const char *const copying[] = {"task=selective_copying",
+                                      "length=24",
+                                      "memorise=3",
+                                      "symbols=6",
+                                      "width=32",
+                                      "layers=2",
+                                      "batch=32",
+                                      "steps=450",
+                                      "learning_rate=0.008",
+                                      "warmup=20",
+                                      "weight_decay=0",
+                                      "eval_every=0",
+                                      "eval_batches=4",
+                                      "checkpoint_every=0",
+                                      "min_learning_rate=0.0005",
+                                      NULL};
+
+/* Seconds, not minutes: three tokens among 18 rows of noise. Chance is 25%. */
+static void selective_copying_is_learned(void **state) {
+    (void)state;
+    char folder[32];
+    krait_error e;
+    seen s = {.accuracy = 0};
+    make_folder(folder);
+    if (train(folder, copying, 0, &s, &e) < 0) fail_msg("%s", e.message);
+    printf("selective copying: %.2f%% of answers right, %.2f%% of examples\n", 100 * s.accuracy,
+           100 * s.whole);
+    assert_true(s.first_accuracy < 0.5 && s.accuracy >= 0.99 && s.whole <= s.accuracy);
+    krait_model *model;
+    krait_model_options mo = KRAIT_MODEL_OPTIONS_INIT;
+    mo.without_tokenizer = 1;
+    assert_int_equal(krait_model_open(&model, folder, &mo, &e), 0);
+    krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
+    krait_eval_result r;
+    const char *sets[] = {"length=24", "memorise=3", "symbols=6"};
+    o.task = "selective_copying";
+    o.sets = sets;
+    o.n_sets = 3;
+    o.examples = 100;
+    if (krait_eval(model, &o, &r, &e) < 0) fail_msg("%s", e.message);
+    printf("the test part: %.2f%% of %lld\n", 100 * r.accuracy, (long long)r.tokens);
+    assert_true(r.questions == 100 && r.tokens == 300 && r.accuracy >= 0.98);
+    o.task = "listops";
+    o.n_sets = 0;
+    assert_true(krait_eval(model, &o, &r, &e) < 0);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "task listops has 18 ids"));
+    krait_model_close(&model);
+    drop_folder(folder);
+}
+
+/* ---- going on -------------------------------------------------------------------------------- */
+
+static void same_file(const char *a, const char *b, const char *name) {
+    kr_map x, y;
+    char *p = kr_path_join(a, name), *q = kr_path_join(b, name);
+    assert_int_equal(kr_map_open(&x, p, NULL), 0);
+    assert_int_equal(kr_map_open(&y, q, NULL), 0);
+    assert_true(x.size == y.size && memcmp(x.data, y.data, x.size) == 0);
+    kr_map_close(&x);
+    kr_map_close(&y);
+    kr_free(p);
+    kr_free(q);
+}
+
+static void a_run_that_goes_on_is_the_same(void **state) {
+    (void)state;
+    static const char *const runs[][MOST] = {
+        {"task=listops", "depth=4", "shortest=5", "longest=30", "width=16", "layers=1", "batch=4",
+         "steps=9", "warmup=2", "eval_every=3", "eval_batches=2", "log_every=1", "pooling=last",
+         NULL},
+        {"task=pathfinder", "width=8", "layers=1", "batch=2", "steps=5", "warmup=2", "eval_every=2",
+         "eval_batches=1", "accumulate=2", "log_every=1", NULL}};
+    for (int i = 0; i < 2; i++) {
+        char whole[32], parts[32];
+        krait_error e;
+        seen s = {.stop_at = 0}, stopped = {.stop_at = 3};
+        make_folder(whole);
+        make_folder(parts);
+        if (train(whole, runs[i], 0, &s, &e) < 0) fail_msg("%s", e.message);
+        assert_int_equal(train(parts, runs[i], 0, &stopped, &e), KRAIT_ERR_CANCELLED);
+        stopped.stop_at = 0;
+        if (train(parts, runs[i], 1, &stopped, &e) < 0) fail_msg("%s", e.message);
+        same_file(whole, parts, "model.safetensors");
+        same_file(whole, parts, "config.json");
+        same_file(whole, parts, "log.jsonl");
+        assert_true(s.accuracy == stopped.accuracy);
+        drop_folder(whole);
+        drop_folder(parts);
+    }
+}
+
+/* ---- chunks ---------------------------------------------------------------------------------- */
+
+/* The loss and what was right, read in runs of at most `rows` rows. */
+static kr_task_result score(const kr_config *c, kr_weights *w, const kr_task_source *source,
+                            int64_t rows) {
+    kr_task_scorer s;
+    kr_task_batches b;
+    kr_task_result r;
+    krait_error e;
+    kr_graph_options o = {.threads = 1};
+    assert_int_equal(kr_device_level(&o.level, &e), 0);
+    if (kr_task_scorer_create_rows(&s, c, w, &o, source, 5, rows, &e) < 0)
+        fail_msg("%s", e.message);
+    if (kr_task_scorer_allocate(&s, NULL, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_task_batches_open(&b, source, KR_TASK_TEST, c, s.lanes, 1, &e), 0);
+    if (kr_task_scorer_run(&s, &b, 12, &r, NULL, NULL, &e) < 0) fail_msg("%s", e.message);
+    kr_task_batches_close(&b);
+    kr_task_scorer_free(&s);
+    return r;
+}
+
+static void chunks_give_what_whole_examples_give(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"selective_copying", "length=60 memorise=5 symbols=8", "state=4"},
+        {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10"},
+        {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10 pooling=last"},
+        {"mqar", "length=64 pairs=4 symbols=40", "state=4"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
+        char text[80], *rest = text, *pair;
+        kr_task_source source;
+        kr_config c;
+        kr_weights w = {0};
+        krait_error e;
+        const kr_task *task = kr_task_find(cases[i][0]);
+        snprintf(text, sizeof text, "%s", cases[i][1]);
+        kr_settings_default(task->settings, settings);
+        while ((pair = strtok_r(rest, " ", &rest)))
+            assert_int_equal(kr_settings_assign(task->settings, settings, pair, "", "", &e), 0);
+        assert_int_equal(kr_task_open(&source, task, settings, 3, NULL, 0, &e), 0);
+        if (kr_config_make(&c, "mamba1", 12, 2, 40, cases[i][2], &e) < 0) fail_msg("%s", e.message);
+        assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+        kr_task_result whole = score(&c, &w, &source, 1000), parts = score(&c, &w, &source, 37);
+        printf("%s %s: loss %.6f whole, %.6f in chunks\n", cases[i][0], cases[i][2], whole.loss,
+               parts.loss);
+        assert_true(fabs(whole.loss - parts.loss) < 1e-5 && whole.correct == parts.correct);
+        assert_true(whole.examples == 12 && parts.examples == 12);
+        assert_true(whole.answers == parts.answers && whole.whole == parts.whole);
+        kr_weights_free(&w);
+        kr_task_close(&source);
+    }
+}
+
+/* A model that was never trained knows nothing (check 10 of the sheet). */
+static void chance(void **state) {
+    (void)state;
+    kr_task_source source;
+    kr_config c;
+    kr_weights w = {0};
+    krait_error e;
+    kr_task_scorer s;
+    kr_task_batches b;
+    kr_task_result r;
+    kr_graph_options o = {.threads = 2};
+    _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
+    const kr_task *task = kr_task_find("listops");
+    kr_settings_default(task->settings, settings);
+    kr_settings_assign(task->settings, settings, "shortest=20", "", "", &e);
+    kr_settings_assign(task->settings, settings, "longest=100", "", "", &e);
+    assert_int_equal(kr_device_level(&o.level, &e), 0);
+    assert_int_equal(kr_task_open(&source, task, settings, 3, NULL, 0, &e), 0);
+    assert_int_equal(kr_config_make(&c, "mamba1", 16, 2, 24, "classes=10", &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_task_scorer_create(&s, &c, &w, &o, &source, 1000, &e), 0);
+    assert_int_equal(kr_task_scorer_allocate(&s, NULL, &e), 0);
+    assert_int_equal(kr_task_batches_open(&b, &source, KR_TASK_TEST, &c, s.lanes, 2, &e), 0);
+    assert_int_equal(kr_task_scorer_run(&s, &b, 1000, &r, NULL, NULL, &e), 0);
+    double accuracy = (double)r.correct / (double)r.answers;
+    printf("a fresh model on ListOps: %.1f%%, loss %.3f (ln 10 = 2.303)\n", 100 * accuracy, r.loss);
+    assert_true(accuracy >= 0.03 && accuracy <= 0.20 && fabs(r.loss - log(10)) < 0.4);
+    kr_task_batches_close(&b);
+    kr_task_scorer_free(&s);
+    kr_weights_free(&w);
+    kr_task_close(&source);
+}
+
+/* ---- refusals -------------------------------------------------------------------------------- */
+
+static void refusals(void **state) {
+    (void)state;
+    static const char *const bad[][5] = {
+        {"no effect with a task", "task=mqar", "window=64", NULL},
+        {"no effect with a task", "task=mqar", "sample_every=3", NULL},
+        {"there is no task \"copy\"", "task=copy", NULL},
+        {"unknown recipe key \"memorize\"", "task=selective_copying", "memorize=3", NULL},
+        {"memorise must be a whole number", "task=selective_copying", "memorise=0", NULL},
+        {"task mqar has no setting memorise", "task=selective_copying", "memorise=3", "task=mqar",
+         NULL},
+        {"must be even and at least 4", "task=mqar", "length=9", NULL},
+        {"decides channels (0) and classes (0)", "task=mqar", "classes=4", NULL},
+        {"pooling has no effect", "task=mqar", "pooling=last", NULL},
+        {"needs data, or a task", "steps=3", "warmup=1", NULL}};
+    char folder[32];
+    make_folder(folder);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        krait_error e;
+        seen s = {.stop_at = 0};
+        assert_true(train(folder, bad[i] + 1, 0, &s, &e) < 0);
+        printf("%s\n", e.message);
+        assert_non_null(strstr(e.message, bad[i][0]));
+    }
+    drop_folder(folder);
+}
+
+/* No key of a recipe means two things: a task's settings are nobody else's. */
+static void names_are_distinct(void **state) {
+    (void)state;
+    int n = 0;
+    for (int m = 0; kr_mixers[m]; m++)
+        for (int t = 0; kr_tasks[t]; t++)
+            for (const kr_setting *k = kr_tasks[t]->settings; k && k->name; k++, n++) {
+                char mixer[48];
+                kr_recipe r;
+                krait_error e;
+                kr_recipe_default(&r);
+                snprintf(mixer, sizeof mixer, "mixer=%s", kr_mixers[m]->name);
+                assert_int_equal(kr_recipe_set(&r, mixer, &e), 0);
+                if (kr_recipe_given(&r, k->name) ||
+                    kr_settings_find(kr_config_settings, k->name, strlen(k->name)) ||
+                    kr_settings_find(kr_mixers[m]->settings, k->name, strlen(k->name)))
+                    fail_msg("%s of task %s", k->name, kr_tasks[t]->name);
+                char set[64];
+                snprintf(set, sizeof set, "%s=1", k->name);
+                assert_true(kr_recipe_set(&r, set, &e) < 0);
+                assert_non_null(strstr(e.message, "unknown recipe key"));
+            }
+    printf("%d names\n", n);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(selective_copying_is_learned),
+        cmocka_unit_test(a_run_that_goes_on_is_the_same),
+        cmocka_unit_test(chunks_give_what_whole_examples_give),
+        cmocka_unit_test(chance),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(names_are_distinct),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
