@@ -279,6 +279,20 @@ refused 1 'task mqar has no setting "keys"' task mqar --print --set keys=3
 refused 1 'must be even and at least 4' task mqar --print --set length=9
 refused 2 'needs the name' task --print
 
+expect 0 train --task listops --out classes --set depth=3 --set shortest=4 --set longest=20 \
+    --set width=8 --set layers=1 --set steps=3 --set warmup=1 --set batch=2 --set eval_batches=2
+has 'of answers right'
+expect 0 eval --model classes --task listops --set depth=3 --set shortest=4 --set longest=20 \
+    --examples 5
+has '^answers right   .*% of 5'
+expect 0 eval --model classes --task listops --set depth=3 --set shortest=4 --set longest=20 \
+    --examples 2 --answers --json
+json example row right said logprob
+refused 1 'the model tells 10' eval --model classes --task mqar --set symbols=16
+refused 1 'no effect with a task' train --task mqar --out none --set window=9
+refused 2 'needs --task with a sequence task' eval --model run --data text --answers
+refused 1 'classifies sequences' generate --model classes --token-ids ids
+
 # ---- the example of every page works as it stands (with the small model, and a text that is here)
 PATH=$(dirname "$krait"):$PATH
 mkdir shop && cp -r run shop/demo

@@ -8,7 +8,6 @@
 #include "base/mem.h"
 #include "mixers/mixer.h"
 #include "nn/nn.h"
-#include "ops/cast/cast.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embedding/embedding.h"
 #include "ops/gather_rows/gather_rows.h"
@@ -17,8 +16,6 @@
 #include "ops/segment_mean/segment_mean.h"
 
 /* ---- the graph ------------------------------------------------------------------------------- */
-
-static bool pools(const kr_config *c) { return c->classes > 0 && c->pooling == KR_POOL_MEAN; }
 
 static void add_inputs(kr_lm *lm, const kr_config *c, const kr_lm_options *o) {
     kr_graph *g = lm->g;
@@ -31,7 +28,7 @@ static void add_inputs(kr_lm *lm, const kr_config *c, const kr_lm_options *o) {
         lm->ids = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, &o->tokens);
     lm->seqs = kr_graph_input(g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){o->sequences, 3});
     if (o->reset) lm->reset = kr_graph_input(g, "reset", KR_U8, KR_DIM0_TOKENS, 1, &o->tokens);
-    if (o->rows > 0 && pools(c))
+    if (o->rows > 0 && c->classes > 0)
         lm->spans = kr_graph_input(g, "spans", KR_I64, KR_DIM0_ROWS, 2, (int64_t[]){o->rows, 3});
     else if (o->rows > 0)
         lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
@@ -73,13 +70,14 @@ static kr_value *embed(kr_nn *nn, kr_value *ids) {
     return kr_apply1(nn->g, &kr_op_embedding, NULL, 0, (kr_value *[]){ids, w}, 2);
 }
 
-/* Rows of numbers, through a linear map. */
+/* Rows of numbers, through a linear map; in f32, as the residual stream is. */
 static kr_value *stem(kr_nn *nn, kr_value *values) {
     const kr_config *c = nn->config;
     snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
-    kr_value *x = values;
-    if (kr_graph_half(nn->g)) x = kr_apply1(nn->g, &kr_op_cast, NULL, 0, &values, 1);
-    return kr_nn_linear(nn, x, "stem", c->channels, c->width, true, kr_init_fan_in(c->channels, 1));
+    kr_value *w = kr_nn_param(nn, "stem.weight", KR_PARAM_DECAY, kr_init_fan_in(c->channels, 1), 2,
+                              (int64_t[]){c->width, c->channels});
+    kr_value *b = kr_nn_param(nn, "stem.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &c->width);
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){values, w, b}, 3);
 }
 
 /* A head of its own begins as any linear map does; a tied one is the embedding. */
@@ -96,16 +94,14 @@ static kr_value *head_weight(kr_nn *nn) {
     return kr_graph_param(nn->g, &d);
 }
 
-/* Classes: a linear map with a bias, whose few logits are f32. */
+/* Classes: a linear map with a bias, in f32. */
 static kr_value *classifier(kr_nn *nn, kr_value *x) {
     const kr_config *c = nn->config;
     snprintf(nn->prefix, sizeof nn->prefix, "head.");
-    kr_value *w = kr_nn_param(nn, "weight", KR_PARAM_MATRIX, kr_init_fan_in(c->width, 1), 2,
+    kr_value *w = kr_nn_param(nn, "weight", KR_PARAM_DECAY, kr_init_fan_in(c->width, 1), 2,
                               (int64_t[]){c->classes, c->width});
     kr_value *b = kr_nn_param(nn, "bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &c->classes);
-    kr_linear_attr attr = {.f32_out = 1};
-    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
-                     (kr_value *[]){x, w, b, kr_nn_half_copy(nn, w)}, 4);
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, b}, 3);
 }
 
 static kr_value *head(kr_nn *nn, kr_value *x) {

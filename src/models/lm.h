@@ -19,7 +19,7 @@ typedef struct kr_lm_options {
     /* > 0: logits only for picked rows, at most this many (input `rows`); 0: logits of every row */
     int64_t rows;
     /* the caller feeds a model with channels or classes: without it such a model is refused. One
-     * that pools means has a row of logits for each span: `rows` is the most of them */
+     * with classes has a row of logits for each span of rows: `rows` is the most of them */
     bool any_ends;
     int64_t sequences; /* S: the most sequences of a run */
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
@@ -40,7 +40,7 @@ typedef struct kr_lm {
     kr_value *seqs;   /* input I64 [S,3] */
     kr_value *reset;  /* input U8 [M], or NULL */
     kr_value *rows;   /* input I64 [R]: picked token rows, or NULL */
-    kr_value *spans;  /* input I64 [R,3]: as seqs, the rows that are meant; NULL: none are */
+    kr_value *spans;  /* input I64 [R,3]: as seqs, the rows whose mean is classified; NULL: none */
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */

@@ -24,7 +24,7 @@ typedef struct rig {
     int64_t r; /* targets: one a row, or one a sequence */
     double values[T][C], seed[T];
     int32_t ids[T], targets[T];
-    int64_t seqs[S][3], rows[T];
+    int64_t seqs[S][3], spans[T][3];
 } rig;
 
 static void bind(rig *r, kr_value *v, void *data) {
@@ -67,7 +67,8 @@ static void fill(rig *r) {
         r->ids[t] = (int32_t)kr_rng_below(&rng, 11);
         r->targets[t] = (int32_t)kr_rng_below(&rng, CLASSES);
         r->seed[t] = 0.5 + kr_rng_uniform(&rng);
-        r->rows[t] = r->c.pooling == KR_POOL_EVERY ? t : t == 0 ? 4 : T - 1;
+        r->spans[t][0] = r->c.pooling == KR_POOL_EVERY ? t : t == 0 ? 4 : T - 1;
+        r->spans[t][1] = 1;
     }
     r->seqs[0][1] = r->seqs[1][0] = 5;
     r->seqs[1][1] = T - 5;
@@ -75,8 +76,7 @@ static void fill(rig *r) {
     bind(r, r->lm.values, r->values);
     bind(r, r->lm.ids, r->ids);
     bind(r, r->lm.seqs, r->seqs);
-    bind(r, r->lm.spans, r->seqs);
-    bind(r, r->lm.rows, r->rows);
+    bind(r, r->lm.spans, r->c.pooling == KR_POOL_MEAN ? r->seqs : r->spans);
     bind(r, r->lm.targets, r->targets);
     bind(r, r->lm.seed, r->seed);
 }

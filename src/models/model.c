@@ -286,8 +286,7 @@ static int save_companion(const kr_companion *c, const char *folder, krait_error
 
 /* All of them, in place of those of the model that was there before. */
 static int save_companions(const krait_model *m, const char *folder, krait_error *e) {
-    for (int i = 0; i < m->n_companions; i++)
-        KR_TRY(save_companion(&m->companions[i], folder, e));
+    for (int i = 0; i < m->n_companions; i++) KR_TRY(save_companion(&m->companions[i], folder, e));
     for (int i = 0; i < KR_MAX_COMPANIONS; i++)
         if (!has_companion(m, companion_names[i]))
             KR_TRY(kr_remove_old(folder, companion_names[i], e));

@@ -251,7 +251,7 @@ static void refuses(const char *data, const char *task, const char *part) {
 static void refuses_what_is_wrong(void **state) {
     (void)state;
     char path[64];
-    refuses(paths[0], "chess", "there is: lambada");
+    refuses(paths[0], "chess", "there are: lambada");
     refuses("/tmp/krait-not-there", NULL, "/tmp/krait-not-there");
     refuses(paths[5], NULL, "no document has a second token");
     write_text("one.jsonl", "{\"text\": \"word\"}\n", path);

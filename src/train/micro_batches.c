@@ -4,11 +4,12 @@
 #include "base/err.h"
 #include "base/mem.h"
 
+static int64_t picks_of(const kr_batch_shape *s) { return s->picks * (s->spans ? 3 : 1); }
 static int64_t targets_of(const kr_batch_shape *s) { return s->picks ? s->picks : s->rows; }
 
 /* Parts of the block in order: those of 8 bytes, of 4, of 1. */
 size_t kr_micro_batches_bytes(const kr_batch_shape *s) {
-    int64_t wide = s->count * (3 + 3 * s->lanes + s->picks);
+    int64_t wide = s->count * (3 + 3 * s->lanes + picks_of(s));
     int64_t inputs = s->rows * (s->channels ? s->channels : 1);
     int64_t narrow = s->count * (inputs + targets_of(s)) + targets_of(s);
     return (size_t)wide * sizeof(int64_t) + (size_t)narrow * 4 + (size_t)(s->count * s->rows);
@@ -24,7 +25,7 @@ int kr_micro_batches_create(kr_micro_batches *b, const kr_batch_shape *s, krait_
     b->s = b->r + A;
     b->seqs = b->s + A;
     b->picks = b->seqs + 3 * A * B;
-    b->ids = (int32_t *)(b->picks + A * s->picks);
+    b->ids = (int32_t *)(b->picks + A * picks_of(s));
     b->values = (float *)b->ids;
     b->targets = b->ids + A * M * (s->channels ? s->channels : 1);
     b->seed = (float *)(b->targets + A * T);
@@ -80,9 +81,9 @@ static int bind_input(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait_err
 }
 
 static int bind_picks(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait_error *e) {
-    int64_t *seqs = b->seqs + 3 * i * b->shape.lanes;
-    kr_tensor spans = kr_tensor_make(seqs, KR_I64, 2, (const int64_t[]){b->r[i], 3});
-    kr_tensor rows = kr_tensor_make(b->picks + i * b->shape.picks, KR_I64, 1, &b->r[i]);
+    int64_t *picks = b->picks + i * picks_of(&b->shape);
+    kr_tensor spans = kr_tensor_make(picks, KR_I64, 2, (const int64_t[]){b->r[i], 3});
+    kr_tensor rows = kr_tensor_make(picks, KR_I64, 1, &b->r[i]);
     if (lm->spans) return kr_graph_bind(lm->g, lm->spans, &spans, e);
     return lm->rows ? kr_graph_bind(lm->g, lm->rows, &rows, e) : 0;
 }

@@ -16,6 +16,7 @@ typedef struct kr_batch_shape {
     int64_t rows;         /* M: the most rows of one */
     int64_t picks;        /* R: the most targets of one; 0: one for each row */
     int64_t channels;     /* C > 0: input is numbers, else ids */
+    bool spans;           /* targets are for spans of rows, not for rows */
 } kr_batch_shape;
 
 typedef struct kr_micro_batches {
@@ -24,7 +25,7 @@ typedef struct kr_micro_batches {
     void *block;            /* the arrays below */
     int64_t *m, *r, *s;     /* [A]: rows, picked rows and sequences that a micro-batch has */
     int64_t *seqs;          /* [A,B,3]: first row, rows, slot */
-    int64_t *picks;         /* [A,R], rows; with R > 0 */
+    int64_t *picks;         /* [A,R] rows, or with spans [A,R,3] as seqs; with R > 0 */
     int32_t *ids, *targets; /* [A,M]; [A,R] or [A,M] */
     float *values;          /* [A,M,C] */
     float *seed;            /* [R] or [M]: 1/valid */

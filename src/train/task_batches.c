@@ -96,18 +96,31 @@ kr_batch_shape kr_task_batches_shape(const kr_task_source *s, int pooling, int64
                             .lanes = lanes,
                             .rows = lanes * s->longest,
                             .picks = lanes * (every ? s->longest : s->answers),
-                            .channels = s->channels};
+                            .channels = s->channels,
+                            .spans = s->classes > 0};
 }
 
 /* The rows of an example that have targets, from row `first` on; returns how many. */
-static int64_t pick(const kr_task_batches *b, const kr_example *x, int64_t first, int64_t *picks,
-                    int32_t *targets) {
-    bool label = b->source->classes > 0, every = b->pooling == KR_POOL_EVERY;
+static int64_t pick_rows(const kr_example *x, int64_t first, int64_t *picks, int32_t *targets) {
     int64_t n = 0;
-    for (int64_t i = label && !every ? x->count - 1 : 0; i < x->count; i++) {
-        if (!label && x->targets[i] < 0) continue;
+    for (int64_t i = 0; i < x->count; i++) {
+        if (x->targets[i] < 0) continue;
         picks[n] = first + i;
-        targets[n++] = label ? x->label : x->targets[i];
+        targets[n++] = x->targets[i];
+    }
+    return n;
+}
+
+/* The spans that tell its label: all rows as one, the last, or each. */
+static int64_t pick_spans(const kr_task_batches *b, const kr_example *x, int64_t first,
+                          int64_t *spans, int32_t *targets) {
+    bool mean = b->pooling == KR_POOL_MEAN;
+    int64_t n = b->pooling == KR_POOL_EVERY ? x->count : 1, at = first + (mean ? 0 : x->count - n);
+    for (int64_t i = 0; i < n; i++) {
+        spans[3 * i] = at + i;
+        spans[3 * i + 1] = mean ? x->count : 1;
+        spans[3 * i + 2] = 0;
+        targets[i] = x->label;
     }
     return n;
 }
@@ -125,7 +138,11 @@ static void lay_out(const kr_task_batches *b, kr_micro_batches *to, int64_t i) {
         seq[0] = m;
         seq[1] = x->count;
         seq[2] = k;
-        r += pick(b, x, m, to->picks + i * s->picks + r, to->targets + i * s->picks + r);
+        int64_t p = i * s->picks + r;
+        if (s->spans)
+            r += pick_spans(b, x, m, to->picks + 3 * p, to->targets + p);
+        else
+            r += pick_rows(x, m, to->picks + p, to->targets + p);
         m += x->count;
     }
     to->m[i] = m;

@@ -39,7 +39,10 @@ static kr_batch_shape choose_shape(const kr_task_scorer *s, int64_t most, int64_
     const kr_task_source *t = s->source;
     int64_t lanes = smaller(rows / t->longest, smaller(most, MOST_LANES));
     lanes = smaller(lanes, MOST_LOGITS / (t->answers * s->logits));
-    kr_batch_shape shape = {.count = 1, .lanes = lanes < 1 ? 1 : lanes, .channels = t->channels};
+    kr_batch_shape shape = {.count = 1,
+                            .lanes = lanes < 1 ? 1 : lanes,
+                            .channels = t->channels,
+                            .spans = t->classes > 0};
     shape.rows = shape.lanes * t->longest;
     if (t->longest > whole) {
         shape.lanes = smaller(smaller(most, LANES_OF_CHUNKS), rows);
@@ -190,6 +193,20 @@ static void add_labels(run *r, const float *logits) {
 
 /* ---- runs ---- */
 
+/* What tells the label in rows [at, at + take) of an example, which begin at row m: their mean, or
+ * the last row of all. */
+static int64_t take_span(kr_task_scorer *s, const kr_example *x, int64_t lane, int64_t at,
+                         int64_t take, int64_t m, int64_t p) {
+    bool mean = s->pooling == KR_POOL_MEAN;
+    int64_t *span = s->rows.picks + 3 * p;
+    if (!mean && at + take < x->count) return p;
+    span[0] = mean ? m : m + take - 1;
+    span[1] = mean ? take : 1;
+    span[2] = 0;
+    s->answers[p] = (struct kr_task_answer){lane, take, x->label};
+    return p + 1;
+}
+
 /* Puts the next `take` rows of a lane behind row m, and what is asked there behind pick p. */
 static int64_t take_rows(run *r, int64_t lane, int64_t take, int64_t m, int64_t p) {
     kr_task_scorer *s = r->s;
@@ -199,15 +216,11 @@ static int64_t take_rows(run *r, int64_t lane, int64_t take, int64_t m, int64_t 
         memcpy(s->rows.values + m * C, x->values + at * C, (size_t)(take * C) * sizeof(float));
     else
         memcpy(s->rows.ids + m, x->ids + at, (size_t)take * sizeof(int32_t));
-    if (s->lm.spans) {
-        s->answers[p] = (struct kr_task_answer){lane, take, x->label};
-        return p + 1;
-    }
+    if (s->source->classes) return take_span(s, x, lane, at, take, m, p);
     for (int64_t i = at; i < at + take; i++) {
-        bool label = s->source->classes > 0;
-        if (label ? i != x->count - 1 : x->targets[i] < 0) continue;
+        if (x->targets[i] < 0) continue;
         s->rows.picks[p] = m + i - at;
-        s->answers[p++] = (struct kr_task_answer){lane, i, label ? x->label : x->targets[i]};
+        s->answers[p++] = (struct kr_task_answer){lane, i, x->targets[i]};
     }
     return p;
 }
@@ -230,7 +243,8 @@ static int64_t compose(run *r) {
         m += take;
     }
     if (p == 0) { /* nothing is asked in this chunk: any row will do */
-        s->rows.picks[p] = 0;
+        static const int64_t row[3] = {0, 1, 0}; /* as a row, and as a span */
+        memcpy(s->rows.picks, row, (s->rows.shape.spans ? 3 : 1) * sizeof *row);
         s->answers[p++].lane = -1;
     }
     s->rows.m[0] = m;

@@ -17,7 +17,7 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_rank("segment_mean", "x", x, 2, e));
     KR_TRY(check_seqs("segment_mean", seqs, e));
     int64_t shape[2] = {seqs->shape[0], x->shape[1]};
-    out[0] = kr_tensor_make(NULL, x->dtype, 2, shape);
+    out[0] = kr_tensor_make(NULL, x->dtype == KR_F64 ? KR_F64 : KR_F32, 2, shape);
     out[0].dim0 = seqs->dim0;
     return 0;
 }
@@ -77,7 +77,7 @@ static bool backward_cases(int index, kr_case *k) {
     kr_case_normal(k, 0, 2, dy);
     kr_case_in(k, 1, KR_I64, 2, seqs, KR_FILL_SEQS, 0, 0);
     k->out[0] = kr_tensor_make(NULL, KR_F32, 2, dx);
-    k->half.out = 1;
+    k->half.out = k->half.wide = 1;
     if (index == SIZES) kr_case_far(k);
     return true;
 }

@@ -8,7 +8,7 @@
 enum { LANES = 32 };
 
 template <typename X>
-static __global__ void mean_kernel(const X *x, int64_t x_row, const int64_t *seqs, X *y,
+static __global__ void mean_kernel(const X *x, int64_t x_row, const int64_t *seqs, float *y,
                                    int64_t y_row, int64_t D) {
     __shared__ float sums[LANES][33];
     int64_t s = blockIdx.x, d = (int64_t)blockIdx.y * 32 + threadIdx.x;
@@ -22,8 +22,7 @@ static __global__ void mean_kernel(const X *x, int64_t x_row, const int64_t *seq
     __syncthreads();
     if (threadIdx.y > 0 || d >= D) return;
     for (int k = 1; k < LANES; k++) sum += sums[k][threadIdx.x];
-    v[0] = n > 0 ? sum / (float)n : 0;
-    kr_store_pack<1>(y + s * y_row + d, v);
+    y[s * y_row + d] = n > 0 ? sum / (float)n : 0;
 }
 
 template <typename X>
@@ -34,7 +33,7 @@ static void mean_launch(const kr_call *c) {
     dim3 threads(32, LANES), blocks((unsigned)S, kr_blocks(D, 32));
     mean_kernel<X><<<blocks, threads, 0, kr_cuda_stream()>>>((const X *)x->data, x->stride[0],
                                                              (const int64_t *)c->in[1].data,
-                                                             (X *)y->data, y->stride[0], D);
+                                                             (float *)y->data, y->stride[0], D);
 }
 
 extern "C" void kr_segment_mean_cuda(const kr_call *c) {
@@ -54,15 +53,13 @@ static __global__ void clear_kernel(X *dx, int64_t row, int64_t M, int64_t D) {
 
 /* blockIdx.y: the sequence; its rows go round the blocks. */
 template <typename X>
-static __global__ void spread_kernel(const X *dy, int64_t dy_row, const int64_t *seqs, X *dx,
+static __global__ void spread_kernel(const float *dy, int64_t dy_row, const int64_t *seqs, X *dx,
                                      int64_t dx_row, int64_t D, int64_t sequences, bool add) {
     for (int64_t s = blockIdx.y; s < sequences; s += gridDim.y) {
         int64_t first = seqs[3 * s], n = seqs[3 * s + 1];
         for (int64_t i = (int64_t)blockIdx.x * 8 + threadIdx.y; i < n; i += (int64_t)gridDim.x * 8)
             for (int64_t d = threadIdx.x; d < D; d += 32) {
-                float v[1];
-                kr_load_pack<1>(dy + s * dy_row + d, v);
-                v[0] /= (float)n;
+                float v[1] = {dy[s * dy_row + d] / (float)n};
                 kr_put_pack<1>(dx + (first + i) * dx_row + d, v, add);
             }
     }
@@ -81,10 +78,10 @@ static void spread_launch(const kr_call *c) {
     if (S == 0) return;
     int64_t each = (M + S - 1) / S;
     dim3 blocks(kr_blocks(each, 8), (unsigned)(S < 32768 ? S : 32768));
-    spread_kernel<X><<<blocks, threads, 0, kr_cuda_stream()>>>((const X *)dy->data, dy->stride[0],
-                                                               (const int64_t *)c->in[1].data,
-                                                               (X *)dx->data, dx->stride[0], D, S,
-                                                               add);
+    spread_kernel<X>
+        <<<blocks, threads, 0, kr_cuda_stream()>>>((const float *)dy->data, dy->stride[0],
+                                                   (const int64_t *)c->in[1].data, (X *)dx->data,
+                                                   dx->stride[0], D, S, add);
 }
 
 extern "C" void kr_segment_mean_grad_cuda(const kr_call *c) {
