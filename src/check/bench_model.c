@@ -259,7 +259,7 @@ static void report_memory(const kr_bench *b, const subject *s, double step, size
     size_t left, all;
     kr_device_memory(b->level, &left, &all);
     if (b->level == KR_LEVEL_CUDA) {
-        report_one(b, "train: peak memory", "MB", (double)(before - left) / 1048576,
+        report_one(b, "train: peak memory", "MB", ((double)before - (double)left) / 1048576,
                    "of the GPU, for weights, moments, gradients and activations");
         return;
     }

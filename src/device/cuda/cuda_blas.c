@@ -162,15 +162,18 @@ static void tile_of(const offer *o, int64_t *n, int64_t *m) {
 
 /* What a product would cost in these tiles, in elements that one processor after the other makes:
  * where sums are short, those of tiles so large that one is not written while the next is made
- * cost more; where they are long, small tiles do, which read more. */
+ * cost more; where they are long, smaller tiles do, which read more. */
 static double cost_of(const kr_cuda_gemm *g, const offer *o) {
-    enum { SHORT = 1536, SMALL = 176 * 128 };
+    enum { SHORT = 1536, SMALL = 176 * 128, LARGE = 256 * 128 };
     int64_t n, m, processors = kr_cuda_processors();
     tile_of(o, &n, &m);
     if (!n) return INFINITY;
     int64_t tiles = ((g->n + n - 1) / n) * ((g->m + m - 1) / m);
-    double rounds = (double)((tiles + processors - 1) / processors);
-    double slower = (g->k <= SHORT) == (n * m <= SMALL) ? 1 : 1.08;
+    double rounds = (double)((tiles + processors - 1) / processors), slower;
+    if (g->k <= SHORT)
+        slower = n * m > SMALL ? 1.08 : 1;
+    else
+        slower = n * m <= SMALL ? 1.08 : n * m < LARGE ? 1.03 : 1;
     return rounds * (double)(n * m) * slower + (double)n; /* of alike ones the wider rows of C */
 }
 
