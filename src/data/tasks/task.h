@@ -39,7 +39,7 @@ void kr_example_free(kr_example *x);
 
 typedef struct kr_task {
     const char *name, *about;
-    const kr_setting *settings; /* NULL: none */
+    const kr_setting *settings;
     size_t settings_size;
     bool files; /* examples come from files: paths are needed */
     /* Checks settings together, and fills the facts of the source; on failure `close` is called. */
