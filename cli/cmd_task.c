@@ -63,15 +63,20 @@ static void print_ids(const krait_task *t, const krait_task_example *x) {
     putchar('\n');
 }
 
-/* Two columns a value: a picture is then about as wide as it is high. */
+/* From its darkest to its lightest; two columns a value: a picture is then about as wide as it is
+ * high. */
 static void print_picture(const krait_task_example *x, int64_t width) {
     static const char *const blocks[] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
                                          "\xe2\x96\x88"};
     static const char *const plain[] = {" ", ".", "+", "*", "#"};
+    float low = x->values[0], high = low;
     bool utf8 = cli_utf8();
     for (int64_t i = 0; i < x->rows; i++) {
-        float v = x->values[i] < 0 ? 0 : x->values[i] > 1 ? 1 : x->values[i];
-        int level = (int)(v * 4 + 0.5f);
+        low = x->values[i] < low ? x->values[i] : low;
+        high = x->values[i] > high ? x->values[i] : high;
+    }
+    for (int64_t i = 0; i < x->rows; i++) {
+        int level = high > low ? (int)((x->values[i] - low) / (high - low) * 4 + 0.5f) : 0;
         const char *block = utf8 ? blocks[level] : plain[level];
         printf("%s%s", block, block);
         if ((i + 1) % width == 0) putchar('\n');

@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "data/text/file_list.h"
 #include "mixers/mixer.h"
 #include "models/model.h"
 #include "train/recipe.h"
@@ -267,6 +268,31 @@ static void refusals(void **state) {
     drop_folder(folder);
 }
 
+/* The recipes that ship can be read, and their tasks opened. */
+static void recipes_are_good(void **state) {
+    (void)state;
+    kr_file_list l = {0};
+    krait_error e;
+    assert_int_equal(kr_file_list_add(&l, KR_SOURCE_DIR "/recipes/tasks", &e), 0);
+    for (size_t i = 0; i < l.count; i++) {
+        kr_recipe r;
+        kr_task_source s;
+        kr_config c;
+        kr_recipe_default(&r);
+        if (kr_recipe_read(&r, l.files[i].path, &e) < 0) fail_msg("%s", e.message);
+        if (kr_recipe_finish(&r, &e) < 0) fail_msg("%s: %s", l.files[i].path, e.message);
+        const kr_task *task = kr_task_need(r.task, &e);
+        assert_non_null(task);
+        if (task->files) continue;
+        if (kr_task_open(&s, task, r.task_settings, 1, NULL, 0, &e) < 0) fail_msg("%s", e.message);
+        if (kr_recipe_task_config(&r, &s, &c, &e) < 0) fail_msg("%s", e.message);
+        kr_task_close(&s);
+    }
+    printf("%zu recipes\n", l.count);
+    assert_true(l.count >= 10);
+    kr_file_list_free(&l);
+}
+
 /* No key of a recipe means two things: a task's settings are nobody else's. */
 static void names_are_distinct(void **state) {
     (void)state;
@@ -300,6 +326,7 @@ int main(void) {
         cmocka_unit_test(chance),
         cmocka_unit_test(refusals),
         cmocka_unit_test(names_are_distinct),
+        cmocka_unit_test(recipes_are_good),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
