@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/rng.h"
 
 /* Shape rules read "data == NULL" as "absent"; before memory exists, present arguments point here.
  */
@@ -53,6 +54,7 @@ void kr_graph_free(kr_graph *g) {
     kr_free(g->nodes);
     kr_free(g->values);
     kr_free(g->params);
+    kr_free(g->names);
     kr_free(g->scopes);
     kr_graph_drop_records(g);
     if (!g->borrowed) kr_device_free(g->o.level, g->arena);
@@ -107,17 +109,51 @@ kr_value *kr_value_new(kr_graph *g, kr_value_kind kind, const char *name, const 
 
 /* ---- values from outside --------------------------------------------------------------------- */
 
-static kr_value *find_param(kr_graph *g, const kr_param_decl *d) {
-    for (int64_t i = 0; i < g->n_params; i++) {
-        kr_value *v = g->params[i];
-        if (strcmp(v->name, d->name) != 0) continue;
-        kr_tensor t = kr_tensor_make(NULL, v->t.dtype, d->rank, d->shape);
-        if (!kr_tensor_same_shape(&t, &v->t))
-            kr_graph_fail(g, KRAIT_ERR_SHAPE, "%s is declared twice with different shapes",
-                          d->name);
-        return v;
+/* Where a name is in the table of names, or would be. */
+static int64_t *name_slot(const kr_graph *g, const char *name) {
+    size_t i = (size_t)kr_hash_string(name);
+    for (;; i++) {
+        int64_t *slot = &g->names[i & (g->name_slots - 1)];
+        if (*slot == 0 || strcmp(g->params[*slot - 1]->name, name) == 0) return slot;
     }
-    return NULL;
+}
+
+/* A table that one more parameter leaves half empty. */
+static int grow_names(kr_graph *g) {
+    size_t slots = g->name_slots ? 2 * g->name_slots : 64;
+    if (2 * ((size_t)g->n_params + 1) <= g->name_slots) return 0;
+    int64_t *names = kr_calloc(slots, sizeof *names);
+    if (!names) return KRAIT_ERR_MEMORY;
+    kr_free(g->names);
+    g->names = names;
+    g->name_slots = slots;
+    for (int64_t i = 0; i < g->n_params; i++) *name_slot(g, g->params[i]->name) = i + 1;
+    return 0;
+}
+
+static int add_param(kr_graph *g, kr_value *v) {
+    size_t count = (size_t)g->n_params + 1;
+    if (grow_names(g) < 0 ||
+        kr_grow((void **)&g->params, &g->params_capacity, count, sizeof *g->params) < 0)
+        return KRAIT_ERR_MEMORY;
+    *name_slot(g, v->name) = (int64_t)count;
+    g->params[g->n_params++] = v;
+    return 0;
+}
+
+const kr_param_decl *kr_graph_param_named(const kr_graph *g, const char *name) {
+    int64_t at = g->name_slots ? *name_slot(g, name) : 0;
+    return at ? g->params[at - 1]->decl : NULL;
+}
+
+static kr_value *find_param(kr_graph *g, const kr_param_decl *d) {
+    int64_t at = g->name_slots ? *name_slot(g, d->name) : 0;
+    if (at == 0) return NULL;
+    kr_value *v = g->params[at - 1];
+    kr_tensor t = kr_tensor_make(NULL, v->t.dtype, d->rank, d->shape);
+    if (!kr_tensor_same_shape(&t, &v->t))
+        kr_graph_fail(g, KRAIT_ERR_SHAPE, "%s is declared twice with different shapes", d->name);
+    return v;
 }
 
 kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d) {
@@ -131,13 +167,11 @@ kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d) {
     v->needs_grad = g->o.training;
     v->constant = !g->o.training;
     v->decl = kr_malloc(sizeof *v->decl);
-    if (!v->decl || kr_grow((void **)&g->params, &g->params_capacity, (size_t)g->n_params + 1,
-                            sizeof *g->params) < 0) {
+    if (!v->decl || add_param(g, v) < 0) {
         kr_graph_fail(g, KRAIT_ERR_MEMORY, "not enough memory for the graph");
         return NULL;
     }
     *v->decl = *d;
-    g->params[g->n_params++] = v;
     return v;
 }
 

@@ -197,6 +197,7 @@ void kr_graph_params_changed(kr_graph *g);
 /* Parameters in order of declaration. */
 int kr_graph_param_count(const kr_graph *g);
 kr_value *kr_graph_param_at(const kr_graph *g, int i, const kr_param_decl **decl);
+const kr_param_decl *kr_graph_param_named(const kr_graph *g, const char *name); /* NULL: none */
 
 typedef void kr_run_hook(void *user, const kr_node *n, const kr_op *op, const kr_tensor *outs,
                          int n_out, const char *scope);

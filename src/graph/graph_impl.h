@@ -98,6 +98,8 @@ struct kr_graph {
     kr_value **params;
     int64_t n_params;
     size_t params_capacity;
+    int64_t *names; /* [name_slots], by the hash of a parameter's name: its index + 1; 0: free */
+    size_t name_slots;
     char **scopes;
     int64_t n_scopes;
     size_t scopes_capacity;

@@ -77,46 +77,64 @@ static int larger_first(const void *a, const void *b) {
     return x->death < y->death ? -1 : x->death > y->death;
 }
 
-/* The lowest offset at which v fits between the placed values (sorted by offset) that live while it
- * does. */
-static size_t lowest_fit(kr_value *const *placed, int64_t n, const kr_value *v) {
-    size_t at = 0, need = value_bytes(v);
+/* A value that has its place: apart from the value, since all of them are looked at very often. */
+typedef struct spot {
+    int64_t birth, death;
+    size_t begin, end;
+} spot;
+
+/* The lowest offset at which v fits between the spots (sorted by offset) that are in use while it
+ * lives. */
+static size_t lowest_fit(const spot *spots, int64_t n, const kr_value *v, size_t need) {
+    size_t at = 0;
+    int64_t birth = v->birth, death = v->death;
     for (int64_t i = 0; i < n; i++) {
-        const kr_value *p = placed[i];
-        if (p->death < v->birth || p->birth > v->death) continue;
-        if (p->offset >= at + need) break;
-        size_t end = p->offset + value_bytes(p);
-        if (end > at) at = end;
+        const spot *s = &spots[i];
+        if (s->death < birth || s->birth > death || s->end <= at) continue;
+        if (s->begin >= at + need) break;
+        at = s->end;
     }
     return at;
 }
 
-static void insert_by_offset(kr_value **placed, int64_t n, kr_value *v) {
-    int64_t i = n;
-    while (i > 0 && placed[i - 1]->offset > v->offset) {
-        placed[i] = placed[i - 1];
-        i--;
+static void insert_by_offset(spot *spots, int64_t n, const kr_value *v, size_t need) {
+    int64_t low = 0, high = n;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (spots[middle].begin > v->offset)
+            high = middle;
+        else
+            low = middle + 1;
     }
-    placed[i] = v;
+    memmove(&spots[low + 1], &spots[low], (size_t)(n - low) * sizeof *spots);
+    spots[low] = (spot){v->birth, v->death, v->offset, v->offset + need};
+}
+
+static void place_listed(kr_graph *g, kr_value **list, spot *spots, int64_t n) {
+    qsort(list, (size_t)n, sizeof *list, larger_first);
+    for (int64_t i = 0; i < n; i++) {
+        size_t need = value_bytes(list[i]);
+        list[i]->offset = lowest_fit(spots, i, list[i], need);
+        insert_by_offset(spots, i, list[i], need);
+        size_t end = list[i]->offset + need;
+        if (end > g->sizes.activations) g->sizes.activations = end;
+        g->sizes.unshared += need;
+    }
 }
 
 static int place_all(kr_graph *g, krait_error *e) {
-    kr_value **list = kr_calloc(2 * (size_t)g->n_values + 1, sizeof *list);
-    if (!list) return kr_fail_memory(e, "the memory plan");
-    kr_value **placed = list + g->n_values;
     int64_t n = 0;
-    for (int64_t i = 0; i < g->n_values; i++)
+    for (int64_t i = 0; i < g->n_values; i++) n += in_arena(g->values[i]);
+    kr_value **list = kr_calloc((size_t)n + 1, sizeof *list);
+    spot *spots = kr_calloc((size_t)n + 1, sizeof *spots);
+    int rc = list && spots ? 0 : kr_fail_memory(e, "the memory plan");
+    n = 0;
+    for (int64_t i = 0; i < g->n_values && rc == 0; i++)
         if (in_arena(g->values[i])) list[n++] = g->values[i];
-    qsort(list, (size_t)n, sizeof *list, larger_first);
-    for (int64_t i = 0; i < n; i++) {
-        list[i]->offset = lowest_fit(placed, i, list[i]);
-        insert_by_offset(placed, i, list[i]);
-        size_t end = list[i]->offset + value_bytes(list[i]);
-        if (end > g->sizes.activations) g->sizes.activations = end;
-        g->sizes.unshared += value_bytes(list[i]);
-    }
+    if (rc == 0) place_listed(g, list, spots, n);
     kr_free(list);
-    return 0;
+    kr_free(spots);
+    return rc;
 }
 
 static void place_gradient(kr_graph *g, kr_value *v) {

@@ -48,18 +48,10 @@ static int bind_one(kr_lm *lm, kr_value *v, const kr_param_decl *d, kr_weights *
 }
 
 static int refuse_surplus(const kr_lm *lm, const kr_weights *w, krait_error *e) {
-    int n = kr_graph_param_count(lm->g);
-    for (int64_t i = 0; i < w->count; i++) {
-        bool known = false;
-        for (int p = 0; p < n && !known; p++) {
-            const kr_param_decl *d;
-            kr_graph_param_at(lm->g, p, &d);
-            known = strcmp(d->name, w->items[i].name) == 0;
-        }
-        if (!known)
+    for (int64_t i = 0; i < w->count; i++)
+        if (!kr_graph_param_named(lm->g, w->items[i].name))
             return kr_fail(e, KRAIT_ERR_FORMAT, "tensor %s is not part of this architecture",
                            w->items[i].name);
-    }
     return 0;
 }
 

@@ -143,23 +143,13 @@ static int convert(kr_weights *w, const char *name, kr_tensor *t, kr_dtype to, k
 
 /* ---- fitting ---- */
 
-/* The declaration of a parameter of this name, or NULL. */
-static const kr_param_decl *find_decl(const kr_lm *lm, const char *name) {
-    for (int i = 0; i < kr_graph_param_count(lm->g); i++) {
-        const kr_param_decl *d;
-        kr_graph_param_at(lm->g, i, &d);
-        if (strcmp(d->name, name) == 0) return d;
-    }
-    return NULL;
-}
-
 /* Which tensors are matrices; those are converted when another type is asked for. */
 static int mark_and_convert(krait_model *m, const kr_lm *lm, kr_dtype dtype, krait_error *e) {
     m->matrix = kr_calloc((size_t)m->weights.count, sizeof *m->matrix);
     if (!m->matrix) return kr_fail_memory(e, "the model");
     for (int64_t i = 0; i < m->weights.count; i++) {
         kr_weight *item = &m->weights.items[i];
-        const kr_param_decl *d = find_decl(lm, item->name);
+        const kr_param_decl *d = kr_graph_param_named(lm->g, item->name);
         m->matrix[i] = d && d->matrix;
         kr_dtype to = m->matrix[i] && dtype != KR_DTYPE_COUNT ? dtype : item->tensor.dtype;
         if (to == KR_F64) to = KR_F32;

@@ -52,16 +52,11 @@ size_t kr_optimiser_bytes(const kr_graph *g) {
     return 2 * (size_t)total * sizeof(float) + halves + scratch_bytes(g, longest);
 }
 
-/* Where parameter i begins in a vector of `total`; -1: on the GPU, nothing depends on it. */
+/* On the GPU: where parameter i begins in a vector of `total`; -1: nothing depends on it. */
 static int64_t place_of(const kr_optimiser *o, int i) {
     const kr_param_decl *d;
-    int64_t at = 0;
-    if (on_gpu(o->g)) {
-        kr_value *v = kr_graph_gradient(o->g, kr_graph_param_at(o->g, i, &d));
-        return v ? (int64_t)(kr_graph_gradient_offset(v) / sizeof(float)) : -1;
-    }
-    for (int k = 0; k < i; k++) at += kr_tensor_count(param(o->g, k, &d));
-    return at;
+    kr_value *v = kr_graph_gradient(o->g, kr_graph_param_at(o->g, i, &d));
+    return v ? (int64_t)(kr_graph_gradient_offset(v) / sizeof(float)) : -1;
 }
 
 static int launch(const kr_optimiser *o, kr_kernel *kernel, const kr_call *c, const char *what,
@@ -291,16 +286,19 @@ typedef int visit(const kr_optimiser *o, kr_weights *w, const char *name, const 
                   krait_error *e);
 
 static int each_moment(const kr_optimiser *o, visit *each, kr_weights *w, krait_error *e) {
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 2; k++) {
+        int64_t next = 0;
         for (int i = 0; i < o->n; i++) {
             const kr_param_decl *d;
             const kr_tensor *p = param(o->g, i, &d);
-            float *at = o->moments + k * o->total + place_of(o, i);
+            float *at = o->moments + k * o->total + (on_gpu(o->g) ? place_of(o, i) : next);
             kr_tensor t = kr_tensor_make(at, KR_F32, p->rank, p->shape);
             char name[128];
             snprintf(name, sizeof name, "%c.%s", k ? 'v' : 'm', d->name);
             KR_TRY(each(o, w, name, &t, e));
+            next += kr_tensor_count(p);
         }
+    }
     return 0;
 }
 
