@@ -20,9 +20,10 @@ mkdir -p "$work"
 
 # krait_rows MODEL ARGUMENTS...: rows of krait bench, with the model's name in each
 krait_rows() {
-  local model=$1
+  local model=$1 shape=(--model "mamba-$1")
   shift
-  "$krait" bench "$@" --model "mamba-$model" --device cuda --json |
+  [ "$1" != machine ] || shape=()
+  "$krait" bench "$@" "${shape[@]}" --device cuda --json |
     sed "s/^{/{\"model\": \"$model\", /" >>"$work/krait" || echo "$model $*: no rows" >&2
 }
 

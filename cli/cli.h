@@ -16,7 +16,7 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
 /* ---- options --------------------------------------------------------------------------------- */
 
-typedef enum cli_kind { CLI_END, CLI_FLAG, CLI_TEXT, CLI_INT, CLI_REAL } cli_kind;
+typedef enum cli_kind { CLI_END, CLI_FLAG, CLI_TEXT, CLI_DEVICE, CLI_INT, CLI_REAL } cli_kind;
 
 typedef struct cli_option {
     cli_kind kind;
@@ -58,7 +58,7 @@ typedef struct cli_option {
     }
 #define CLI_OPT_DEVICE                                                                             \
     {                                                                                              \
-        .kind = CLI_TEXT, .name = "device", .arg = "NAME", .value = "cpu",                         \
+        .kind = CLI_DEVICE, .name = "device", .arg = "NAME", .value = "cpu",                       \
         .help = "cpu, cuda or cuda:N: where to compute."                                           \
     }
 #define CLI_OPT_DTYPE                                                                              \

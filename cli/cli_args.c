@@ -114,11 +114,20 @@ static bool read_number(const cli_option *o, const char *text, double *x) {
     return *text && *end == 0 && errno == 0 && !isnan(*x);
 }
 
+/* cpu, cuda or cuda:N; whether there is such a one is found out when it is used. */
+static bool is_device(const char *value) {
+    size_t digits = strncmp(value, "cuda:", 5) == 0 ? strspn(value + 5, "0123456789") : 0;
+    return strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0 ||
+           (digits > 0 && digits < 5 && value[5 + digits] == 0);
+}
+
 static int check_value(const cli_args *a, const cli_option *o, const char *value) {
     double x;
     if (o->choices && !is_choice(o->choices, value))
         return cli_usage(a, "--%s is %s; one of %s is needed", o->name, value, o->choices);
-    if (o->kind == CLI_TEXT) return 0;
+    if (o->kind == CLI_DEVICE && !is_device(value))
+        return cli_usage(a, "--%s is %s; cpu, cuda or cuda:N is needed", o->name, value);
+    if (o->kind == CLI_TEXT || o->kind == CLI_DEVICE) return 0;
     if (!read_number(o, value, &x))
         return cli_usage(a, "--%s is %s; a%s number is needed", o->name, value,
                          o->kind == CLI_INT ? " whole" : "");

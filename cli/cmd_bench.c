@@ -45,8 +45,8 @@ static int run(const cli_args *a) {
     krait_error e;
     if (check_part(a)) return CLI_USAGE;
     o.what = a->n_words ? a->words[0] : NULL;
-    o.model = cli_text(a, "model");
-    o.dtype = cli_text(a, "dtype");
+    o.model = cli_given(a, "model") ? cli_text(a, "model") : NULL;
+    o.dtype = cli_given(a, "dtype") ? cli_text(a, "dtype") : NULL;
     o.batch = cli_int(a, "batch");
     o.tokens = cli_int(a, "tokens");
     o.runs = (int)cli_int(a, "runs");
@@ -54,7 +54,9 @@ static int run(const cli_args *a) {
     o.threads = (int)cli_int(a, "threads");
     o.on_row = on_row;
     o.user = (void *)(uintptr_t)a;
-    return krait_bench(&o, &e) < 0 ? cli_fail(a, "%s", e.message) : CLI_OK;
+    int rc = krait_bench(&o, &e);
+    if (rc == KRAIT_ERR_ARGUMENT) return cli_usage(a, "%s", e.message);
+    return rc < 0 ? cli_fail(a, "%s", e.message) : CLI_OK;
 }
 
 static const cli_option options[] = {
@@ -105,7 +107,7 @@ const cli_command cli_command_bench = {
                    "share of what this "
                    "machine allows: its read bandwidth and its rate of matrix products are "
                    "measured first. Without an "
-                   "argument, everything.\n\n"
+                   "argument, everything. An option that a part does not look at is refused.\n\n"
                    "With --json: {\"name\", \"unit\", \"median\", \"minimum\", \"maximum\", "
                    "\"ceiling\", \"note\", "
                    "\"ms\"} a line.",

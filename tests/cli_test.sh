@@ -103,9 +103,9 @@ refused 1 'learning_rat' train --data text --out run2 --set learning_rat=1
 expect 1 train --data empty --out run3
 
 # ---- devices: a name that is none, and a machine whose GPUs are hidden or that has none
-refused 1 'no such device' train --data text --out run4 --device tpu
-refused 1 'no such device' eval --model run --data text --device cuda:9x
-refused 1 '^krait generate: \"\": no such device' generate --model run --prompt x --device ''
+refused 2 'cpu, cuda or cuda:N' train --data text --out run4 --device tpu
+refused 2 'cpu, cuda or cuda:N' eval --model run --data text --device cuda:9x
+refused 2 'cpu, cuda or cuda:N' generate --model run --prompt x --device ''
 refused 1 'precision=f32' train --data text --out run4 --set precision=bf16
 CUDA_VISIBLE_DEVICES='' && export CUDA_VISIBLE_DEVICES
 refused 1 'GPU\|without CUDA' train --data text --out run4 --device cuda
@@ -305,6 +305,8 @@ done
 
 # ---- bench
 refused 2 'nearest is machine' bench machin
+refused 2 'batch has no effect on machine' bench machine --batch 4
+refused 2 'dtype has no effect on scan' bench scan --dtype bf16
 expect 0 bench machine --runs 1 --json
 json name unit median minimum maximum
 

@@ -90,6 +90,50 @@ static int check_options(const kr_bench *b, krait_error *e) {
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: batch and tokens cannot be negative");
 }
 
+/* Options that were given to a part which does not look at them. */
+static int check_effects(const kr_bench *b, krait_error *e) {
+    static const struct {
+        const char *part, *cpu, *gpu;
+    } uses[] = {{"machine", "threads", ""},
+                {"ops", "model threads", "model batch tokens"},
+                {"scan", "model batch tokens threads", "model batch tokens"},
+                {"prefill", "model dtype batch tokens threads", "model dtype batch tokens"},
+                {"decode", "model dtype batch threads", "model dtype batch tokens"},
+                {"train", "model batch tokens threads", "model dtype batch tokens"}};
+    const struct {
+        const char *name;
+        bool given;
+    } options[] = {{"model", b->o.model != NULL},
+                   {"dtype", b->o.dtype != NULL},
+                   {"batch", b->o.batch > 0},
+                   {"tokens", b->o.tokens > 0},
+                   {"threads", b->o.threads > 0}};
+    bool gpu = b->level == KR_LEVEL_CUDA;
+    for (size_t p = 0; b->o.what && p < sizeof uses / sizeof *uses; p++)
+        for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+            if (strcmp(uses[p].part, b->o.what) != 0 || !options[i].given) continue;
+            if (strstr(gpu ? uses[p].gpu : uses[p].cpu, options[i].name)) continue;
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: %s has no effect on %s%s",
+                           options[i].name, b->o.what, gpu ? " on the GPU" : "");
+        }
+    return 0;
+}
+
+static int find_shape(kr_bench *b, krait_error *e) {
+    krait_model_options o = KRAIT_MODEL_OPTIONS_INIT;
+    krait_model_info info;
+    krait_model *m;
+    if (!b->o.model) b->o.model = "mamba-130m";
+    if (kr_bench_shape(b->o.model, &b->width, &b->layers)) return 0;
+    o.without_tokenizer = 1;
+    KR_TRY(krait_model_open(&m, b->o.model, &o, e));
+    krait_model_describe(m, &info);
+    b->width = info.width;
+    b->layers = info.layers;
+    krait_model_close(&m);
+    return 0;
+}
+
 static bool wants(const kr_bench *b, const char *part) {
     return !b->o.what || strcmp(b->o.what, part) == 0;
 }
@@ -99,8 +143,9 @@ int krait_bench(const krait_bench_options *options, krait_error *e) {
     KR_TRY(kr_options_read(&b.o, sizeof b.o, options, "krait_bench_options", e));
     KR_TRY(check_options(&b, e));
     KR_TRY(kr_device_open(b.o.device, &b.level, e));
+    KR_TRY(check_effects(&b, e));
+    KR_TRY(find_shape(&b, e));
     if (b.o.threads < 1) b.o.threads = kr_device_threads();
-    if (!b.o.model) b.o.model = "mamba-130m";
     bool gpu = b.level == KR_LEVEL_CUDA;
     KR_TRY((gpu ? kr_bench_gpu_machine : kr_bench_machine)(&b, wants(&b, "machine"), e));
     if (wants(&b, "ops")) KR_TRY((gpu ? kr_bench_gpu_ops : kr_bench_ops)(&b, e));

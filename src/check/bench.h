@@ -17,6 +17,7 @@ typedef struct kr_bench {
     double read_rate, gemm_rate;
     double half_rate;    /* of bf16 matrix products on the GPU; gemm_rate is of f32 */
     double scan_seconds; /* forward and backward of one layer's scan, for the share of a step */
+    int64_t width, layers; /* of o.model */
 } kr_bench;
 
 /* What is timed. `work` is called once to warm up and then o.runs times; a failure ends the

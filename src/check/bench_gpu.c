@@ -137,15 +137,14 @@ static int bench_scan(const kr_bench *b, kr_dtype type, int64_t B, int64_t T, in
 
 /* A layer of the model; one long sequence; a vision model's. */
 int kr_bench_gpu_scan(kr_bench *b, krait_error *e) {
-    int64_t D = 768, layers = 0;
-    kr_bench_shape(b->o.model, &D, &layers);
+    int64_t E = 2 * b->width;
     if (b->o.batch || b->o.tokens)
         return bench_scan(b, KR_BF16, b->o.batch ? b->o.batch : 8, b->o.tokens ? b->o.tokens : 2048,
-                          2 * D, e);
-    KR_TRY(bench_scan(b, KR_BF16, 8, 2048, 2 * D, e));
-    KR_TRY(bench_scan(b, KR_F32, 8, 2048, 2 * D, e));
-    KR_TRY(bench_scan(b, KR_BF16, 1, 131072, 2 * D, e));
-    KR_TRY(bench_scan(b, KR_BF16, 1, 1048576, 2 * D, e));
+                          E, e);
+    KR_TRY(bench_scan(b, KR_BF16, 8, 2048, E, e));
+    KR_TRY(bench_scan(b, KR_F32, 8, 2048, E, e));
+    KR_TRY(bench_scan(b, KR_BF16, 1, 131072, E, e));
+    KR_TRY(bench_scan(b, KR_BF16, 1, 1048576, E, e));
     return bench_scan(b, KR_BF16, 64, 197, 384, e);
 }
 
@@ -246,15 +245,14 @@ static int bench_parameters(const kr_bench *b, int64_t n, krait_error *e) {
 }
 
 int kr_bench_gpu_ops(kr_bench *b, krait_error *e) {
-    int64_t D = 768, layers = 24;
-    kr_bench_shape(b->o.model, &D, &layers);
+    int64_t D = b->width;
     int64_t B = b->o.batch ? b->o.batch : 8, T = b->o.tokens ? b->o.tokens : 2048;
-    int64_t M = B * T, R = (D + 15) / 16, E = 2 * D, rows[] = {1, 128, M};
+    int64_t M = B * T, R = (D + 15) / 16, E = 2 * b->width, rows[] = {1, 128, M};
     int64_t sizes[][2] = {{2 * E, D}, {R + 2 * STATE, E}, {E, R}, {D, E}};
     for (int m = 0; m < 3; m++)
         for (int s = 0; s < 4; s++) KR_TRY(bench_linear(b, rows[m], sizes[s][0], sizes[s][1], e));
     KR_TRY(bench_conv(b, B, T, E, e));
     KR_TRY(bench_norm(b, M, D, e));
     KR_TRY(bench_ends(b, M, D, e));
-    return bench_parameters(b, layers * 7 * D * D, e);
+    return bench_parameters(b, b->layers * 7 * D * D, e);
 }

@@ -49,9 +49,7 @@ static int bench_product(const kr_bench *b, const kr_op *op, int64_t M, int64_t 
 int kr_bench_ops(kr_bench *b, krait_error *e) {
     static const int64_t rows[] = {1, 4, 32, 512};
     static const kr_dtype types[] = {KR_F32, KR_BF16, KR_F16};
-    int64_t D = 768, layers = 0;
-    kr_bench_shape(b->o.model, &D, &layers);
-    int64_t R = (D + 15) / 16, E = 2 * D;
+    int64_t D = b->width, R = (D + 15) / 16, E = 2 * b->width;
     int64_t sizes[5][2] = {{2 * E, D}, {R + 2 * STATE, E}, {E, R}, {D, E}, {50280, D}};
     for (int m = 0; m < 4; m++)
         for (int t = 0; t < (rows[m] < 512 ? 3 : 1); t++)
@@ -131,9 +129,7 @@ static int bench_scan_op(const kr_bench *b, const kr_op *op, const kr_case *k, c
 }
 
 int kr_bench_scan(kr_bench *b, krait_error *e) {
-    int64_t D = 768, layers = 0;
-    kr_bench_shape(b->o.model, &D, &layers);
-    int64_t B = b->o.batch ? b->o.batch : 4, T = b->o.tokens ? b->o.tokens : 512, E = 2 * D;
+    int64_t B = b->o.batch ? b->o.batch : 4, T = b->o.tokens ? b->o.tokens : 512, E = 2 * b->width;
     krait_scan_desc d;
     double forward, backward;
     kr_case k;

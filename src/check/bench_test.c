@@ -45,6 +45,10 @@ static void unknown_things_are_refused(void **state) {
     assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
     printf("%s\n", e.message);
     o.what = "machine";
+    o.batch = 4;
+    assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+    o.batch = 0;
     o.runs = 0;
     assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
     printf("%s\n", e.message);
