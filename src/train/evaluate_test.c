@@ -256,6 +256,8 @@ static void refuses_what_is_wrong(void **state) {
     refuses(paths[5], NULL, "no document has a second token");
     write_text("one.jsonl", "{\"text\": \"word\"}\n", path);
     refuses(path, "lambada", "several words");
+    write_text("one.txt", "a text of several words\n", path);
+    refuses(path, "lambada", ".jsonl");
 }
 
 static int set_up(void **state) {

@@ -38,6 +38,12 @@ static int64_t encode(questions *q, const char *text, size_t size, krait_error *
 
 /* How many tokens stand before the last word, and how many there are in all. */
 static int split(questions *q, const kr_piece *p, int64_t *rest, int64_t *all, krait_error *e) {
+    if (p->line == 0)
+        return kr_fail(
+            e, KRAIT_ERR_FORMAT,
+            "%s: a task's questions are JSON lines {\"text\": ...}, in a file whose name "
+            "ends in .jsonl",
+            p->path);
     size_t size = p->size;
     while (size && is_blank(p->bytes[size - 1])) size--;
     size_t word = size;

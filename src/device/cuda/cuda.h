@@ -20,8 +20,6 @@ cudaStream_t kr_cuda_stream(void); /* the one queue */
 int kr_cuda_processors(void);      /* multiprocessors of the card */
 bool kr_cuda_begins_early(void);   /* a kernel may begin before the one in front of it ends */
 bool kr_cuda_hopper(void);         /* what *_hopper.cu is compiled for can run */
-/* A kernel's launch function cannot fail; what went wrong is kept for kr_device_check. */
-void kr_cuda_fault(const char *what);
 
 /* C [m,n] = op(A) [m,k] op(B) [k,n] (+ C with `accumulate`) (+ bias), rows contiguous, ld elements
  * from row to row, sums in f32. a and b are both f32 (computed in f32) or both bf16; c is f32 or

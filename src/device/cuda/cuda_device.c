@@ -16,7 +16,6 @@ static struct {
     int ordinal, processors;
     cudaStream_t stream;
     char name[128];
-    char fault[200]; /* "": none */
 } gpu;
 
 struct kr_recording {
@@ -141,23 +140,10 @@ const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }
 
 /* ---- what went wrong ------------------------------------------------------------------------- */
 
-void kr_cuda_fault(const char *what) {
-    if (!gpu.fault[0]) snprintf(gpu.fault, sizeof gpu.fault, "%s", what);
-}
-
-static int launched(const char *what, krait_error *e) {
-    cudaError_t rc = cudaGetLastError();
-    if (rc != cudaSuccess) return failed(e, what, rc);
-    if (!gpu.fault[0]) return 0;
-    int code = kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: %s", what, gpu.fault);
-    gpu.fault[0] = 0;
-    return code;
-}
-
 bool kr_cuda_waits(void) { return gpu.each; }
 
 int kr_cuda_check(const char *what, krait_error *e) {
-    KR_TRY(launched(what, e));
+    KR_TRY(tried(e, what, cudaGetLastError()));
     enum cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
     if (gpu.each) (void)cudaStreamIsCapturing(gpu.stream, &recording);
     if (!gpu.each || recording != cudaStreamCaptureStatusNone) return 0;
@@ -195,7 +181,7 @@ int kr_cuda_fill(void *to, int byte, size_t bytes, krait_error *e) {
 int kr_cuda_wait(krait_error *e) {
     cudaEvent_t now = NULL;
     kr_cuda_lock();
-    int rc = launched("a kernel", e);
+    int rc = tried(e, "a kernel", cudaGetLastError());
     if (rc == 0) rc = tried(e, "a kernel", cudaEventCreateWithFlags(&now, cudaEventDisableTiming));
     if (rc == 0) rc = tried(e, "a kernel", cudaEventRecord(now, gpu.stream));
     kr_cuda_unlock();

@@ -168,6 +168,17 @@ static bool backward_cases(int index, kr_case *k) {
 KR_DECLARE_KERNEL(kr_causal_conv);
 KR_DECLARE_KERNEL(kr_causal_conv_grad);
 
+static int check_taps(const kr_tensor *weight, krait_error *e) {
+    if (weight->shape[2] <= KR_CAUSAL_CONV_GPU_TAPS) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "causal_conv: a kernel of %lld taps; on the GPU there are none of more than %d: "
+                   "use --device cpu",
+                   (long long)weight->shape[2], KR_CAUSAL_CONV_GPU_TAPS);
+}
+
+static int forward_check(const kr_call *c, krait_error *e) { return check_taps(&c->in[1], e); }
+static int backward_check(const kr_call *c, krait_error *e) { return check_taps(&c->in[2], e); }
+
 const kr_op kr_op_causal_conv = {
     .name = "causal_conv",
     .shape = forward_shape,
@@ -178,6 +189,7 @@ const kr_op kr_op_causal_conv = {
     .n_out = 2,
     .no_accumulate = 3,
     .half_in = 1,
+    .check_cuda = forward_check,
     .kernel = KR_KERNELS_GPU(kr_causal_conv),
 };
 
@@ -191,5 +203,6 @@ const kr_op kr_op_causal_conv_grad = {
     .n_in = 8,
     .n_out = 4,
     .half_in = 3,
+    .check_cuda = backward_check,
     .kernel = KR_KERNELS_GPU(kr_causal_conv_grad),
 };

@@ -177,10 +177,6 @@ extern "C" void kr_causal_conv_cuda(const kr_call *c) {
               0,
               attr->early != 0};
     bool silu = attr->silu != 0;
-    if (weight->shape[2] > CONV_TAPS) {
-        kr_cuda_fault("more than 8 taps: use --device cpu");
-        return;
-    }
     if (v.q.E == 0 || v.q.S == 0) return;
     bool packs = kr_packs(x, 4) && kr_packs(y, 4) && kr_packs(state, 4) && kr_packs(next, 4);
     if (x->dtype == KR_BF16 && silu) launch_type<bf16, true>(v, packs);

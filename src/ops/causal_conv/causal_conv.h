@@ -22,6 +22,8 @@
 
 #include "ops/op.h"
 
+enum { KR_CAUSAL_CONV_GPU_TAPS = 8 }; /* the largest K there */
+
 typedef struct kr_causal_conv_attr {
     int silu;
     int early; /* nothing of the same run writes parameters or states: the GPU may read them ahead

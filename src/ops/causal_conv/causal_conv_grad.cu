@@ -351,10 +351,6 @@ extern "C" void kr_causal_conv_grad_cuda(const kr_call *c) {
     v.add_dx = KR_ACC(c, 0), v.add_dstate = KR_ACC(c, 3);
     put_weights put = {(float *)c->out[1].data, (float *)c->out[2].data, v.q.E, v.q.K,
                        KR_ACC(c, 1) != 0,       KR_ACC(c, 2) != 0};
-    if (weight->shape[2] > CONV_TAPS) {
-        kr_cuda_fault("more than 8 taps: use --device cpu");
-        return;
-    }
     if (v.q.E == 0) return;
     bool packs = kr_packs(x, 4) && kr_packs(dy, 4) && kr_packs(dx, 4);
     if (x->dtype == KR_BF16 && silu) launch_type<bf16, true>(v, slots, put, packs);

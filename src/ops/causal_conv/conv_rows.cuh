@@ -14,7 +14,7 @@ typedef struct conv_seqs {
 } conv_seqs;
 
 /* Threads (32, CONV_WARPS): a warp takes 32 V channels down a run of rows, and rows before it. */
-enum { CONV_WARPS = 4, CONV_AHEAD = 4, CONV_TAPS = 8 };
+enum { CONV_WARPS = 4, CONV_AHEAD = 4, CONV_TAPS = KR_CAUSAL_CONV_GPU_TAPS };
 
 typedef struct conv_taps {
     const float *weight, *bias; /* [E,1,K], [E] or NULL */
