@@ -194,7 +194,8 @@ static __device__ __forceinline__ void kr_wide_meet(void) {
                      : "memory");
 }
 
-/* All of the cluster's threads call these two, first and last. */
+/* First of all, by all threads of the cluster. Last of all they call kr_wide_meet, if of a pair:
+ * the other block's signals arrive here. */
 template <class S>
 static __device__ __forceinline__ void kr_wide_enter(const kr_wide_memory<S> &at) {
     if (threadIdx.x == 0) {
@@ -209,12 +210,6 @@ static __device__ __forceinline__ void kr_wide_enter(const kr_wide_memory<S> &at
     else
         __syncthreads();
 }
-template <class S>
-static __device__ __forceinline__ void kr_wide_leave(void) {
-    __syncwarp();
-    if (S::PAIR) kr_wide_meet(); /* the other's signals arrive here */
-}
-
 /* Slice k of the weight's rows from n on; a pair's blocks each ask for half. */
 template <class S>
 static __device__ __forceinline__ void kr_wide_fetch_w(const kr_wide_memory<S> &at,
