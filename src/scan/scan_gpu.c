@@ -1,23 +1,47 @@
-/* scan_gpu.c - which members the GPU's kernels do, and the pieces of their backward pass. */
+/* scan_gpu.c - which members the GPU's kernels do, and the pieces of their
+ * backward pass. */
 #include "scan/scan_gpu.h"
 
 #include "base/err.h"
 
+/* What Mamba's kernels do not do. */
+static const char *missing_lanes(const krait_scan_desc *d) {
+    if (d->form != KRAIT_FORM_DT || d->gain != KRAIT_GAIN_DT)
+        return "decay MATRIX with a form or gain other than DT";
+    if (!d->a_constant) return "decay MATRIX that varies in time by itself";
+    if (d->groups != 1) return "decay MATRIX with several groups";
+    return d->state > 256 ? "decay MATRIX with more than 256 states" : NULL;
+}
+
+/* What the kernels for one decay a head do not do. */
+static const char *missing_matrix(const krait_scan_desc *d) {
+    if (d->decay == KRAIT_DECAY_SCALAR && (d->form != KRAIT_FORM_DT || !d->a_constant))
+        return "decay SCALAR with a form other than DT, or that varies in time by "
+               "itself";
+    if (d->gain == KRAIT_GAIN_GIVEN) return "decay SCALAR with a given gain";
+    if (d->width > KR_MATRIX_P) return "decay SCALAR with more than 64 channels a head";
+    return d->state > KR_MATRIX_N ? "decay SCALAR with more than 128 states" : NULL;
+}
+
+bool kr_scan_gpu_matrix(const krait_scan_desc *d) {
+    return d->decay == KRAIT_DECAY_SCALAR || d->decay == KRAIT_DECAY_NONE;
+}
+
 static const char *missing(const krait_scan_desc *d) {
     if (d->complex_state) return "complex states";
-    if (d->decay != KRAIT_DECAY_MATRIX || d->form != KRAIT_FORM_DT || d->gain != KRAIT_GAIN_DT)
-        return "members other than decay MATRIX, form DT, gain DT (Mamba)";
-    if (!d->a_constant || d->b_constant || d->c_constant || d->dt_constant)
-        return "A that varies in time, or constant b, c or dt";
-    if (d->groups != 1 || d->inputs != 1 || d->reads != 1 || d->kappa != 1)
-        return "several groups, inputs or reads";
+    if (d->decay == KRAIT_DECAY_VECTOR) return "decay VECTOR";
+    if (d->b_constant || d->c_constant || d->dt_constant) return "constant b, c or dt";
+    if (d->inputs != 1 || d->reads != 1 || d->kappa != 1)
+        return "several inputs or reads, or a kappa other than 1";
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
-    return d->state > 256 ? "more than 256 states" : NULL;
+    return kr_scan_gpu_matrix(d) ? missing_matrix(d) : missing_lanes(d);
 }
 
 int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
     const char *what = missing(c->attr);
+    if (!what && kr_scan_gpu_matrix(c->attr) && c->in[KR_SCAN_Z].data)
+        what = "a gate inside, with one decay a head";
     if (!what) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "scan: on the GPU there are no kernels for %s", what);
 }
@@ -25,7 +49,8 @@ int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
 static int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Few channels in all: time is cut, until there are warps enough for a large card. */
+/* Few channels in all: time is cut, until there are warps enough for a large
+ * card. */
 enum { CHANNELS_ENOUGH = 8 * 1024 };
 
 static int64_t chunk_of(int64_t E, int64_t M, int64_t S) {
@@ -34,7 +59,8 @@ static int64_t chunk_of(int64_t E, int64_t M, int64_t S) {
     return at_least(1, chunk) * KR_SCAN_GPU_CHUNK;
 }
 
-/* The most pieces of a call with at most M rows and S sequences that is cut; 0: none is. */
+/* The most pieces of a call with at most M rows and S sequences that is cut; 0:
+ * none is. */
 static int64_t most_pieces(int64_t E, int64_t M, int64_t S) {
     int64_t rows = M / KR_SCAN_GPU_CHUNK, sequences = CHANNELS_ENOUGH / E + 1;
     if (M <= KR_SCAN_GPU_CHUNK) return 0;
@@ -48,8 +74,8 @@ static int64_t take(int64_t *at, int64_t floats) {
     return from;
 }
 
-/* The scratch grows with M and S whether time is cut or not, so that a plan made for some M and S
- * has room for any fewer. */
+/* The scratch grows with M and S whether time is cut or not, so that a plan
+ * made for some M and S has room for any fewer. */
 void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     const krait_scan_desc *d = c->attr;
     int64_t E = s->E = kr_scan_lanes(d), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
@@ -74,10 +100,30 @@ void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     s->total = at;
 }
 
+void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s) {
+    const krait_scan_desc *d = c->attr;
+    bool half = c->in[KR_SCAN_X].dtype == KR_BF16;
+    int64_t size = half ? 2 : 4, rows = half ? KR_MATRIX_ROWS_HALF : KR_MATRIX_ROWS, at = 0;
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0], H = d->heads;
+    int64_t state = kr_matrix_padded(d->width) * ((d->state + 15) / 16 * 16);
+    s->starts = 4 * take(&at, (M / rows + S) * H * state * size / 4);
+    s->db = 4 * take(&at, (M * H * d->state * size + 3) / 4);
+    s->dc = 4 * take(&at, (M * H * d->state * size + 3) / 4);
+    s->da = 4 * take(&at, S * H);
+    s->dbias = 4 * take(&at, S * H);
+    s->dd = 4 * take(&at, S * H * d->width);
+    s->total = 4 * at;
+}
+
 static size_t scratch(const kr_call *c, bool backward) {
     kr_scan_gpu_cut s;
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
+    if (kr_scan_gpu_matrix(c->attr)) {
+        kr_scan_matrix_cut m;
+        kr_scan_matrix_plan(c, &m);
+        return backward ? (size_t)m.total : 0;
+    }
     kr_scan_gpu_plan(c, backward, &s);
     return (size_t)s.total * sizeof(float);
 }

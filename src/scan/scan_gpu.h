@@ -1,5 +1,6 @@
-/* scan_gpu.h - the recurrence on the GPU: which members its kernels do, and how a call is cut.
- * Plain C, so that the plan (scan_op.c) and the kernels (*.cu) agree on the scratch. */
+/* scan_gpu.h - the recurrence on the GPU: which members its kernels do, and how
+ * a call is cut. Plain C, so that the plan (scan_op.c) and the kernels (*.cu)
+ * agree on the scratch. */
 #ifndef KR_SCAN_GPU_H
 #define KR_SCAN_GPU_H
 
@@ -16,23 +17,28 @@ enum {
     KR_SCAN_GPU_PIECES = 256 /* pieces, at most, besides one for each sequence */
 };
 
-/* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do not do. */
+/* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do
+ * not do. */
 int kr_scan_gpu_check(const kr_call *c, krait_error *e);
 
-/* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where
- * q = first row / chunk + s + k; so pieces are numbered without a table, with gaps. Steps are
- * numbered likewise: every KR_SCAN_GPU_STEPS rows, from first row / STEPS + s. Offsets in floats.
+/* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1)
+ * chunk), where q = first row / chunk + s + k; so pieces are numbered without a
+ * table, with gaps. Steps are numbered likewise: every KR_SCAN_GPU_STEPS rows,
+ * from first row / STEPS + s. Offsets in floats.
  */
 typedef struct kr_scan_gpu_cut {
     int64_t E, M, S;
     int blocks;     /* of 16 states, padded */
     int octets;     /* groups of 8 channels in one block of threads */
-    int64_t parts;  /* partial sums of db and dc: blocks of threads beside each other */
+    int64_t parts;  /* partial sums of db and dc: blocks of threads beside each
+                       other */
     int64_t chunk;  /* rows of a piece; more than there are: sequences are not cut */
     int64_t pieces; /* numbers of pieces */
     int64_t starts; /* [steps,E,16 blocks]: states in front of each step */
-    int64_t sums;   /* [steps,E]: sums of delta from the piece's first row; -1 behind a reset */
-    int64_t ends;   /* [pieces,E,16 blocks]: what a piece adds to the state; then what comes in */
+    int64_t sums;   /* [steps,E]: sums of delta from the piece's first row; -1
+                       behind a reset */
+    int64_t ends;   /* [pieces,E,16 blocks]: what a piece adds to the state; then
+                       what comes in */
     int64_t backs;  /* the same of the gradient, from the other side */
     int64_t decays; /* the same: product of the decays */
     int64_t bc;     /* [parts,M,2,16 blocks]: db, dc */
@@ -41,6 +47,34 @@ typedef struct kr_scan_gpu_cut {
 } kr_scan_gpu_cut;
 
 void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s);
+/* ---- one decay a head, by chunks of matrix products ---- */
+
+enum {
+    KR_MATRIX_ROWS = 32,      /* of a chunk, in f32 */
+    KR_MATRIX_ROWS_HALF = 64, /* in bf16 */
+    KR_MATRIX_P = 64,         /* channels of a head, and its states, at most */
+    KR_MATRIX_N = 128,
+    KR_MATRIX_STEP = 8 /* fewer rows a sequence are taken one by one */
+};
+
+/* Channels of a head as 16, 32 or 64, so that a warp's tiles have the same
+ * columns. */
+static inline int64_t kr_matrix_padded(int64_t P) { return P <= 16 ? 16 : P <= 32 ? 32 : 64; }
+
+/* Whether this member is one for those kernels. */
+bool kr_scan_gpu_matrix(const krait_scan_desc *d);
+
+/* The backward pass: states in front of chunks [M / rows + S,H,P16,N16] and db,
+ * dc of each head [M,H,N], in the type of x; dA, ddt_bias [S,H] and dD [S,H,P]
+ * of each sequence. Offsets in bytes.
+ */
+typedef struct kr_scan_matrix_cut {
+    int64_t starts, db, dc, da, dbias, dd, total;
+} kr_scan_matrix_cut;
+
+void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s);
+kr_kernel kr_scan_matrix_cuda, kr_scan_matrix_step_cuda, kr_scan_matrix_grad_cuda;
+
 size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
 size_t kr_scan_gpu_scratch_grad(const kr_call *c);
 

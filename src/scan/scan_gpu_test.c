@@ -19,8 +19,12 @@ static void refuses(void **state) {
     (void)state;
     krait_error e = {0};
     krait_scan_desc good = krait_scan_mamba1(64, 16), wide = krait_scan_mamba1(64, 256);
-    krait_scan_desc bad[] = {krait_scan_mamba1(64, 257), krait_scan_mamba2(2, 8, 16, 1),
-                             krait_scan_s4d(8, 4), krait_scan_lru(8), krait_scan_gla(2, 8, 8)};
+    krait_scan_desc bad[] = {krait_scan_mamba1(64, 257),
+                             krait_scan_mamba2(2, 65, 16, 1),
+                             krait_scan_mamba2(2, 64, 129, 1),
+                             krait_scan_s4d(8, 4),
+                             krait_scan_lru(8),
+                             krait_scan_gla(2, 8, 8)};
     kr_call c = call_of(&good, 10, 1);
     assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
     c = call_of(&wide, 10, 1);

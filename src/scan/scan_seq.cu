@@ -175,6 +175,9 @@ void run(const kr_call *c) {
 } // namespace
 
 extern "C" void kr_scan_cuda(const kr_call *c) {
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];
+    if (kr_scan_gpu_matrix((const krait_scan_desc *)c->attr))
+        return M < KR_MATRIX_STEP * S ? kr_scan_matrix_step_cuda(c) : kr_scan_matrix_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);
     else

@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "nn/nn.h"
 #include "ops/causal_conv/causal_conv.h"
+#include "ops/elementwise/elementwise.h"
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
@@ -117,9 +118,7 @@ static krait_scan_desc describe(const kr_mamba2 *m) {
     return d;
 }
 
-/* z NULL: the gate comes later. */
-static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw,
-                            kr_value *z) {
+static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw) {
     int64_t E = m->inner, GN = m->groups * m->state, H = kr_mamba2_heads(m);
     kr_value *bias =
         kr_nn_param(nn, "dt_bias", KR_PARAM_PLAIN,
@@ -135,7 +134,7 @@ static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value
                        kr_graph_columns(nn->g, u, E, GN),
                        kr_graph_columns(nn->g, u, E + GN, GN),
                        d,
-                       z,
+                       NULL, /* the gate comes later */
                        bias,
                        nn->seqs,
                        nn->reset,
@@ -146,11 +145,18 @@ static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value
     return outs[0];
 }
 
-static kr_value *gated_norm(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) {
-    kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->inner);
-    kr_gated_rmsnorm_attr attr = {nn->config->norm_eps, m->groups, m->norm_before_gate};
+/* y gated by z and, where the model has it, normed. */
+static kr_value *gated(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) {
     kr_value *outs[2] = {NULL, NULL};
-    kr_apply(nn->g, &kr_op_gated_rmsnorm, &attr, sizeof attr, (kr_value *[]){y, z, w}, 3, outs, 2);
+    if (m->gated_norm) {
+        kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->inner);
+        kr_gated_rmsnorm_attr attr = {nn->config->norm_eps, m->groups, m->norm_before_gate};
+        kr_apply(nn->g, &kr_op_gated_rmsnorm, &attr, sizeof attr, (kr_value *[]){y, z, w}, 3, outs,
+                 2);
+    } else {
+        kr_elementwise_attr attr = {KR_FUNCTION_SILU};
+        outs[0] = kr_apply1(nn->g, &kr_op_gate, &attr, sizeof attr, (kr_value *[]){y, z}, 2);
+    }
     kr_graph_recompute(nn->g, outs[0]);
     return outs[0];
 }
@@ -164,8 +170,7 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
     kr_value *z = kr_graph_columns(nn->g, all, 0, E);
     kr_value *u = convolution(nn, &m, kr_graph_columns(nn->g, all, E, mixed));
     kr_value *raw = kr_graph_columns(nn->g, all, E + mixed, H);
-    kr_value *y = recurrence(nn, &m, u, raw, m.gated_norm ? NULL : z);
-    if (m.gated_norm) y = gated_norm(nn, &m, y, z);
+    kr_value *y = gated(nn, &m, recurrence(nn, &m, u, raw), z);
     /* scaled so that the residual stream's variance does not grow with depth */
     kr_init out = kr_init_fan_in(E, 1 / sqrt((double)c->layers));
     return kr_nn_linear(nn, y, "out_proj", E, D, m.linear_bias, out);

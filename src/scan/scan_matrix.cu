@@ -1,0 +1,145 @@
+/* scan_matrix.cu - the recurrence with one decay a head (Mamba-2, linear
+ * attention) on the GPU, by chunks of matrix products. scan_matrix.cuh has what
+ * the two directions share.
+ *
+ * A block takes a head of a sequence through time. Its state stays in
+ * registers; each chunk of Q rows reads its rows once:
+ *
+ *   y = diag(carry) C H^T + (W * C B^T) X + D x,   H <- decay H + (diag(keep)
+ * X)^T B
+ *
+ * (X: gain x.) Few rows a sequence are the same with most rows absent. */
+#include "scan/scan_matrix.cuh"
+
+template <typename T>
+struct forward_tiles {
+    static const int Q = kr_matrix_size<T>::Q, PAD = kr_matrix_size<T>::PAD;
+    T *x, *kept, *b, *c, *w, *h; /* [Q,P] [Q,P] [Q,N] [Q,N] [Q,Q] [P,N], rows padded */
+    kr_chunk_times *times;
+    int P, N, S; /* what rows take */
+    static size_t bytes(int P16, int N16) {
+        size_t p = (size_t)P16 + PAD, n = (size_t)N16 + PAD, s = (size_t)Q + PAD;
+        return sizeof(T) * (Q * (2 * p + 2 * n + s) + P16 * n) + sizeof(kr_chunk_times);
+    }
+    __device__ forward_tiles(unsigned char *shared, int P16, int N16) {
+        P = P16 + PAD, N = N16 + PAD, S = Q + PAD;
+        x = (T *)shared, kept = x + Q * P, b = kept + Q * P, c = b + Q * N, w = c + Q * N;
+        h = w + Q * S;
+        times = (kr_chunk_times *)(h + P16 * N);
+    }
+};
+
+/* w = W * C B^T */
+template <typename T>
+static __device__ void weigh(const forward_tiles<T> &f, int N16) {
+    const int Q = forward_tiles<T>::Q, side = Q / 16;
+    for (int tile = threadIdx.x / 32; tile < side * side; tile += KR_MATRIX_WARPS) {
+        int m = tile / side * 16, n = tile % side * 16;
+        kr_sums sum;
+        kr_clear(sum);
+        if (n <= m) kr_tile<KR_ALONG, KR_ALONG>(sum, f.c, f.N, f.b, f.N, m, n, 0, N16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int l = m + kr_sum_row(i), s = n + kr_sum_column(j, i);
+                f.w[l * f.S + s] =
+                    kr_as(f.w, sum[j][i] * kr_weight<T>(f.times, l, s) * f.times->gain[s]);
+            }
+    }
+}
+
+template <typename T>
+static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> &f,
+                               const kr_sequence &q, int64_t from, int width, int64_t t0, T *y,
+                               int64_t y_row, bool add) {
+    const int Q = forward_tiles<T>::Q, across = g.P16 / 16;
+    for (int tile = threadIdx.x / 32; tile < Q / 16 * across; tile += KR_MATRIX_WARPS) {
+        int m = tile / across * 16, n = tile % across * 16;
+        kr_sums sum;
+        kr_clear(sum);
+        kr_tile<KR_ALONG, KR_ALONG>(sum, f.c, f.N, f.h, f.N, m, n, 0, g.N16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float seen = f.times->carry[m + kr_sum_row(i)];
+                sum[j][i] = seen != 0 ? sum[j][i] * seen : 0;
+            }
+        kr_tile<KR_ALONG, KR_ACROSS>(sum, f.w, f.S, f.x, f.P, m, n, 0, m + 16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
+                if (t0 + r >= q.count || p >= width) continue;
+                int64_t row = kr_row_at(g, q, t0 + r), at = from + p;
+                float u = sum[j][i];
+                if (g.D)
+                    u = fmaf(g.D[g.skip_per_channel ? at : at / g.P], kr_load(f.x + r * f.P + p),
+                             u);
+                kr_put(y + row * y_row + at, u, add);
+            }
+    }
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
+    forward(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, float *out, int64_t out_slot) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    const int Q = forward_tiles<T>::Q;
+    forward_tiles<T> f(shared, g.P16, g.N16);
+    int64_t part = blockIdx.x % g.parts, head = blockIdx.x / g.parts % g.H;
+    int64_t group = head / (g.H / g.G), from = head * g.P + part * g.P16;
+    int width = (int)(g.P - part * g.P16 < g.P16 ? g.P - part * g.P16 : g.P16);
+    kr_sequence q = kr_sequence_of(g, blockIdx.x / g.parts / g.H);
+    kr_lane_times<Q> unused;
+    kr_state h;
+    kr_state_load(h, g.state ? g.state + q.slot * g.state_slot + from * g.N : NULL, width, g.N,
+                  g.P16, g.N16);
+    for (int64_t t0 = 0; t0 < q.count; t0 += Q) {
+        if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, unused);
+        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
+        kr_load_rows<T, Q>(g, q, g.c, t0, group * g.N, (int)g.N, g.N16, f.c, f.N);
+        kr_load_rows<T, Q>(g, q, g.x, t0, from, width, g.P16, f.x, f.P);
+        kr_state_put(h, f.h, f.N, g.P16, g.N16);
+        __syncthreads();
+        kr_scale_rows(f.kept, f.x, f.P, Q, g.P16, f.times->left);
+        weigh(f, g.N16);
+        __syncthreads();
+        write_y(g, f, q, from, width, t0, y, y_row, add);
+        __syncthreads();
+        kr_state_add<T, Q>(h, f.times->decay, f.kept, f.P, f.b, f.N, g.P16, g.N16);
+        __syncthreads();
+    }
+    if (!out) return;
+    out += q.slot * out_slot + from * g.N;
+    kr_each_state(h, g.P16, g.N16, [&](int p, int n, float &v) {
+        if (p < width && n < g.N) out[p * g.N + n] = v;
+    });
+}
+
+/* Few heads and sequences: their channels are shared out, until so many blocks
+ * fill a large card. */
+enum { KR_MATRIX_BLOCKS = 264 };
+
+template <typename T>
+static void run(const kr_call *c) {
+    kr_matrix_in<T> g = kr_matrix_unpack<T>(c);
+    const kr_tensor *y = &c->out[KR_SCAN_OUT_Y], *out = &c->out[KR_SCAN_OUT_STATE];
+    bool keep = c->n_out > KR_SCAN_OUT_STATE && out->data;
+    if (g.S * g.H == 0) return;
+    while (g.P16 > 16 && g.S * g.H * g.parts * 2 <= KR_MATRIX_BLOCKS) g.P16 /= 2, g.parts *= 2;
+    size_t bytes = forward_tiles<T>::bytes(g.P16, g.N16);
+    cudaFuncSetAttribute(forward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    forward<T><<<(unsigned)(g.S * g.H * g.parts), KR_MATRIX_THREADS, bytes, kr_cuda_stream()>>>(
+        g, (T *)y->data, y->stride[0], KR_ACC(c, KR_SCAN_OUT_Y) != 0,
+        keep ? (float *)out->data : NULL, keep ? out->stride[0] : 0);
+}
+
+extern "C" void kr_scan_matrix_cuda(const kr_call *c) {
+    if (c->in[KR_SCAN_X].dtype == KR_BF16)
+        run<bf16>(c);
+    else
+        run<float>(c);
+}

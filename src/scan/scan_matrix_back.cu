@@ -1,0 +1,445 @@
+/* scan_matrix_back.cu - the gradient of the recurrence with one decay a head on
+ * the GPU, by chunks of matrix products. scan_matrix.cuh has what the two
+ * directions share.
+ *
+ * A block takes a head of a sequence: forward once, leaving the state H in
+ * front of each chunk in scratch, then back, with L the gradient of the state
+ * behind in registers. Per chunk, with X the rows of gain x, dY of kappa dy:
+ *
+ *   w = W * C B^T     v = W * dY X^T
+ *   dX = w^T dY + diag(keep) B L^T
+ *   dC = v B + diag(carry) dY H          dB = v^T C + diag(keep) X L
+ *   L <- decay L + (diag(carry) dY)^T C
+ *
+ * A pair of an input s and a read l > s passes the decays of rows s+1..l: with
+ * z = v * C B^T the gradient of the sum s_t of logarithms is (row sum - column
+ * sum) of z, plus what the row takes from H, less what it gives to L; that of a
+ * decay is the sum of those of its row and all later ones. Heads write their dB
+ * and dC apart; they are added up in order. */
+#include "ops/parts.cuh"
+#include "scan/scan_matrix.cuh"
+
+/* Sums that a block keeps for each row, from tiles beside each other. */
+struct chunk_sums {
+    float row[4][64];  /* of z over inputs; by tile of inputs */
+    float col[4][64];  /* of z over reads; by tile of reads */
+    float seen[8][64]; /* of C . (carry dY H); by tile of states */
+    float left[8][64]; /* of B . (keep X L) */
+    float own[4][64];  /* of x . dX; by tile of channels */
+    float passed[KR_MATRIX_WARPS];
+};
+
+template <typename T>
+struct back_tiles {
+    static const int Q = kr_matrix_size<T>::Q, PAD = kr_matrix_size<T>::PAD;
+    T *x, *dy, *b, *c, *w, *v, *h, *l; /* [Q,P] [Q,P] [Q,N] [Q,N] [Q,Q] [Q,Q] [P,N] [P,N] */
+    T *carried;                        /* [Q,P], in the place of w once that is done with */
+    kr_chunk_times *times;
+    chunk_sums *sums;
+    int P, N, S;
+    static size_t wide(int P16) { return (size_t)(P16 > Q ? P16 : Q) + PAD; }
+    static size_t bytes(int P16, int N16) {
+        size_t p = (size_t)P16 + PAD, n = (size_t)N16 + PAD, s = (size_t)Q + PAD;
+        return sizeof(T) * (Q * (2 * p + 2 * n + s + wide(P16)) + 2 * P16 * n) +
+               sizeof(kr_chunk_times) + sizeof(chunk_sums);
+    }
+    __device__ back_tiles(unsigned char *shared, int P16, int N16) {
+        P = P16 + PAD, N = N16 + PAD, S = Q + PAD;
+        x = (T *)shared, dy = x + Q * P, b = dy + Q * P, c = b + Q * N, v = c + Q * N;
+        h = v + Q * S, l = h + P16 * N, w = carried = l + P16 * N;
+        times = (kr_chunk_times *)(w + Q * ((P16 > Q ? P16 : Q) + PAD));
+        sums = (chunk_sums *)(times + 1);
+    }
+};
+
+template <typename T>
+struct back_out {
+    T *dx, *ddt;
+    float *dstate;
+    T *starts;              /* [chunks,H,P16,N16] */
+    T *db, *dc;             /* [M,H,N]: of each head */
+    float *da, *dbias, *dd; /* [S,H] [S,H] [S,H,P]: of each sequence */
+    int64_t dx_row, ddt_row, dstate_slot;
+    bool add_dx, add_ddt, add_dstate;
+};
+
+template <typename T>
+static __device__ void copy_state(const T *from, int lf, T *to, int lt, int P16, int N16) {
+    const int V = 16 / (int)sizeof(T);
+    for (int i = threadIdx.x; i < P16 * (N16 / V); i += KR_MATRIX_THREADS) {
+        int p = i / (N16 / V), n = i % (N16 / V) * V;
+        *(uint4 *)(to + p * lt + n) = *(const uint4 *)(from + p * lf + n);
+    }
+}
+
+/* Forward, for the states in front of each chunk. */
+template <typename T>
+static __device__ void sweep(const kr_matrix_in<T> &g, const back_tiles<T> &f, const kr_sequence &q,
+                             int64_t head, T *starts) {
+    const int Q = back_tiles<T>::Q;
+    int64_t group = head / (g.H / g.G), size = (int64_t)g.P16 * g.N16;
+    kr_lane_times<Q> unused;
+    kr_state h;
+    kr_state_load(h, g.state ? g.state + q.slot * g.state_slot + head * g.P * g.N : NULL, g.P, g.N,
+                  g.P16, g.N16);
+    for (int64_t t0 = 0, k = 0; t0 < q.count; t0 += Q, k++) {
+        kr_state_put(h, f.h, f.N, g.P16, g.N16);
+        __syncthreads();
+        copy_state<T>(f.h, f.N, starts + k * g.H * size, g.N16, g.P16, g.N16);
+        if (t0 + Q >= q.count) break;
+        if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, unused);
+        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
+        kr_load_rows<T, Q>(g, q, g.x, t0, head * g.P, (int)g.P, g.P16, f.x, f.P);
+        __syncthreads();
+        kr_scale_rows(f.x, f.x, f.P, Q, g.P16, f.times->left);
+        __syncthreads();
+        kr_state_add<T, Q>(h, f.times->decay, f.x, f.P, f.b, f.N, g.P16, g.N16);
+        __syncthreads();
+    }
+    __syncthreads();
+}
+
+/* w, v and the sums of z. */
+template <typename T>
+static __device__ void pairs(const kr_matrix_in<T> &g, const back_tiles<T> &f) {
+    const int Q = back_tiles<T>::Q, side = Q / 16;
+    for (int tile = threadIdx.x / 32; tile < side * side; tile += KR_MATRIX_WARPS) {
+        int m = tile / side * 16, n = tile % side * 16;
+        kr_sums w, v;
+        kr_clear(w);
+        kr_clear(v);
+        if (n <= m) {
+            kr_tile<KR_ALONG, KR_ALONG>(w, f.c, f.N, f.b, f.N, m, n, 0, g.N16);
+            kr_tile<KR_ALONG, KR_ALONG>(v, f.dy, f.P, f.x, f.P, m, n, 0, g.P16);
+        }
+        float rows[2] = {0, 0}, cols[2][2] = {{0, 0}, {0, 0}};
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int l = m + kr_sum_row(i), s = n + kr_sum_column(j, i);
+                float e = kr_weight<T>(f.times, l, s), vs = v[j][i] * e * f.times->gain[s];
+                float z = s < l ? w[j][i] * vs : 0;
+                f.w[l * f.S + s] = kr_as(f.w, w[j][i] * e);
+                f.v[l * f.S + s] = kr_as(f.v, vs);
+                rows[i >> 1] += z;
+                cols[j][i & 1] += z;
+            }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float sum = kr_quad_sum(rows[i]);
+            if ((threadIdx.x & 3) == 0) f.sums->row[tile % side][m + kr_sum_row(2 * i)] = sum;
+        }
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float sum = kr_octet_sum(cols[j][i]);
+                if ((threadIdx.x & 31) < 4) f.sums->col[tile / side][n + kr_sum_column(j, i)] = sum;
+            }
+    }
+}
+
+/* dX, out as the gradient of x; x . dX and dy x summed. */
+template <typename T>
+static __device__ void inputs_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                   const kr_sequence &q, int64_t head, int64_t t0,
+                                   const back_out<T> &o, float (&skip)[2][2]) {
+    const int Q = back_tiles<T>::Q, across = g.P16 / 16;
+    for (int tile = threadIdx.x / 32; tile < Q / 16 * across; tile += KR_MATRIX_WARPS) {
+        int m = tile / across * 16, n = tile % across * 16;
+        kr_sums sum;
+        kr_clear(sum);
+        kr_tile<KR_ALONG, KR_ALONG>(sum, f.b, f.N, f.l, f.N, m, n, 0, g.N16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum[j][i] *= f.times->keep[m + kr_sum_row(i)];
+        kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.w, f.S, f.dy, f.P, m, n, m, Q);
+        float own[2] = {0, 0};
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
+                if (t0 + r >= q.count || p >= g.P) continue;
+                int64_t row = kr_row_at(g, q, t0 + r), at = head * g.P + p;
+                float x = kr_load(f.x + r * f.P + p), dx = sum[j][i] * f.times->gain[r];
+                float dy = kr_load(f.dy + r * f.P + p);
+                own[i >> 1] = fmaf(x, sum[j][i], own[i >> 1]);
+                skip[j][i & 1] = fmaf(dy, x, skip[j][i & 1]);
+                if (g.D) dx = fmaf(g.D[g.skip_per_channel ? at : head], dy, dx);
+                if (o.dx) kr_put(o.dx + row * o.dx_row + at, dx, o.add_dx);
+            }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float total = kr_quad_sum(own[i]);
+            if ((threadIdx.x & 3) == 0) f.sums->own[tile % across][m + kr_sum_row(2 * i)] = total;
+        }
+    }
+}
+
+/* dC (READS) or dB of this head, out to its place; their share of the decays'
+ * gradients summed. */
+template <typename T, bool READS>
+static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                  const kr_sequence &q, int64_t head, int64_t t0,
+                                  const back_out<T> &o) {
+    const int Q = back_tiles<T>::Q, across = g.N16 / 16;
+    const float *scale = READS ? f.times->carry : f.times->left;
+    const T *with = READS ? f.c : f.b;
+    T *out = READS ? o.dc : o.db;
+    for (int tile = threadIdx.x / 32; tile < Q / 16 * across; tile += KR_MATRIX_WARPS) {
+        int m = tile / across * 16, n = tile % across * 16;
+        float share[2] = {0, 0};
+        kr_sums sum;
+        kr_clear(sum);
+        kr_tile<KR_ALONG, KR_ACROSS>(sum, READS ? f.dy : f.x, f.P, READS ? f.h : f.l, f.N, m, n, 0,
+                                     g.P16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int r = m + kr_sum_row(i), column = n + kr_sum_column(j, i);
+                sum[j][i] = scale[r] != 0 ? sum[j][i] * scale[r] : 0;
+                share[i >> 1] = fmaf(sum[j][i], kr_load(with + r * f.N + column), share[i >> 1]);
+            }
+        if (READS)
+            kr_tile<KR_ALONG, KR_ACROSS>(sum, f.v, f.S, f.b, f.N, m, n, 0, m + 16);
+        else
+            kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.v, f.S, f.c, f.N, m, n, m, Q);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float total = kr_quad_sum(share[i]);
+            if ((threadIdx.x & 3) == 0)
+                (READS ? f.sums->seen : f.sums->left)[tile % across][m + kr_sum_row(2 * i)] = total;
+        }
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int64_t t = t0 + m + kr_sum_row(i), column = n + kr_sum_column(j, i);
+                if (t < q.count && column < g.N)
+                    kr_store(out + (kr_row_at(g, q, t) * g.H + head) * g.N + column, sum[j][i]);
+            }
+    }
+}
+
+/* One warp: gradients of the decays and steps of the chunk's rows. `total`: dA
+ * and ddt_bias of the sequence so far, of this lane. */
+template <typename T>
+static __device__ void steps_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                  const kr_sequence &q, int64_t head, int64_t t0,
+                                  const back_out<T> &o, const kr_lane_times<back_tiles<T>::Q> &k,
+                                  float (&total)[2]) {
+    const int Q = back_tiles<T>::Q;
+    int lane = threadIdx.x & 31;
+    float ds[Q / 32], behind = 0, later = 0, A = g.decays && g.A ? g.A[head] : 0;
+#pragma unroll
+    for (int i = 0; i < Q / 32; i++) {
+        int r = i * 32 + lane;
+        float left = 0;
+        ds[i] = 0;
+        for (int n = 0; n < Q / 16; n++) ds[i] += f.sums->row[n][r] - f.sums->col[n][r];
+        for (int n = 0; n < g.N16 / 16; n++) {
+            ds[i] += f.sums->seen[n][r];
+            left += f.sums->left[n][r];
+        }
+        ds[i] -= left;
+        behind += left;
+    }
+    behind = kr_warp_sum(behind);
+    for (int w = 0; w < KR_MATRIX_WARPS; w++) behind += f.sums->passed[w];
+    if (lane == 31) ds[Q / 32 - 1] += behind;
+#pragma unroll
+    for (int i = Q / 32 - 1; i >= 0; i--) {
+        int r = i * 32 + lane;
+        float sum = ds[i];
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+            float other = __shfl_down_sync(0xffffffffu, sum, d);
+            if (lane + d < 32) sum += other;
+        }
+        sum += later;
+        later = __shfl_sync(0xffffffffu, sum, 0);
+        if (t0 + r >= q.count) continue;
+        float ddelta = sum * A;
+        for (int n = 0; g.gain && n < g.P16 / 16; n++) ddelta += f.sums->own[n][r];
+        ddelta *= k.slope[i];
+        total[0] = fmaf(sum, k.delta[i], total[0]);
+        total[1] += ddelta;
+        if (o.ddt) kr_put(o.ddt + kr_row_at(g, q, t0 + r) * o.ddt_row + head, ddelta, o.add_ddt);
+    }
+}
+
+/* decay <H, L>, by warp. */
+template <typename T>
+static __device__ void passed_back(const kr_matrix_in<T> &g, const back_tiles<T> &f, kr_state &L) {
+    float sum = 0, decay = f.times->decay;
+    kr_each_state(L, g.P16, g.N16,
+                  [&](int p, int n, float &v) { sum = fmaf(v, kr_load(f.h + p * f.N + n), sum); });
+    sum = kr_warp_sum(sum);
+    if ((threadIdx.x & 31) == 0) f.sums->passed[threadIdx.x / 32] = decay != 0 ? decay * sum : 0;
+}
+
+/* dD of the sequence [P]: each warp's sums over its rows, then the warps of a
+ * tile's columns in order. */
+template <typename T>
+static __device__ void write_skip(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                  const float (&skip)[2][2], float *dd) {
+    int warp = threadIdx.x / 32, across = g.P16 / 16, p = threadIdx.x;
+    float *sums = &f.sums->seen[0][0];
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float total = kr_octet_sum(skip[j][i]);
+            if ((threadIdx.x & 31) < 4) sums[warp * 16 + kr_sum_column(j, i)] = total;
+        }
+    __syncthreads();
+    if (p >= g.P) return;
+    float sum = 0;
+    for (int w = p / 16; w < KR_MATRIX_WARPS; w += across) sum += sums[w * 16 + p % 16];
+    dd[p] = sum;
+}
+
+/* Chunks of all sequences are numbered without a table, with gaps: from first
+ * row / Q + s on. */
+template <typename T>
+static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
+    backward(kr_matrix_in<T> g, back_out<T> o) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    const int Q = back_tiles<T>::Q;
+    back_tiles<T> f(shared, g.P16, g.N16);
+    int64_t head = blockIdx.x % g.H, s = blockIdx.x / g.H, group = head / (g.H / g.G);
+    int64_t size = (int64_t)g.P16 * g.N16;
+    kr_sequence q = kr_sequence_of(g, s);
+    T *starts = o.starts + ((q.first / Q + s) * g.H + head) * size;
+    float total[2] = {0, 0}, skip[2][2] = {{0, 0}, {0, 0}};
+    kr_lane_times<Q> mine;
+    kr_state L;
+    kr_state_load(L, g.dstate ? g.dstate + q.slot * g.dstate_slot + head * g.P * g.N : NULL, g.P,
+                  g.N, g.P16, g.N16);
+    sweep(g, f, q, head, starts);
+    for (int64_t k = (q.count + Q - 1) / Q - 1; k >= 0; k--) {
+        int64_t t0 = k * Q;
+        if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, mine);
+        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
+        kr_load_rows<T, Q>(g, q, g.c, t0, group * g.N, (int)g.N, g.N16, f.c, f.N);
+        kr_load_rows<T, Q>(g, q, g.dy, t0, head * g.P, (int)g.P, g.P16, f.dy, f.P);
+        kr_load_rows<T, Q>(g, q, g.x, t0, head * g.P, (int)g.P, g.P16, f.x, f.P);
+        copy_state<T>(starts + k * g.H * size, g.N16, f.h, f.N, g.P16, g.N16);
+        kr_state_put(L, f.l, f.N, g.P16, g.N16);
+        __syncthreads();
+        passed_back(g, f, L);
+        pairs(g, f);
+        __syncthreads();
+        inputs_back(g, f, q, head, t0, o, skip);
+        sides_back<T, true>(g, f, q, head, t0, o);
+        sides_back<T, false>(g, f, q, head, t0, o);
+        __syncthreads();
+        if (threadIdx.x < 32) steps_back(g, f, q, head, t0, o, mine, total);
+        kr_scale_rows(f.carried, f.dy, f.P, Q, g.P16, f.times->carry);
+        __syncthreads();
+        kr_state_add<T, Q>(L, f.times->decay, f.carried, f.P, f.c, f.N, g.P16, g.N16);
+        __syncthreads();
+    }
+    if (threadIdx.x < 32) {
+        float da = kr_warp_sum(total[0]), dbias = kr_warp_sum(total[1]);
+        if (threadIdx.x == 0) o.da[s * g.H + head] = da, o.dbias[s * g.H + head] = dbias;
+    }
+    write_skip(g, f, skip, o.dd + (s * g.H + head) * g.P);
+    if (!o.dstate) return;
+    float *to = o.dstate + q.slot * o.dstate_slot + head * g.P * g.N;
+    kr_each_state(L, g.P16, g.N16, [&](int p, int n, float &v) {
+        if (p < g.P && n < g.N) kr_put(to + p * g.N + n, v, o.add_dstate);
+    });
+}
+
+/* to [M, G N] = or += the sums over the heads of a group of from [M, H, N]. */
+template <typename T>
+static __global__ void sum_heads(const T *from, T *to, int64_t to_row, int64_t M, int64_t H,
+                                 int64_t G, int64_t N, bool add) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / (G * N), each = H / G;
+    if (m >= M) return;
+    int64_t n = i % N, g = i / N % G;
+    float sum = 0;
+#pragma unroll 8
+    for (int64_t h = g * each; h < (g + 1) * each; h++) sum += kr_load(from + (m * H + h) * N + n);
+    kr_put(to + m * to_row + g * N + n, sum, add);
+}
+
+/* to [width] = or += the sums over S of from [S, width, each]. */
+static __global__ void sum_sequences(const float *from, float *to, int64_t S, int64_t width,
+                                     int64_t each, bool add) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= width) return;
+    float sum = 0;
+    for (int64_t s = 0; s < S; s++)
+        for (int64_t k = 0; k < each; k++) sum += from[(s * width + i) * each + k];
+    kr_put(to + i, sum, add);
+}
+
+template <typename T>
+static void sum_heads_launch(const kr_matrix_in<T> &g, const T *from, const kr_call *c, int i) {
+    const kr_tensor *t = &c->out[i];
+    if (!t->data || g.M == 0) return;
+    sum_heads<T><<<kr_blocks(g.M * g.G * g.N, 256), 256, 0, kr_cuda_stream()>>>(from, (T *)t->data,
+                                                                                t->stride[0], g.M,
+                                                                                g.H, g.G, g.N,
+                                                                                KR_ACC(c, i) != 0);
+}
+
+static void sum_sequences_launch(const kr_call *c, int i, const float *from, int64_t S,
+                                 int64_t width, int64_t each) {
+    if (!c->out[i].data) return;
+    sum_sequences<<<kr_blocks(width, 128), 128, 0, kr_cuda_stream()>>>(from,
+                                                                       (float *)c->out[i].data, S,
+                                                                       width, each,
+                                                                       KR_ACC(c, i) != 0);
+}
+
+template <typename T>
+static back_out<T> outputs(const kr_call *c) {
+    kr_scan_matrix_cut s;
+    kr_scan_matrix_plan(c, &s);
+    char *scratch = (char *)c->scratch;
+    back_out<T> o = {};
+    o.dx = (T *)c->out[KR_SCAN_DX].data, o.dx_row = c->out[KR_SCAN_DX].stride[0];
+    o.ddt = (T *)c->out[KR_SCAN_DDT].data, o.ddt_row = c->out[KR_SCAN_DDT].stride[0];
+    o.dstate = (float *)c->out[KR_SCAN_DSTATE_IN].data;
+    o.dstate_slot = c->out[KR_SCAN_DSTATE_IN].stride[0];
+    o.add_dx = KR_ACC(c, KR_SCAN_DX), o.add_ddt = KR_ACC(c, KR_SCAN_DDT);
+    o.add_dstate = KR_ACC(c, KR_SCAN_DSTATE_IN);
+    o.starts = (T *)(scratch + s.starts), o.db = (T *)(scratch + s.db);
+    o.dc = (T *)(scratch + s.dc), o.da = (float *)(scratch + s.da);
+    o.dbias = (float *)(scratch + s.dbias), o.dd = (float *)(scratch + s.dd);
+    return o;
+}
+
+template <typename T>
+static void run(const kr_call *c) {
+    kr_matrix_in<T> g = kr_matrix_unpack<T>(c);
+    back_out<T> o = outputs<T>(c);
+    size_t bytes = back_tiles<T>::bytes(g.P16, g.N16);
+    if (o.dstate && !o.add_dstate)
+        cudaMemsetAsync(o.dstate, 0, kr_tensor_bytes(&c->out[KR_SCAN_DSTATE_IN]), kr_cuda_stream());
+    cudaFuncSetAttribute(backward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (g.S > 0)
+        backward<T><<<(unsigned)(g.S * g.H), KR_MATRIX_THREADS, bytes, kr_cuda_stream()>>>(g, o);
+    sum_heads_launch<T>(g, o.db, c, KR_SCAN_DB);
+    sum_heads_launch<T>(g, o.dc, c, KR_SCAN_DC);
+    if (g.A) sum_sequences_launch(c, KR_SCAN_DA, o.da, g.S, g.H, 1);
+    sum_sequences_launch(c, KR_SCAN_DBIAS, o.dbias, g.S, g.H, 1);
+    if (g.skip_per_channel)
+        sum_sequences_launch(c, KR_SCAN_DD, o.dd, g.S, g.H * g.P, 1);
+    else
+        sum_sequences_launch(c, KR_SCAN_DD, o.dd, g.S, g.H, g.P);
+}
+
+extern "C" void kr_scan_matrix_grad_cuda(const kr_call *c) {
+    if (c->in[KR_SCAN_X].dtype == KR_BF16)
+        run<bf16>(c);
+    else
+        run<float>(c);
+}
