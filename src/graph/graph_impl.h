@@ -84,6 +84,7 @@ typedef struct kr_run_record {
     int64_t used;       /* the run that used it last; 0: this place is free */
 } kr_run_record;
 enum { KR_RUN_RECORDS = 16 };
+enum { KR_GRAPH_CHAIN = 256 }; /* nodes that are handed to the GPU at once, at most */
 
 struct kr_graph {
     kr_graph_options o;

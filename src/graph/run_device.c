@@ -77,12 +77,41 @@ static int run_node(kr_graph *g, kr_node *n, krait_error *e) {
     return 0;
 }
 
+/* The next node behind k that runs in this turn; NULL: there is none. */
+static kr_node *node_behind(kr_graph *g, int64_t *k, bool constant) {
+    while (++*k < g->n_nodes)
+        if (g->nodes[*k]->constant == constant) return g->nodes[*k];
+    return NULL;
+}
+
+/* Runs the node at *k and those behind it that its op does in one; *k is then the last of them. */
+static int run_chain(kr_graph *g, int64_t *k, bool constant, krait_error *e) {
+    const kr_call *calls[KR_GRAPH_CHAIN];
+    const kr_node *last = g->nodes[*k];
+    int64_t at = *k;
+    int n = 0;
+    for (const kr_node *next = last; next && n < KR_GRAPH_CHAIN; n++) {
+        if (n > 0 && (next->op != last->op || next->in[0] != last->out[0])) break;
+        calls[n] = &next->call;
+        last = next;
+        *k = at;
+        next = node_behind(g, &at, constant);
+    }
+    last->op->chain_cuda(calls, n);
+    return kr_device_check(g->o.level, last->op->name, e);
+}
+
 /* The nodes that depend on parameters alone, or the others. */
 static int run_nodes(kr_graph *g, bool constant, krait_error *e) {
     if (g->calls_key != g->key) KR_TRY(kr_graph_refresh(g, g->last_m, g->last_r, e));
     g->calls_key = g->key;
-    for (int64_t k = 0; k < g->n_nodes; k++)
-        if (g->nodes[k]->constant == constant) KR_TRY(run_node(g, g->nodes[k], e));
+    int64_t k = -1;
+    for (kr_node *n; (n = node_behind(g, &k, constant)) != NULL;) {
+        if (n->op->chain_cuda && !g->hook)
+            KR_TRY(run_chain(g, &k, constant, e));
+        else
+            KR_TRY(run_node(g, n, e));
+    }
     return 0;
 }
 

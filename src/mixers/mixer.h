@@ -34,11 +34,9 @@ typedef struct kr_mixer {
     int (*states)(const kr_config *c, kr_state_decl states[KR_MAX_STATES]); /* how many */
     /* x [M,D], normed -> [M,D], to be added to the residual stream */
     kr_value *(*build)(kr_nn *nn, kr_value *x);
-    /* The same in a decode step (nn->step_rows), together with the norm in front of it: hidden and
-     * residual [M,D] are what the norm reads, *sum is their sum. NULL, or it returns NULL without
-     * recording anything: norm and build do it. */
-    kr_value *(*step)(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value *norm,
-                      kr_value **sum);
+    /* A whole layer in a decode step (nn->step_rows): x [M,D], f32 -> x and what build makes of its
+     * norm. NULL, or it returns NULL without recording anything: norm and build do it. */
+    kr_value *(*step)(kr_nn *nn, kr_value *x, kr_value *norm);
 } kr_mixer;
 
 extern const kr_mixer *const kr_mixers[]; /* NULL-ended */

@@ -117,17 +117,18 @@ static void enter(kr_lm *lm, kr_nn *nn, int layer, const char *part) {
     kr_graph_scope(lm->g, nn->prefix);
 }
 
-/* Records a layer; *residual becomes the sum that its norm made. */
+/* Records a layer; *residual becomes the sum that its norm made, or stays NULL where the layer's
+ * output is already the sum. */
 static kr_value *add_layer(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o,
                            int layer, kr_value *hidden, kr_value **residual) {
     const kr_config *c = nn->config;
     kr_value *before = *residual;
     enter(lm, nn, layer, "");
     add_states(lm, mixer, nn, layer, o);
-    if (nn->step_rows > 0 && mixer->step) {
+    if (nn->step_rows > 0 && mixer->step && !before) {
         kr_value *norm = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &c->width);
         enter(lm, nn, layer, "mixer.");
-        kr_value *out = mixer->step(nn, hidden, before, norm, residual);
+        kr_value *out = mixer->step(nn, hidden, norm);
         if (out) return out;
         enter(lm, nn, layer, "");
     }

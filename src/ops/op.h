@@ -157,6 +157,9 @@ typedef struct kr_op {
     uint32_t half_in;
     /* NULL on the CPU: the next lower level that exists is used, down to REF */
     kr_kernel *kernel[KR_LEVELS];
+    /* The GPU's kernel for n calls at once, of which each one's in[0] is out[0] of the one before;
+     * NULL: they run one by one. */
+    void (*chain_cuda)(const kr_call *const *calls, int n);
 } kr_op;
 
 /* In <op>.c: KR_DECLARE_KERNEL(kr_rmsnorm) declares the kernel at every level of this build.

@@ -13,11 +13,11 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "ops/mamba_step/mamba_step.h"
+#include "ops/mamba_layer/mamba_layer.h"
 #include "ops/sample/sample.h"
 #include "serve/session_impl.h"
 
-enum { STEPS = KR_DECODER_STEPS, FEW = KR_STEP_FEW };
+enum { STEPS = KR_DECODER_STEPS, FEW = KR_LAYER_FEW };
 
 enum { TABLES = KR_SAMPLE_INPUTS + 1, IDS = KR_SAMPLE_LOGITS, SEQS = KR_SAMPLE_INPUTS };
 

@@ -18,6 +18,7 @@ int kr_cuda_open(int ordinal, krait_error *e); /* once a process; later calls mu
 bool kr_cuda_is_open(void);
 cudaStream_t kr_cuda_stream(void); /* the one queue */
 int kr_cuda_processors(void);      /* multiprocessors of the card */
+int kr_cuda_shared(void);          /* bytes of shared memory that a block can have */
 bool kr_cuda_begins_early(void);   /* a kernel may begin before the one in front of it ends */
 bool kr_cuda_hopper(void);         /* what *_hopper.cu is compiled for can run */
 

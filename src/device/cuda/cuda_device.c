@@ -13,7 +13,7 @@
 static struct {
     bool open, begins_early, hopper;
     bool each; /* KRAIT_SYNC: every op is waited for */
-    int ordinal, processors;
+    int ordinal, processors, shared;
     cudaStream_t stream;
     char name[128];
 } gpu;
@@ -103,6 +103,7 @@ static int check_card(int ordinal, krait_error *e) {
                        p.name, p.major, p.minor);
     snprintf(gpu.name, sizeof gpu.name, "%.120s", p.name);
     gpu.processors = p.multiProcessorCount;
+    gpu.shared = (int)p.sharedMemPerBlockOptin;
     gpu.begins_early = p.major >= 9;
     gpu.hopper = p.major == 9;
     return 0;
@@ -134,6 +135,7 @@ int kr_cuda_open(int ordinal, krait_error *e) {
 bool kr_cuda_is_open(void) { return gpu.open; }
 cudaStream_t kr_cuda_stream(void) { return gpu.stream; }
 int kr_cuda_processors(void) { return gpu.processors; }
+int kr_cuda_shared(void) { return gpu.shared; }
 bool kr_cuda_begins_early(void) { return gpu.begins_early; }
 bool kr_cuda_hopper(void) { return gpu.hopper; }
 const char *kr_cuda_name(void) { return gpu.open ? gpu.name : ""; }

@@ -20,6 +20,7 @@
 #include "mixers/mamba1/mamba1.h"
 #include "nn/nn.h"
 #include "ops/causal_conv/causal_conv.h"
+#include "ops/mamba_layer/mamba_layer.h"
 #include "ops/mamba_step/mamba_step.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
@@ -116,21 +117,38 @@ static kr_value *raw_step(kr_nn *nn, kr_value *dl) {
     return raw;
 }
 
-/* A decode step on the GPU with nothing of FalconMamba's in between: dt_proj is part of the
- * recurrence. */
+/* A decode step of halves on the GPU, of any number of rows, with nothing of FalconMamba's in
+ * between. */
 static bool is_step(const kr_nn *nn) {
-    return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
+    return nn->step_rows > 0 && kr_graph_level(nn->g) == KR_LEVEL_CUDA && kr_graph_half(nn->g) &&
            kr_mamba1_of(nn->config).mixer_rms_eps <= 0 && nn->state_in[1];
 }
 
-/* Of few rows, where launches cost more than arithmetic. */
-static bool is_few(const kr_nn *nn) { return is_step(nn) && nn->step_rows <= KR_STEP_FEW; }
-
-/* Of any number: there is a kernel for many rows of halves. */
+/* Then dt_proj is part of the recurrence. */
 static bool joins_dt(const kr_nn *nn) {
     kr_mamba1 m = kr_mamba1_of(nn->config);
-    return is_few(nn) ||
-           (is_step(nn) && kr_graph_half(nn->g) && m.state == KR_STEP_STATES && m.dt_rank % 8 == 0);
+    return is_step(nn) && m.state == KR_STEP_STATES && m.dt_rank % 8 == 0;
+}
+
+/* The parameters of the recurrence: A, from its logarithm; D; the step's bias. */
+static kr_value *decay(kr_nn *nn) {
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    kr_value *a_log =
+        kr_nn_param(nn, "A_log", KR_PARAM_PLAIN, (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2,
+                    (int64_t[]){m.inner, m.state});
+    return kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
+}
+
+static kr_value *skip(kr_nn *nn) {
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    return kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, &m.inner);
+}
+
+static kr_value *step_bias(kr_nn *nn) {
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    return kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
+                       (kr_init){KR_INIT_SOFTPLUS_INV, m.dt_min, m.dt_max, m.dt_floor}, 1,
+                       &m.inner);
 }
 
 static kr_value *step_recurrence(kr_nn *nn, kr_value *xp, kr_value *u, kr_value *z, kr_value *bias,
@@ -151,13 +169,7 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     int64_t E = m.inner, N = m.state, r = m.dt_rank;
     kr_value *xp = kr_nn_linear(nn, u, "x_proj", E, r + 2 * N, false, kr_init_fan_in(E, 1));
     kr_value *raw = joins_dt(nn) ? NULL : raw_step(nn, selected(nn, xp, 0, r));
-    kr_value *bias =
-        kr_nn_param(nn, "dt_proj.bias", KR_PARAM_PLAIN,
-                    (kr_init){KR_INIT_SOFTPLUS_INV, m.dt_min, m.dt_max, m.dt_floor}, 1, &E);
-    kr_value *a_log = kr_nn_param(nn, "A_log", KR_PARAM_PLAIN,
-                                  (kr_init){KR_INIT_LOG_ARANGE, 0, 0, 0}, 2, (int64_t[]){E, N});
-    kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
-    kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, &E);
+    kr_value *bias = step_bias(nn), *a = decay(nn), *d = skip(nn);
     if (joins_dt(nn)) return step_recurrence(nn, xp, u, z, bias, a, d);
     krait_scan_desc scan = krait_scan_mamba1(E, N);
     kr_value *ins[] = {
@@ -179,13 +191,16 @@ static kr_value *project_parts(kr_nn *nn, kr_value *g, kr_init init) {
 }
 
 /* Scaled so that the residual stream's variance does not grow with depth. */
+static kr_init out_init(const kr_config *c) {
+    return kr_init_fan_in(kr_mamba1_of(c).inner, 1 / sqrt((double)c->layers));
+}
+
 static kr_value *project_out(kr_nn *nn, kr_value *g) {
     const kr_config *c = nn->config;
     kr_mamba1 m = kr_mamba1_of(nn->config);
-    kr_init out = kr_init_fan_in(m.inner, 1 / sqrt((double)c->layers));
-    if (is_step(nn) && !is_few(nn) && kr_graph_half(nn->g) && !m.linear_bias)
-        return project_parts(nn, g, out);
-    return kr_nn_linear(nn, g, "out_proj", m.inner, c->width, m.linear_bias, out);
+    if (is_step(nn) && nn->step_rows > KR_STEP_FEW && !m.linear_bias)
+        return project_parts(nn, g, out_init(c));
+    return kr_nn_linear(nn, g, "out_proj", m.inner, c->width, m.linear_bias, out_init(c));
 }
 
 static kr_value *build(kr_nn *nn, kr_value *a) {
@@ -198,25 +213,49 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
     return project_out(nn, recurrence(nn, convolution(nn, x), z));
 }
 
-/* A decode step of few rows on the GPU: norm, in_proj and convolution are one kernel. */
-static kr_value *step(kr_nn *nn, kr_value *hidden, kr_value *residual, kr_value *norm,
-                      kr_value **sum) {
+/* ---- a decode step of few rows on the GPU, where launches cost more than arithmetic ---------- */
+
+static bool is_one_op(const kr_nn *nn) {
+    kr_mamba1 m = kr_mamba1_of(nn->config);
+    kr_mamba_layer_sizes s = {nn->step_rows, nn->config->width, m.inner,
+                              m.state,       m.dt_rank,         m.kernel};
+    return kr_graph_level(nn->g) == KR_LEVEL_CUDA && nn->state_in[1] &&
+           kr_mamba_layer_fits(&s, kr_graph_half(nn->g));
+}
+
+static kr_value *matrix(kr_nn *nn, const char *name, int64_t rows, int64_t columns, kr_init init) {
+    return kr_nn_param(nn, name, KR_PARAM_MATRIX, init, 2, (int64_t[]){rows, columns});
+}
+
+static void add_biases(kr_nn *nn, kr_value **in, kr_value **out) {
+    int64_t D = nn->config->width, E2 = 2 * kr_mamba1_of(nn->config).inner;
+    if (!kr_mamba1_of(nn->config).linear_bias) return;
+    *in = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &E2);
+    *out = kr_nn_param(nn, "out_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &D);
+}
+
+static kr_value *step(kr_nn *nn, kr_value *x, kr_value *norm) {
     const kr_config *c = nn->config;
     kr_mamba1 m = kr_mamba1_of(nn->config);
-    int64_t D = c->width, E2 = 2 * m.inner;
-    if (!is_few(nn) || m.kernel < 2 || m.kernel > KR_STEP_TAPS || D > KR_STEP_WIDTH) return NULL;
-    kr_value *w = kr_nn_param(nn, "in_proj.weight", KR_PARAM_MATRIX, kr_init_fan_in(D, 1), 2,
-                              (int64_t[]){E2, D});
-    kr_value *b = NULL, *conv_bias, *conv = filter(nn, &conv_bias);
-    if (m.linear_bias) b = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &E2);
-    kr_value *ins[KR_STEP_IN_INS] = {hidden,    residual, norm,           w, b, conv,
-                                     conv_bias, nn->seqs, nn->state_in[0]};
-    kr_value *outs[KR_STEP_IN_OUTS] = {[KR_STEP_WINDOW_OUT] = nn->state_out[0]};
-    kr_mamba_step_attr attr = {c->norm_eps, kr_graph_half(nn->g)};
-    kr_apply(nn->g, &kr_op_mamba_step_in, &attr, sizeof attr, ins, KR_STEP_IN_INS, outs,
-             KR_STEP_IN_OUTS);
-    *sum = residual ? outs[KR_STEP_SUM] : hidden;
-    return project_out(nn, recurrence(nn, outs[KR_STEP_U], outs[KR_STEP_Z]));
+    int64_t D = c->width, E = m.inner, r = m.dt_rank, N = m.state;
+    if (!is_one_op(nn)) return NULL;
+    kr_value *ins[KR_LAYER_INS] = {[KR_LAYER_X] = x, [KR_LAYER_NORM] = norm};
+    kr_value *outs[KR_LAYER_OUTS] = {NULL, nn->state_out[0], nn->state_out[1]};
+    ins[KR_LAYER_IN] = matrix(nn, "in_proj.weight", 2 * E, D, kr_init_fan_in(D, 1));
+    ins[KR_LAYER_CONV] = filter(nn, &ins[KR_LAYER_CONV_BIAS]);
+    ins[KR_LAYER_X_PROJ] = matrix(nn, "x_proj.weight", r + 2 * N, E, kr_init_fan_in(E, 1));
+    ins[KR_LAYER_DT] = matrix(nn, "dt_proj.weight", E, r, dt_init(c));
+    ins[KR_LAYER_DT_BIAS] = step_bias(nn);
+    ins[KR_LAYER_A] = decay(nn);
+    ins[KR_LAYER_D] = skip(nn);
+    ins[KR_LAYER_OUT] = matrix(nn, "out_proj.weight", D, E, out_init(c));
+    add_biases(nn, &ins[KR_LAYER_IN_BIAS], &ins[KR_LAYER_OUT_BIAS]);
+    ins[KR_LAYER_SEQS] = nn->seqs;
+    ins[KR_LAYER_WINDOW] = nn->state_in[0];
+    ins[KR_LAYER_STATE] = nn->state_in[1];
+    kr_mamba_layer_attr attr = {c->norm_eps, m.mixer_rms_eps};
+    kr_apply(nn->g, &kr_op_mamba_layer, &attr, sizeof attr, ins, KR_LAYER_INS, outs, KR_LAYER_OUTS);
+    return outs[KR_LAYER_Y];
 }
 
 const kr_mixer kr_mixer_mamba1 = {

@@ -1,4 +1,5 @@
-/* mamba_step.c - shape rules and checker cases of a decode step; mamba_step.h has the equations. */
+/* mamba_step.c - shape rule and checker cases of mamba_step_scan; mamba_step.h has the equations.
+ */
 #include "ops/mamba_step/mamba_step.h"
 
 #include "base/err.h"
@@ -35,38 +36,6 @@ static kr_tensor rows_like(const kr_tensor *x, kr_dtype type, int64_t width) {
     return t;
 }
 
-static int in_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
-    const kr_tensor *in = c->in, *hidden = &in[KR_STEP_HIDDEN];
-    const kr_mamba_step_attr *attr = c->attr;
-    KR_TRY(kr_need_rank("mamba_step_in", "hidden", hidden, 2, e));
-    KR_TRY(kr_need_rank("mamba_step_in", "conv", &in[KR_STEP_CONV], 3, e));
-    int64_t M = hidden->shape[0], D = hidden->shape[1], E = in[KR_STEP_CONV].shape[0];
-    int64_t K = in[KR_STEP_CONV].shape[2];
-    const need needs[KR_STEP_IN_INS] = {{"hidden", 2, {M, D}, false},
-                                        {"residual", 2, {M, D}, true},
-                                        {"norm", 1, {D}, false},
-                                        {"weight", 2, {2 * E, D}, false},
-                                        {"bias", 1, {2 * E}, true},
-                                        {"conv", 3, {E, 1, K}, false},
-                                        {"conv_bias", 1, {E}, true},
-                                        {"seqs", 2, {-1, 3}, false},
-                                        {"window", 3, {-1, K - 1, E}, false}};
-    KR_TRY(check("mamba_step_in", in, needs, KR_STEP_IN_INS, e));
-    KR_TRY(need_seqs("mamba_step_in", &in[KR_STEP_SEQS], e));
-    if (M > KR_STEP_FEW || D > KR_STEP_WIDTH || K < 2 || K > KR_STEP_TAPS)
-        return kr_fail(e, KRAIT_ERR_SHAPE,
-                       "mamba_step_in: %lld rows of %lld, %lld taps; at most %d, %d, %d are served",
-                       (long long)M, (long long)D, (long long)K, KR_STEP_FEW, KR_STEP_WIDTH,
-                       KR_STEP_TAPS);
-    if ((in[KR_STEP_WEIGHT].dtype == KR_BF16) != (attr->half != 0))
-        return kr_fail(e, KRAIT_ERR_SHAPE, "mamba_step_in: the weight is %s",
-                       kr_dtype_name(in[KR_STEP_WEIGHT].dtype));
-    kr_dtype real = in[KR_STEP_NORM].dtype, type = attr->half ? KR_BF16 : real;
-    if (in[KR_STEP_RESIDUAL].data) out[KR_STEP_SUM] = rows_like(hidden, real, D);
-    out[KR_STEP_U] = out[KR_STEP_Z] = rows_like(hidden, type, E);
-    return 0;
-}
-
 static int scan_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *in = c->in, *u = &in[KR_STEP_SCAN_U];
     KR_TRY(kr_need_rank("mamba_step_scan", "u", u, 2, e));
@@ -93,64 +62,12 @@ static int scan_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     return 0;
 }
 
-static void in_cost(const kr_call *c, double *flops, double *bytes) {
-    *flops = 2 * (double)c->in[KR_STEP_HIDDEN].shape[0] *
-             (double)kr_tensor_count(&c->in[KR_STEP_WEIGHT]);
-    *bytes = (double)kr_tensor_bytes(&c->in[KR_STEP_WEIGHT]);
-}
-
 static void scan_cost(const kr_call *c, double *flops, double *bytes) {
     double rows = (double)c->in[KR_STEP_SCAN_U].shape[0];
     *flops = rows * (2 * (double)kr_tensor_count(&c->in[KR_STEP_DT_WEIGHT]) +
                      8 * (double)kr_tensor_count(&c->in[KR_STEP_A]));
     *bytes = (double)kr_tensor_bytes(&c->in[KR_STEP_DT_WEIGHT]) +
              (2 * rows + 1) * (double)kr_tensor_bytes(&c->in[KR_STEP_A]);
-}
-
-static const kr_mamba_step_attr plain = {1e-5, 0}, halves = {1e-5, 1};
-
-static bool in_cases(int index, kr_case *k) {
-    static const struct {
-        const char *name;
-        int64_t M, D, E, K, tokens;
-    } rows[] = {{"M=1 D=1", 1, 1, 1, 2, 1},
-                {"M=1", 1, 64, 128, 4, 1},
-                {"M=4 odd", 4, 17, 33, 3, 4},
-                {"M=3, a row of no one", 3, 40, 80, 4, 2},
-                {"M=2 wide", 2, 768, 100, 4, 2},
-                {"M=1 wider", 1, 2560, 24, 4, 1},
-                {"M=8", 8, 320, 36, 4, 8},
-                {"M=5, as wide as can be", 5, 5120, 12, 4, 5},
-                {"M=1 alone, no bias", 1, 64, 70, 4, 1}};
-    if (index >= (int)(sizeof rows / sizeof *rows)) return false;
-    int64_t M = rows[index].M, D = rows[index].D, E = rows[index].E, K = rows[index].K;
-    int64_t E2 = 2 * E, slots = M + 1;
-    k->name = rows[index].name;
-    k->n_out = KR_STEP_IN_OUTS;
-    k->tokens = rows[index].tokens;
-    k->attr = &plain;
-    k->attr_size = sizeof plain;
-    k->half.attr = &halves;
-    /* The window keeps x as in_proj's halves have it, so that this step and the ops that it stands
-     * for leave the same state. */
-    k->half.tolerance = 1.0 / 256;
-    kr_case_normal(k, KR_STEP_HIDDEN, 2, (int64_t[]){M, D});
-    kr_case_normal(k, KR_STEP_RESIDUAL, 2, (int64_t[]){M, D});
-    kr_case_normal(k, KR_STEP_NORM, 1, &D);
-    kr_case_normal(k, KR_STEP_WEIGHT, 2, (int64_t[]){E2, D});
-    kr_case_normal(k, KR_STEP_BIAS, 1, &E2);
-    kr_case_normal(k, KR_STEP_CONV, 3, (int64_t[]){E, 1, K});
-    kr_case_normal(k, KR_STEP_CONV_BIAS, 1, &E);
-    kr_case_in(k, KR_STEP_SEQS, KR_I64, 2, (int64_t[]){M, 3}, KR_FILL_SEQS, 0, 0);
-    kr_case_normal(k, KR_STEP_WINDOW, 3, (int64_t[]){slots, K - 1, E});
-    k->out[KR_STEP_WINDOW_OUT] = kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){slots, K - 1, E});
-    if (index < 8) return true;
-    kr_case_without(k, KR_STEP_RESIDUAL);
-    kr_case_without(k, KR_STEP_BIAS);
-    kr_case_without(k, KR_STEP_CONV_BIAS);
-    k->out_absent[KR_STEP_SUM] = true;
-    k->half.wide = 1; /* behind the embedding */
-    return true;
 }
 
 static bool scan_cases(int index, kr_case *k) {
@@ -181,20 +98,7 @@ static bool scan_cases(int index, kr_case *k) {
     return true;
 }
 
-KR_DECLARE_REF_KERNEL(kr_mamba_step_in);
 KR_DECLARE_REF_KERNEL(kr_mamba_step_scan);
-
-const kr_op kr_op_mamba_step_in = {
-    .name = "mamba_step_in",
-    .shape = in_shape,
-    .cost = in_cost,
-    .cases = in_cases,
-    .n_in = KR_STEP_IN_INS,
-    .n_out = KR_STEP_IN_OUTS,
-    .no_accumulate = 15,
-    .half_in = 1u << KR_STEP_HIDDEN | 1u << KR_STEP_WEIGHT,
-    .kernel = KR_REF_KERNELS_GPU(kr_mamba_step_in),
-};
 
 const kr_op kr_op_mamba_step_scan = {
     .name = "mamba_step_scan",

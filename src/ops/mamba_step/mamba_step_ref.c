@@ -19,59 +19,6 @@ static int64_t slot_of(const kr_tensor *seqs, int64_t m) {
     return seq[1] > 0 ? seq[2] : -1;
 }
 
-/* ---- in front of x_proj ---- */
-
-static double sum_at(const kr_tensor *in, int64_t m, int64_t d) {
-    double s = at(&in[KR_STEP_HIDDEN], m, d);
-    return in[KR_STEP_RESIDUAL].data ? s + at(&in[KR_STEP_RESIDUAL], m, d) : s;
-}
-
-static double projected(const kr_tensor *in, int64_t m, int64_t n, double rstd) {
-    double sum = in[KR_STEP_BIAS].data ? element(&in[KR_STEP_BIAS], n) : 0;
-    for (int64_t d = 0; d < in[0].shape[1]; d++)
-        sum +=
-            at(&in[KR_STEP_WEIGHT], n, d) * element(&in[KR_STEP_NORM], d) * sum_at(in, m, d) * rstd;
-    return sum;
-}
-
-/* u of a channel; moves its window on. */
-static double convolved(const kr_call *c, int64_t slot, int64_t channel, double x) {
-    const kr_tensor *in = c->in, *from = &in[KR_STEP_WINDOW];
-    const kr_tensor *to = &c->out[KR_STEP_WINDOW_OUT];
-    int64_t K = in[KR_STEP_CONV].shape[2];
-    double u = in[KR_STEP_CONV_BIAS].data ? element(&in[KR_STEP_CONV_BIAS], channel) : 0;
-    if (slot < 0) return 0;
-    for (int64_t w = 0; w < K; w++) {
-        int64_t place = slot * from->stride[0] + w * from->stride[1] + channel;
-        double v = w < K - 1 ? element(from, place) : x;
-        u += element(&in[KR_STEP_CONV], channel * K + w) * v;
-        if (w > 0)
-            ((real *)to->data)[slot * to->stride[0] + (w - 1) * to->stride[1] + channel] = (real)v;
-    }
-    return u * sigmoid(u);
-}
-
-void KR_FN(kr_mamba_step_in)(const kr_call *c) {
-    const kr_tensor *in = c->in, *sum = &c->out[KR_STEP_SUM];
-    const kr_tensor *u = &c->out[KR_STEP_U], *z = &c->out[KR_STEP_Z];
-    int64_t D = in[KR_STEP_HIDDEN].shape[1], E = u->shape[1];
-    for (int64_t m = 0; m < u->shape[0]; m++) {
-        int64_t slot = slot_of(&in[KR_STEP_SEQS], m);
-        double squares = 0;
-        for (int64_t d = 0; d < D; d++) squares += sum_at(in, m, d) * sum_at(in, m, d);
-        double rstd = 1 / sqrt(squares / (double)D + ((const kr_mamba_step_attr *)c->attr)->eps);
-        for (int64_t n = 0; n < E; n++) {
-            double x = projected(in, m, n, rstd);
-            ((real *)u->data)[m * u->stride[0] + n] = (real)convolved(c, slot, n, x);
-            ((real *)z->data)[m * z->stride[0] + n] = (real)projected(in, m, E + n, rstd);
-        }
-        for (int64_t d = 0; sum->data && d < D; d++)
-            ((real *)sum->data)[m * sum->stride[0] + d] = (real)sum_at(in, m, d);
-    }
-}
-
-/* ---- behind it ---- */
-
 static double step_of(const kr_tensor *in, int64_t m, int64_t channel) {
     const kr_tensor *w = &in[KR_STEP_DT_WEIGHT];
     double raw = element(&in[KR_STEP_DT_BIAS], channel);
