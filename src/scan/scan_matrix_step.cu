@@ -1,12 +1,12 @@
 /* scan_matrix_step.cu - the recurrence with one decay a head on the GPU, few rows a sequence: the
  * decoding of a token.
  *
- * Bound by the states, which are read and written once. A block takes a head of a sequence; a warp
- * has every eighth channel, a lane four states of each, all on their way before the first is used.
- */
+ * Bound by the states, which are read and written once. A block takes 16 channels of a head of a
+ * sequence; a warp has two of them, a lane four states of each, all on their way before the first
+ * is used. Blocks are many and small, so that some load while others compute. */
 #include "scan/scan_matrix.cuh"
 
-enum { ROWS = KR_MATRIX_P / KR_MATRIX_WARPS, LANE = KR_MATRIX_N / 32 };
+enum { ROWS = 2, CHANNELS = ROWS * KR_MATRIX_WARPS, LANE = KR_MATRIX_N / 32 };
 
 struct step_row {
     float b[LANE], c[LANE], gain, decay;
@@ -16,7 +16,7 @@ struct step_row {
 static __device__ __forceinline__ void load_states(const float *from, bool wide, int64_t N, int n,
                                                    float (&h)[LANE]) {
     if (wide) {
-        float4 v = n < N ? *(const float4 *)(from + n) : make_float4(0, 0, 0, 0);
+        float4 v = n < N ? __ldcs((const float4 *)(from + n)) : make_float4(0, 0, 0, 0);
         h[0] = v.x, h[1] = v.y, h[2] = v.z, h[3] = v.w;
         return;
     }
@@ -27,7 +27,7 @@ static __device__ __forceinline__ void load_states(const float *from, bool wide,
 static __device__ __forceinline__ void store_states(float *to, bool wide, int64_t N, int n,
                                                     const float (&h)[LANE]) {
     if (wide) {
-        if (n < N) *(float4 *)(to + n) = make_float4(h[0], h[1], h[2], h[3]);
+        if (n < N) __stcs((float4 *)(to + n), make_float4(h[0], h[1], h[2], h[3]));
         return;
     }
 #pragma unroll
@@ -61,14 +61,15 @@ template <typename T>
 static __global__ void __launch_bounds__(KR_MATRIX_THREADS)
     steps(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, float *out, int64_t out_slot,
           bool wide) {
-    int64_t head = blockIdx.x % g.H, size = g.P * g.N;
-    kr_sequence q = kr_sequence_of(g, blockIdx.x / g.H);
-    int warp = threadIdx.x / 32, n = (threadIdx.x & 31) * LANE;
+    int64_t first = blockIdx.x % g.parts * CHANNELS + threadIdx.x / 32;
+    int64_t head = blockIdx.x / g.parts % g.H, size = g.P * g.N;
+    kr_sequence q = kr_sequence_of(g, blockIdx.x / g.parts / g.H);
+    int n = (threadIdx.x & 31) * LANE;
     const float *from = g.state ? g.state + q.slot * g.state_slot + head * size : NULL;
     float h[ROWS][LANE];
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        int64_t p = warp + i * KR_MATRIX_WARPS;
+        int64_t p = first + i * KR_MATRIX_WARPS;
 #pragma unroll
         for (int j = 0; j < LANE; j++) h[i][j] = 0;
         if (from && p < g.P) load_states(from + p * g.N, wide, g.N, n, h[i]);
@@ -78,7 +79,7 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS)
         step_row r = load_row(g, row, head, n, kr_starts(g, q, t));
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            int64_t p = warp + i * KR_MATRIX_WARPS, at = head * g.P + p;
+            int64_t p = first + i * KR_MATRIX_WARPS, at = head * g.P + p;
             if (p >= g.P) continue;
             float x = kr_load(g.x.p + row * g.x.row + at), sum = 0;
 #pragma unroll
@@ -94,7 +95,7 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS)
     }
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        int64_t p = warp + i * KR_MATRIX_WARPS;
+        int64_t p = first + i * KR_MATRIX_WARPS;
         if (out && p < g.P)
             store_states(out + q.slot * out_slot + head * size + p * g.N, wide, g.N, n, h[i]);
     }
@@ -107,7 +108,8 @@ static void run(const kr_call *c) {
     float *keep = c->n_out > KR_SCAN_OUT_STATE ? (float *)out->data : NULL;
     bool wide = g.N % 4 == 0 && (uintptr_t)g.state % 16 == 0 && (uintptr_t)keep % 16 == 0;
     if (g.S * g.H == 0) return;
-    steps<T><<<(unsigned)(g.S * g.H), KR_MATRIX_THREADS, 0, kr_cuda_stream()>>>(
+    g.parts = (int)((g.P + CHANNELS - 1) / CHANNELS);
+    steps<T><<<(unsigned)(g.S * g.H * g.parts), KR_MATRIX_THREADS, 0, kr_cuda_stream()>>>(
         g, (T *)y->data, y->stride[0], KR_ACC(c, KR_SCAN_OUT_Y) != 0, keep,
         keep ? out->stride[0] : 0, wide);
 }
