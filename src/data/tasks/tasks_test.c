@@ -183,7 +183,7 @@ static void mqar_pairs_keys_with_values(void **state) {
            (double)slots[27] / (double)n);
     /* First draws alone go to slot 1 in 1/sum(i^-0.99) = 0.251; four draws make it 0.70. */
     assert_true(slots[0] > slots[1] && slots[1] > slots[3] && slots[3] > slots[27]);
-    assert_true(slots[0] > 0.66 * (double)n && slots[0] < 0.74 * (double)n);
+    assert_true((double)slots[0] > 0.66 * (double)n && (double)slots[0] < 0.74 * (double)n);
     kr_example_free(&x);
     kr_task_close(&s);
 }
