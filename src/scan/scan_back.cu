@@ -12,8 +12,9 @@
  *             states in registers, and back.
  * 4. add:     the partial sums, in a fixed order.
  *
- * Sums over the channels of a warp are matrix products: ones from the left, du h and delta x L from
- * the right, rounded to tf32 (or, in f32, in two parts). */
+ * On the tensor units (functions named _mma) as scan_mma.cuh says. Otherwise sums over the channels
+ * of a warp are products with ones from the left and du h and delta x L from the right, rounded to
+ * tf32 (or, in f32, in two parts). */
 #include "scan/scan_sweep.cuh"
 
 namespace {
@@ -92,23 +93,21 @@ __device__ __forceinline__ void add_blocks(const K &k, const kr_scan_lane &l, in
 /* Gradients of an own pair, from its sums u = h . c, lb = L . b, aq = A log2 e . q; they replace
  * the pair's inputs in the tile, and with_y y replaces dy. */
 template <class K>
-__device__ __forceinline__ void finish(const K &k, const kr_scan_lane &l, int stage, int t0, int e,
-                                       float D, const float (&v)[3], bool with_y, bool gated,
-                                       back_state &w) {
-    const float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group + e * 32;
-    int t = t0 + e * 4 + l.group;
-    float x = mine[KR_X * 64], du = mine[KR_DU * 64];
-    float ddt = (x * v[1] + KR_LN2 * v[2]) * mine[KR_SLOPE * 64];
+__device__ __forceinline__ void finish(const K &k, const kr_scan_lane &l, int stage, int t, int e,
+                                       float D, const kr_pairs &own, float u, float lb, float aq,
+                                       bool with_y, bool gated, back_state &w) {
+    float x = own.x[e], du = own.du[e];
+    float ddt = (x * lb + KR_LN2 * aq) * own.slope[e];
     w.dbias += ddt;
     w.dD += du * x;
-    kr_store(k.at(stage, 0, t) + l.c, mine[KR_DELTA * 64] * v[1] + D * du);
+    kr_store(k.at(stage, 0, t) + l.c, own.delta[e] * lb + D * du);
     kr_store(k.at(stage, 1, t) + l.c, ddt);
     if (with_y) {
         float z = kr_load(k.at(stage, 2, t) + l.c);
         float gate = gated ? z * kr_sigmoid<typename K::T>(z) : 1;
-        kr_store(k.at(stage, 3, t) + l.c, (v[0] + D * x) * gate);
+        kr_store(k.at(stage, 3, t) + l.c, (u + D * x) * gate);
     }
-    kr_store(k.at(stage, 2, t) + l.c, mine[KR_GATE_Z * 64] * (v[0] + D * x));
+    kr_store(k.at(stage, 2, t) + l.c, own.gate_z[e] * (u + D * x));
 }
 
 /* Forward through 8 rows: decays, and states behind each row. */
@@ -144,7 +143,8 @@ __device__ __forceinline__ void back_step(const kr_scan_in<T> &g, const K &k, co
                                           float bias, const float (&h0)[4], const float (&one)[4],
                                           bool with_y, back_state &w) {
     float a[8][4], h[8][4];
-    kr_prepare(g, k, l, stage, t0, left, bias);
+    kr_pairs own;
+    kr_prepare_step(g, k, l, stage, t0, left, bias, own);
     again(k, l, t0, A, h0, a, h);
     unsigned at = (unsigned)__cvta_generic_to_shared(k.sums + (l.warp * K::ROWS + t0) * 64 +
                                                      (l.lane & 2) * 16 + (l.lane & 1) * 4);
@@ -178,22 +178,163 @@ __device__ __forceinline__ void back_step(const kr_scan_in<T> &g, const K &k, co
                       kr_scatter4(lb[0], lb[1], lb[2], lb[3], l.group),
                       kr_scatter4(aq[0], aq[1], aq[2], aq[3], l.group)};
         if (K::WIDE) add_blocks(k, l, e, v);
-        if (!K::WIDE || l.block == 0) finish(k, l, stage, t0, e, D, v, with_y, g.tile[2].p, w);
+        if (!K::WIDE || l.block == 0)
+            finish(k, l, stage, t0 + e * 4 + l.group, e, D, own, v[0], v[1], v[2], with_y,
+                   g.tile[2].p, w);
     }
 }
 
-/* The state in front of a step: as the sweep left it, plus what came into the piece. */
-template <typename T>
-__device__ __forceinline__ void start_of(const kr_scan_in<T> &g, const kr_scan_lane &l, int padded,
-                                         const back_out<T> &out, int64_t step, const float (&A)[4],
+/* Forward through 8 rows on the tensor units: decays, states behind each row, u; and the sums of
+ * dc over the warp's channels. */
+template <class K>
+__device__ __forceinline__ void again_mma(const kr_scan_lane &l, const kr_pairs &own,
+                                          const kr_rows8 &rows, const kr_rows8 &turned,
+                                          const float (&a)[8][4], const float (&h0)[4],
+                                          float (&h)[8][4], float (&u)[2], float (&dc)[4]) {
+    const unsigned gx[2] = {__float_as_uint(own.gx[0]), __float_as_uint(own.gx[1])};
+    const unsigned du = kr_turn(kr_pair(own.du[0], own.du[1]));
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        float in[4][4];
+        unsigned half[4][2];
+        kr_outer4(e, l.group, gx, turned.b, in);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            int j = e * 4 + r;
+#pragma unroll
+            for (int i = 0; i < 4; i++) h[j][i] = a[j][i] * (j ? h[j - 1][i] : h0[i]) + in[r][i];
+            half[r][0] = kr_pair(h[j][0], h[j][1]);
+            half[r][1] = kr_pair(h[j][2], h[j][3]);
+        }
+#pragma unroll
+        for (int r = 0; r < 4; r += 2) {
+            kr_dot2(2 * e + r / 2, l.group, half[r], half[r + 1], rows.c, u);
+            kr_gather2(2 * e + r / 2, l.other, half[r], half[r + 1], du, dc);
+        }
+    }
+}
+
+/* And back: lb, aq, and the sums of db. */
+template <class K>
+__device__ __forceinline__ void back_mma(const kr_scan_lane &l, const kr_pairs &own,
+                                         const kr_rows8 &rows, const kr_rows8 &turned,
+                                         const float (&delta)[8], const float (&A)[4],
+                                         const float (&a)[8][4], const float (&h0)[4],
+                                         const float (&h)[8][4], float (&lb)[2], float (&aq)[4],
+                                         float (&db)[4], back_state &w) {
+    const unsigned split[2] = {kr_split(own.du[0]), kr_split(own.du[1])};
+    const unsigned gx =
+        kr_turn(__byte_perm(__float_as_uint(own.gx[0]), __float_as_uint(own.gx[1]), 0x5410));
+#pragma unroll
+    for (int e = 1; e >= 0; e--) {
+        float L[4][4], sum[4];
+        unsigned half[4][2];
+        kr_outer4(e, l.group, split, turned.c, L);
+#pragma unroll
+        for (int r = 3; r >= 0; r--) {
+            int j = e * 4 + r;
+            sum[r] = 0;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                L[r][i] += w.back[i];
+                w.back[i] = a[j][i] * L[r][i];
+                float q = w.back[i] * (j ? h[j - 1][i] : h0[i]);
+                sum[r] += A[i] * q;
+                w.dA[i] += delta[j] * q;
+            }
+            half[r][0] = kr_pair(L[r][0], L[r][1]);
+            half[r][1] = kr_pair(L[r][2], L[r][3]);
+        }
+#pragma unroll
+        for (int r = 2; r >= 0; r -= 2) {
+            int p = 2 * e + r / 2;
+            kr_dot2(p, l.group, half[r], half[r + 1], rows.b, lb);
+            kr_gather2(p, l.other, half[r], half[r + 1], gx, db);
+            kr_mma4_tf32(aq, sum[r], sum[r + 1], l.other >> 1 == p ? 1.0f : 0.0f);
+        }
+    }
+}
+
+/* The sums of rows 2r and 2r + 1, states q and q + 8, in shared memory [rows][8 q][dc, db], where q
+ * is turned by 2r so that the banks differ. Not by plain stores, as in keep_sums. */
+__device__ __forceinline__ void keep_sums_mma(float *at, const kr_scan_lane &l,
+                                              const float (&dc)[4], const float (&db)[4]) {
+    unsigned to =
+        (unsigned)__cvta_generic_to_shared(at + 2 * l.group * 32 + (l.other ^ 2 * l.group) * 4);
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+        asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(to + e * 128), "f"(dc[e]),
+                     "f"(dc[2 + e]), "f"(db[e]), "f"(db[2 + e]));
+}
+
+/* What of a lane lies in shared memory between uses: registers are dear. */
+enum { KEPT_DA, KEPT_SUMS };
+template <class K>
+__device__ __forceinline__ float *kept(const K &k, int what) {
+    return (float *)(k.kept + what * k.threads() + threadIdx.x);
+}
+
+/* 8 rows, back; own pairs as kr_prepare_tile left them. */
+template <class K>
+__device__ __forceinline__ void back_step_mma(const K &k, const kr_scan_lane &l, int stage, int t0,
+                                              const float (&A)[4], const float (&h0)[4],
+                                              bool with_y, bool gated, back_state &w) {
+    kr_pairs own;
+    float delta[8], a[8][4], h[8][4], u[2], lb[2], aq[4] = {}, dc[4] = {}, db[4] = {};
+    kr_deltas(k, l, t0, delta);
+    kr_decays(k, stage, t0, delta, A, a);
+    kr_rows8 rows = kr_rows_of<false>(k, l, stage, t0), turned = kr_rows_of<true>(k, l, stage, t0);
+    kr_own_get(k, l, KR_OWN_GX, t0, own.gx);
+    kr_own_get(k, l, KR_OWN_DU, t0, own.du);
+    again_mma<K>(l, own, rows, turned, a, h0, h, u, dc);
+    kr_get4(kept(k, KEPT_DA), w.dA);
+    back_mma<K>(l, own, rows, turned, delta, A, a, h0, h, lb, aq, db, w);
+    kr_put4(kept(k, KEPT_DA), w.dA);
+    keep_sums_mma(k.sums + (l.warp * K::ROWS + t0) * 32, l, dc, db);
+    kr_own_get(k, l, KR_OWN_DELTA, t0, own.delta);
+    kr_own_get(k, l, KR_OWN_SLOPE, t0, own.slope);
+    kr_own_get(k, l, KR_OWN_GATE_Z, t0, own.gate_z);
+    float *sums = kept(k, KEPT_SUMS);
+    w.dD = sums[0], w.dbias = sums[1];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        int t = t0 + 2 * l.group + e;
+        own.x[e] = kr_load(k.at(stage, 0, t) + l.c);
+        finish(k, l, stage, t, e, k.skip[l.c], own, u[e], lb[e], aq[3 * e], with_y, gated, w);
+    }
+    *(float2 *)sums = make_float2(w.dD, w.dbias);
+}
+
+/* The state in front of a step as the sweep left it, loaded a step ahead; `sum` of delta from the
+ * piece's first row on, negative behind a reset. */
+struct start_state {
+    float h[4], sum;
+};
+struct start_place {
+    const float *h, *sum;
+};
+template <typename T, class K>
+__device__ __forceinline__ start_place place_of(const kr_scan_in<T> &g, const K &k,
+                                                const kr_scan_span &p, const kr_scan_lane &l,
+                                                const back_out<T> &out) {
+    int64_t at = (p.start + (p.steps - 1) / KR_STEPS) * g.E + l.channel;
+    return {out.pieces.starts + at * k.padded() + l.n, out.pieces.sums + at};
+}
+template <bool CUT>
+__device__ __forceinline__ void load_start(const start_place &place, start_state &s) {
+    kr_get4(place.h, s.h);
+    if (CUT) s.sum = *place.sum;
+}
+/* With what came into the piece. */
+template <bool CUT>
+__device__ __forceinline__ void start_of(const start_state &s, const float (&A)[4],
                                          const float (&came)[4], float (&h)[4]) {
-    h[0] = h[1] = h[2] = h[3] = 0;
-    if (!l.alive) return;
-    kr_get4(out.pieces.starts + (step * g.E + l.channel) * padded + l.n, h);
-    if (!out.pieces.cut) return;
-    float sum = out.pieces.sums[step * g.E + l.channel];
-    for (int i = 0; i < 4; i++)
-        if (sum >= 0) h[i] += kr_exp2(A[i] * sum) * came[i];
+#pragma unroll
+    for (int i = 0; i < 4; i++) h[i] = s.h[i];
+    if constexpr (CUT)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (s.sum >= 0) h[i] += kr_exp2(A[i] * s.sum) * came[i];
 }
 
 /* Sums of db and dc over the block's channels, to this part's rows [blocks of states][8 quads as in
@@ -224,6 +365,25 @@ __device__ __forceinline__ void store_sums(const kr_scan_in<T> &g, const K &k,
     }
 }
 
+/* The same of keep_sums_mma: [rows][8 quads], in bf16 as the results will be. */
+template <class K>
+__device__ __forceinline__ void store_sums_mma(const K &k, const kr_scan_span &p, int64_t from,
+                                               uint2 *part) {
+    const int at = threadIdx.x % 8;
+#pragma unroll
+    for (int t = threadIdx.x / 8; t < K::ROWS; t += K::CHANNELS / 2) {
+        float4 sum = {0, 0, 0, 0};
+#pragma unroll
+        for (int w = 0; w < K::CHANNELS / 8; w++) {
+            float4 v = ((const float4 *)k.sums)[(w * K::ROWS + t) * 8 + (at ^ (t & 6))];
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        }
+        if (from + t < p.steps)
+            part[(p.row + p.dir * (from + t)) * 8 + at] =
+                make_uint2(kr_pair(sum.x, sum.y), kr_pair(sum.z, sum.w));
+    }
+}
+
 template <typename T, class K>
 __device__ __forceinline__ void store_tile(const kr_scan_in<T> &g, const K &k,
                                            const kr_scan_span &p, int64_t from, int stage,
@@ -231,6 +391,19 @@ __device__ __forceinline__ void store_tile(const kr_scan_in<T> &g, const K &k,
     T *const to[4] = {out.dx, out.ddt, out.dz, out.y};
     const int64_t row[4] = {out.dx_row, out.ddt_row, out.dz_row, out.y_row};
     const int bit[4] = {KR_SCAN_DX, KR_SCAN_DDT, KR_SCAN_DZ, KR_SCAN_Y_AGAIN};
+    const unsigned any =
+        1u << KR_SCAN_DX | 1u << KR_SCAN_DDT | 1u << KR_SCAN_DZ | 1u << KR_SCAN_Y_AGAIN;
+    if (K::MMA && out.align >= 8 && !(out.accumulate & any)) { /* pieces as in kr_move */
+        kr_piece m;
+        if (from + m.t >= p.steps || first + m.c >= g.E) return;
+        int64_t at = p.row + p.dir * (from + m.t);
+#pragma unroll
+        for (int a = 0; a < 4; a++)
+            if (to[a])
+                *(uint4 *)(to[a] + at * row[a] + first + m.c) =
+                    *(uint4 *)(k.at(stage, a, m.t) + m.c);
+        return;
+    }
 #pragma unroll
     for (int a = 0; a < 4; a++)
         if (to[a])
@@ -239,23 +412,25 @@ __device__ __forceinline__ void store_tile(const kr_scan_in<T> &g, const K &k,
 }
 
 /* Where the lane's channel ends: its sums over the piece, and the gradient of the first state. */
-template <typename T>
+template <bool MMA, typename T>
 __device__ __forceinline__ void close(const kr_scan_in<T> &g, const kr_scan_span &p,
                                       const kr_scan_lane &l, int padded, const back_out<T> &out,
                                       back_state &w) {
-    for (int d = 4; d <= 8; d *= 2) {
+    for (int d = MMA ? 1 : 4; d <= (MMA ? 2 : 8); d *= 2) {
         w.dD += __shfl_xor_sync(0xffffffffu, w.dD, d);
         w.dbias += __shfl_xor_sync(0xffffffffu, w.dbias, d);
     }
     if (!l.alive) return;
     float *a = out.a + (p.piece * g.E + l.channel) * (padded + 2);
-    for (int i = 0; i < 4; i++) a[l.n + i] = w.dA[i];
+    for (int i = 0; i < 4; i++) a[kr_state_of(l, i)] = w.dA[i];
     if (l.n == 0) a[padded] = w.dD;
     if (l.n == 0) a[padded + 1] = w.dbias;
     if (!out.dstate || !p.exists || !p.first) return;
-    float *to = out.dstate + p.slot * out.dstate_slot + l.channel * g.N + l.n;
-    for (int i = 0; i < 4; i++)
-        if (l.n + i < g.N) kr_put(to + i, w.back[i], out.accumulate >> KR_SCAN_DSTATE_IN & 1);
+    float *to = out.dstate + p.slot * out.dstate_slot + l.channel * g.N;
+    for (int i = 0; i < 4; i++) {
+        int n = kr_state_of(l, i);
+        if (n < g.N) kr_put(to + n, w.back[i], out.accumulate >> KR_SCAN_DSTATE_IN & 1);
+    }
 }
 
 /* What comes into a piece: the state (where time is cut) and the gradient from behind. */
@@ -276,24 +451,26 @@ __device__ __forceinline__ void open(const kr_scan_in<T> &g, const kr_scan_span 
 }
 
 /* One channel block of a piece, from its last tile to its first. */
-template <typename T, class K>
+template <bool CUT, typename T, class K>
 __device__ __forceinline__ void reverse_piece(const kr_scan_in<T> &g, const K &k,
                                               const kr_scan_span &p, const back_out<T> &out,
                                               int64_t first, float *part, bool more) {
     kr_scan_lane l = kr_lane<K>(g, first);
     /* 1 0 0 1, from numbers that are 0: constants would be copied for every product */
     const float y = (float)blockIdx.y, z = (float)blockIdx.z, one[4] = {1 + z, z, y, 1 + y};
-    float A[4], came[4], next[4], D = 0, bias = 0;
+    float A[4], came[4], D = 0, bias = 0;
+    start_state next = {{0, 0, 0, 0}, -1};
     back_state w;
     kr_load_A(g, l, A);
     if (l.alive) D = kr_load_D(g, l.channel);
     if (l.alive && g.bias) bias = g.bias[l.channel];
     open(g, p, l, k.padded(), out, came, w);
     int64_t top = (p.steps + K::ROWS - 1) / K::ROWS * K::ROWS;
+    start_place place = place_of(g, k, p, l, out);
     int stage = 0;
     if (p.steps > 0) {
         kr_tile_load(g, k, p, top - K::ROWS, 0, first);
-        start_of(g, l, k.padded(), out, p.start + (p.steps - 1) / 8, A, came, next);
+        if (l.alive) load_start<CUT>(place, next);
     }
     for (int64_t from = top - K::ROWS;; from -= K::ROWS, stage ^= 1) {
         kr_copy_wait();
@@ -309,45 +486,108 @@ __device__ __forceinline__ void reverse_piece(const kr_scan_in<T> &g, const K &k
         int left = (int)min(p.steps - from, (int64_t)K::ROWS);
 #pragma unroll 1
         for (int t0 = (left - 1) / 8 * 8; t0 >= 0; t0 -= 8) {
-            float h0[4] = {next[0], next[1], next[2], next[3]};
-            int64_t before = (from + t0) / 8 - 1;
-            if (before >= 0) start_of(g, l, k.padded(), out, p.start + before, A, came, next);
+            float h0[4];
+            start_of<CUT>(next, A, came, h0);
+            place.h -= g.E * k.padded(), place.sum -= g.E;
+            if (from + t0 > 0 && l.alive) load_start<CUT>(place, next);
             back_step(g, k, l, stage, t0, left, A, D, bias, h0, one, out.y, w);
         }
     }
-    close(g, p, l, k.padded(), out, w);
+    close<false>(g, p, l, k.padded(), out, w);
     __syncthreads();
 }
 
-template <typename T, class K>
+/* The same on the tensor units: all channels of the block at once. */
+template <bool CUT, typename T, class K>
+__device__ __forceinline__ void reverse_mma(const kr_scan_in<T> &g, const K &k,
+                                            const kr_scan_span &p, const back_out<T> &out,
+                                            int64_t first, uint2 *part) {
+    kr_scan_lane l = kr_lane<K>(g, first);
+    float A[4], came[4];
+    start_state next = {{0, 0, 0, 0}, -1};
+    back_state w;
+    kr_load_A(g, l, A);
+    open(g, p, l, k.padded(), out, came, w);
+    kr_put4(kept(k, KEPT_DA), w.dA);
+    kr_put4(kept(k, KEPT_SUMS), w.dA);
+    kr_keep_channels(g, k, first);
+    const int top = ((int)p.steps + K::ROWS - 1) / K::ROWS * K::ROWS;
+    start_place place = place_of(g, k, p, l, out);
+    int stage = 0;
+    if (top > 0) {
+        kr_move(g, k, p, top - K::ROWS, 0, first);
+        if (l.alive) load_start<CUT>(place, next);
+    }
+    for (int from = top - K::ROWS;; from -= K::ROWS, stage ^= 1) {
+        kr_copy_wait();
+        __syncthreads();
+        if (from + K::ROWS < top) {
+            store_tile(g, k, p, from + K::ROWS, stage ^ 1, first, out);
+            store_sums_mma(k, p, from + K::ROWS, part);
+        }
+        if (from < 0) break;
+        __syncthreads();
+        if (from > 0) kr_move(g, k, p, from - K::ROWS, stage ^ 1, first);
+        int left = min((int)p.steps - from, K::ROWS);
+        kr_prepare_tile(g, k, l, stage, left);
+#pragma unroll 1
+        for (int t0 = (left - 1) / 8 * 8; t0 >= 0; t0 -= 8) {
+            float h0[4];
+            start_of<CUT>(next, A, came, h0);
+            place.h -= g.E * k.padded();
+            if (CUT) place.sum -= g.E;
+            if (from + t0 > 0 && l.alive) load_start<CUT>(place, next);
+            back_step_mma(k, l, stage, t0, A, h0, out.y, g.tile[2].p, w);
+        }
+    }
+    kr_get4(kept(k, KEPT_DA), w.dA);
+    w.dD = kept(k, KEPT_SUMS)[0], w.dbias = kept(k, KEPT_SUMS)[1];
+    close<true>(g, p, l, k.padded(), out, w);
+}
+
+template <bool CUT, typename T, class K>
 __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 : 3)
     reverse(const kr_scan_in<T> g, const back_out<T> out, int parts) {
     extern __shared__ float4 memory[];
     K k;
     k.carve((char *)memory, g.octets, g.blocks, 0);
     int64_t i = blockIdx.x % parts;
-    kr_scan_span p = kr_span(g, blockIdx.x / parts);
-    float *part = out.bc + i * g.M * 2 * k.padded();
-    for (int64_t first = i * k.channels(); first < g.E; first += (int64_t)parts * k.channels())
-        reverse_piece(g, k, p, out, first, part, first != i * k.channels());
+    __shared__ kr_scan_span p;
+    kr_span_share(g, blockIdx.x / parts, p);
+    if constexpr (K::MMA) {
+        reverse_mma<CUT>(g, k, p, out, i * k.channels(), (uint2 *)out.bc + i * g.M * 8);
+    } else {
+        float *part = out.bc + i * g.M * 2 * k.padded();
+        for (int64_t first = i * k.channels(); first < g.E; first += (int64_t)parts * k.channels())
+            reverse_piece<CUT>(g, k, p, out, first, part, first != i * k.channels());
+    }
 }
 
 /* ---- 4. add ---- */
 
-/* One thread: a quad of keep_sums: state i of groups 2 m and 2 m + 1, dc of both and db of both. */
-template <typename T>
-__global__ void add_bc(const float *bc, int64_t parts, int64_t M, int quads, int N, T *db,
+__device__ __forceinline__ void get_quad(const float *from, float (&v)[4]) { kr_get4(from, v); }
+__device__ __forceinline__ void get_quad(const bf16 *from, float (&v)[4]) {
+    uint2 w = *(const uint2 *)from;
+    v[0] = __uint_as_float(w.x << 16), v[1] = __uint_as_float(w.x & 0xffff0000u);
+    v[2] = __uint_as_float(w.y << 16), v[3] = __uint_as_float(w.y & 0xffff0000u);
+}
+
+/* One thread: a quad of keep_sums: state i of groups 2 m and 2 m + 1, dc of both and db of both; or
+ * (P is bf16) of keep_sums_mma: states i and i + 8. */
+template <typename P, typename T>
+__global__ void add_bc(const P *bc, int64_t parts, int64_t M, int quads, int N, T *db,
                        int64_t db_row, T *dc, int64_t dc_row, bool add_b, bool add_c) {
+    const bool MMA = sizeof(P) == 2;
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = at / quads;
     if (row >= M) return;
     float sum[4] = {}, v[4];
-#pragma unroll 8
+#pragma unroll 16
     for (int64_t p = 0; p < parts; p++) {
-        kr_get4(bc + (p * M * quads + at) * 4, v);
+        get_quad(bc + (p * M * quads + at) * 4, v);
         for (int j = 0; j < 4; j++) sum[j] += v[j];
     }
-    int k = (int)(at % quads), n = k / 8 * 16 + k % 2 * 8 + k % 8 / 2;
-    for (int j = 0; j < 2; j++, n += 4) {
+    int k = (int)(at % quads), n = MMA ? k : k / 8 * 16 + k % 2 * 8 + k % 8 / 2;
+    for (int j = 0; j < 2; j++, n += MMA ? 8 : 4) {
         if (n < N && dc) kr_put(dc + row * dc_row + n, sum[j], add_c);
         if (n < N && db) kr_put(db + row * db_row + n, sum[2 + j], add_b);
     }
@@ -414,16 +654,18 @@ void passes(const kr_scan_in<T> &g, const back_out<T> &out, const kr_scan_gpu_cu
     typedef kr_tile<T, ROWS, CHANNELS, 2> two;
     typedef kr_tile<T, ROWS, CHANNELS, 4> four;
     int64_t blocks = (g.E + g.octets * 8 - 1) / (g.octets * 8);
-    int warps = g.octets * g.blocks, sums = warps * ROWS * 64 + (CHANNELS ? 0 : warps * 192);
+    int warps = g.octets * g.blocks, row = four::MMA ? 32 : 64;
+    int sums = warps * ROWS * row + (CHANNELS ? 0 : warps * 192);
     if (out.pieces.cut) {
         kr_scan_launch<four>(kr_scan_sweep<KR_SWEEP_BOTH, T, four>, g, out.pieces, blocks,
                              cut.pieces, 0);
-        kr_scan_fold_launch<true>(g, out.pieces);
+        kr_scan_fold_launch<true, four>(g, out.pieces);
     } else {
         kr_scan_launch<two>(kr_scan_sweep<KR_SWEEP_STARTS, T, two>, g, out.pieces, blocks,
                             cut.pieces, 0);
     }
-    kr_scan_launch<four>(reverse<T, four>, g, out, cut.parts, cut.pieces, sums);
+    kr_scan_launch<four>(out.pieces.cut ? reverse<true, T, four> : reverse<false, T, four>, g, out,
+                         cut.parts, cut.pieces, sums);
 }
 
 template <typename T>
@@ -433,10 +675,18 @@ void add(const kr_call *c, const kr_scan_gpu_cut &cut, const kr_scan_in<T> &g,
     int64_t db_row, dc_row, padded = KR_SCAN_GPU_STATES * (int64_t)cut.blocks;
     rows_out(c, KR_SCAN_DB, g.N, &db, &db_row);
     rows_out(c, KR_SCAN_DC, g.N, &dc, &dc_row);
-    if (g.M && (db || dc))
-        add_bc<T><<<kr_blocks(g.M * padded / 2, 256), 256, 0, kr_cuda_stream()>>>(
-            out.bc, cut.parts, g.M, (int)padded / 2, g.N, db, db_row, dc, dc_row,
-            KR_ACC(c, KR_SCAN_DB) != 0, KR_ACC(c, KR_SCAN_DC) != 0);
+    const dim3 grid(kr_blocks(g.M * padded / 2, 128));
+    auto add_up = [&](auto *bc) {
+        add_bc<<<grid, 128, 0, kr_cuda_stream()>>>(bc, cut.parts, g.M, (int)padded / 2, g.N, db,
+                                                   db_row, dc, dc_row, KR_ACC(c, KR_SCAN_DB) != 0,
+                                                   KR_ACC(c, KR_SCAN_DC) != 0);
+    };
+    if (g.M && (db || dc)) {
+        if (kr_tile<T, 32, 32, 4>::MMA && cut.blocks == 1)
+            add_up((const bf16 *)out.bc);
+        else
+            add_up((const float *)out.bc);
+    }
     add_a<<<kr_blocks(g.E * (padded + 2), 128), 128, 0, kr_cuda_stream()>>>(
         out.a, cut.pieces, g.E, (int)padded, g.N, g.D_width, (float *)data_out(c, KR_SCAN_DA),
         (float *)data_out(c, KR_SCAN_DD), (float *)data_out(c, KR_SCAN_DBIAS), c->accumulate);

@@ -49,14 +49,19 @@ int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
 static int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Few channels in all: time is cut, until there are warps enough for a large
- * card. */
-enum { CHANNELS_ENOUGH = 8 * 1024 };
+/* Few channels in all: time is cut, so that blocks of threads fill a large card: as few pieces as
+ * fill it well, since what passes through a long piece is soon 0. */
+enum { CHANNELS_ENOUGH = 8 * 1024, BLOCKS = 396 };
 
-static int64_t chunk_of(int64_t E, int64_t M, int64_t S) {
-    int64_t chunk = ceil_div(ceil_div(M, KR_SCAN_GPU_PIECES), KR_SCAN_GPU_CHUNK);
+static int64_t chunk_of(int64_t E, int64_t M, int64_t S, int64_t parts) {
+    int64_t best = 1, filled = 0, most = M / KR_SCAN_GPU_CHUNK;
     if (E * S >= CHANNELS_ENOUGH || M <= S * KR_SCAN_GPU_CHUNK) return INT64_MAX / 2;
-    return at_least(1, chunk) * KR_SCAN_GPU_CHUNK;
+    if (most > KR_SCAN_GPU_PIECES) most = KR_SCAN_GPU_PIECES;
+    for (int64_t n = 1; n <= most && filled < 95; n++) {
+        int64_t blocks = n * parts, percent = 100 * blocks / (ceil_div(blocks, BLOCKS) * BLOCKS);
+        if (percent > filled) filled = percent, best = n;
+    }
+    return ceil_div(ceil_div(M, best), KR_SCAN_GPU_CHUNK) * KR_SCAN_GPU_CHUNK;
 }
 
 /* The most pieces of a call with at most M rows and S sequences that is cut; 0:
@@ -83,8 +88,8 @@ void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     s->blocks = (int)ceil_div(d->state, KR_SCAN_GPU_STATES);
     s->octets = s->blocks == 1 ? 4 : s->blocks == 2 ? 2 : 1;
     s->parts = ceil_div(E, 8 * s->octets);
+    s->chunk = chunk_of(E, M, S, s->parts);
     if (s->blocks > 1 && s->parts > 8) s->parts = 8;
-    s->chunk = chunk_of(E, M, S);
     int64_t most = most_pieces(E, M, S);
     s->pieces = M / s->chunk + S;
     int64_t steps = M / KR_SCAN_GPU_STEPS + S + 1, n = KR_SCAN_GPU_STATES * (int64_t)s->blocks;

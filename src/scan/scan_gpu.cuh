@@ -2,7 +2,7 @@
  *
  * Work of a warp: 8 channels x 4 groups of 4 states; a lane holds 4 states of one channel in
  * registers. More than 16 states take more warps. Bits 2 and 3 of the lane number the group, so
- * that neighbouring lanes read the same b and c.
+ * that neighbouring lanes read the same b and c. (On the tensor units bits 0 and 1: scan_mma.cuh.)
  *
  * Rows come in tiles through shared memory, two deep: while one is worked on the next one is copied
  * in. Steps of 8 rows: each lane prepares the (row, channel) pairs that are its own (softplus,
@@ -47,8 +47,8 @@ struct kr_scan_in {
 
 /* What the lanes of a warp hand each other of the pairs (row, channel) that are their own: delta,
  * delta x, and what joins the exponent of the decay: KR_STOP where a segment starts, so that no
- * state passes into it. */
-enum { KR_DELTA, KR_GAIN_X, KR_CUT, KR_HANDED };
+ * state passes into it; in the backward pass du. */
+enum { KR_DELTA, KR_GAIN_X, KR_CUT, KR_DU, KR_HANDED };
 #define KR_STOP (-1e30f)
 
 __device__ __forceinline__ float kr_exp2(float x) {
@@ -88,9 +88,9 @@ __device__ __forceinline__ float kr_recip(float x) {
 template <typename T>
 __device__ __forceinline__ float kr_log1p(float w) {
     if (kr_accurate<T>::value) return log1pf(w);
-    float small = w * (1 - w * (0.5f - w * (0.33333333f - w * (0.25f - w * 0.2f))));
+    float small = w * (1 - w * (0.5f - w * (0.33333333f - w * 0.25f)));
     float large = kr_log2(1 + w) * KR_LN2;
-    return w < 0.0625f ? small : large;
+    return w < 0.03125f ? small : large;
 }
 
 /* delta of a raw step, and its derivative. */
@@ -123,11 +123,23 @@ __device__ __forceinline__ float kr_scatter4(float v0, float v1, float v2, float
 struct kr_scan_lane {
     int lane, warp, group, other; /* other: channel in the warp */
     int block;                    /* of 16 states */
-    int n;                        /* its first state */
+    int n;                        /* its quad of states in arrays of the kernels' own */
+    int low, jump;                /* its states: low, low + 1, low + jump, low + jump + 1 */
     int c;                        /* channel in the tile */
     int64_t channel;              /* in [0, E) when alive */
     bool alive;
 };
+
+/* Quad number `quad` of a channel's states. */
+template <bool MMA>
+__device__ __forceinline__ void kr_lane_states(kr_scan_lane &l, int quad) {
+    l.n = quad * 4;
+    l.low = MMA ? quad * 2 : l.n;
+    l.jump = MMA ? 8 : 2;
+}
+__device__ __forceinline__ int kr_state_of(const kr_scan_lane &l, int i) {
+    return l.low + (i & 1) + (i >> 1) * l.jump;
+}
 
 template <class K, typename T>
 __device__ __forceinline__ kr_scan_lane kr_lane(const kr_scan_in<T> &g, int64_t first_channel) {
@@ -135,10 +147,10 @@ __device__ __forceinline__ kr_scan_lane kr_lane(const kr_scan_in<T> &g, int64_t 
     kr_scan_lane l;
     l.lane = threadIdx.x & 31;
     l.warp = threadIdx.x >> 5;
-    l.group = l.lane >> 2 & 3;
-    l.other = (l.lane & 3) | (l.lane >> 4) << 2;
+    l.group = K::MMA ? l.lane & 3 : l.lane >> 2 & 3;
+    l.other = K::MMA ? l.lane >> 2 : (l.lane & 3) | (l.lane >> 4) << 2;
     l.block = l.warp % blocks;
-    l.n = l.block * KR_SCAN_GPU_STATES + l.group * 4;
+    kr_lane_states<K::MMA>(l, l.block * 4 + l.group);
     l.c = l.warp / blocks * 8 + l.other;
     l.channel = first_channel + l.c;
     l.alive = l.channel < g.E;
@@ -150,8 +162,10 @@ template <typename T>
 __device__ __forceinline__ void kr_load_A(const kr_scan_in<T> &g, const kr_scan_lane &l,
                                           float (&A)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        A[i] = l.alive && l.n + i < g.N ? g.A[l.channel * g.N + l.n + i] * KR_LOG2E : 0;
+    for (int i = 0; i < 4; i++) {
+        int n = kr_state_of(l, i);
+        A[i] = l.alive && n < g.N ? g.A[l.channel * g.N + n] * KR_LOG2E : 0;
+    }
 }
 
 /* D of a channel; 0 without. */
@@ -166,8 +180,10 @@ template <typename T>
 __device__ __forceinline__ void kr_load_state(const kr_scan_in<T> &g, const kr_scan_lane &l,
                                               const float *state, float (&h)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        h[i] = state && l.alive && l.n + i < g.N ? state[l.channel * g.N + l.n + i] : 0;
+    for (int i = 0; i < 4; i++) {
+        int n = kr_state_of(l, i);
+        h[i] = state && l.alive && n < g.N ? state[l.channel * g.N + n] : 0;
+    }
 }
 
 /* ---- pieces of sequences ---- */
@@ -230,6 +246,13 @@ __device__ kr_scan_span kr_span(const kr_scan_in<T> &g, int64_t q) {
     return p;
 }
 
+/* The same in shared memory, where it takes no registers. */
+template <typename T>
+__device__ __forceinline__ void kr_span_share(const kr_scan_in<T> &g, int64_t q, kr_scan_span &p) {
+    if (threadIdx.x == 0) p = kr_span(g, q);
+    __syncthreads();
+}
+
 /* Whether no state passes into step t of a piece. */
 template <typename T>
 __device__ __forceinline__ bool kr_starts(const kr_scan_in<T> &g, const kr_scan_span &p,
@@ -247,15 +270,21 @@ struct kr_tile {
     typedef TYPE T;
     static const int ROWS = ROWS_, CHANNELS = CHANNELS_, ARRAYS = ARRAYS_;
     static const bool WIDE = CHANNELS == 0;
-    static const int PIECE = 16 / (int)sizeof(T);      /* elements in a copy */
-    static const int OWN = (ARRAYS == 4 ? 7 : 3) * 64; /* floats that a warp's lanes hand over */
+    static const bool MMA = !WIDE && !kr_accurate<TYPE>::value; /* scan_mma.cuh */
+    static const int PIECE = 16 / (int)sizeof(T);               /* elements in a copy */
+    /* floats that the lanes of a warp hand over: rows of a step, or of a tile for MMA */
+    static const int PITCH = ROWS + 8, OWN_MMA = 8 * PITCH * (ARRAYS == 4 ? 5 : 2);
+    static const int OWN = MMA ? OWN_MMA : 64 * (ARRAYS == 4 ? 4 : 3);
 
     T *raw;         /* [2 stages][ARRAYS][ROWS][pitch] */
     T *raw_bc;      /* [2 stages][2][ROWS][padded N] */
-    float *b, *c;   /* [ROWS][padded N] */
-    float *own;     /* [warps][OWN / 64][64] */
+    float *b, *c;   /* [ROWS][padded N]; not for MMA */
+    float *own;     /* [warps][OWN / 64][64]; for MMA [warps][][8 channels][PITCH] */
     uint8_t *reset; /* [ROWS] */
+    float *cut;     /* [2 stages][ROWS]: for MMA, instead of reset: joins the exponents of decays */
     float *sums;    /* more, as the kernel needs */
+    float *bias, *skip; /* [CHANNELS]: for MMA, dt_bias and D */
+    float4 *kept;       /* [2][threads]: for MMA in the backward pass, dA; dD and dbias */
     int wide_channels, blocks;
 
     __host__ __device__ int channels() const { return WIDE ? wide_channels : CHANNELS; }
@@ -286,8 +315,12 @@ struct kr_tile {
         raw = (T *)base;
         raw_bc = raw + 2 * ARRAYS * ROWS * pitch();
         b = (float *)(raw_bc + 2 * ROWS * 2 * padded());
-        c = b + ROWS * padded();
-        own = c + ROWS * padded();
+        c = b + (MMA ? 0 : ROWS * padded());
+        cut = c + (MMA ? 0 : ROWS * padded());
+        bias = cut + (MMA ? 2 * ROWS : 0);
+        skip = bias + (MMA ? CHANNELS : 0);
+        kept = (float4 *)(skip + (MMA ? CHANNELS : 0));
+        own = (float *)(kept + (MMA && ARRAYS == 4 ? 2 * threads() : 0));
         reset = (uint8_t *)(own + threads() / 32 * OWN);
         sums = (float *)(reset + ROWS);
         return (size_t)((char *)(sums + more) - base);
@@ -446,6 +479,57 @@ template <class K>
 __device__ __forceinline__ void kr_hand(const K &k, const kr_scan_lane &l, int what, int side,
                                         float (&v)[4]) {
     kr_get4(k.own + l.warp * K::OWN + what * 64 + side * 32 + l.other * 4, v);
+}
+
+/* ---- pairs ---- */
+
+/* Pairs (row, channel) that are the lane's own: e 0 and 1. dy: of the output, du: of the read;
+ * slope of delta; gate, and gate_z dy times its slope. delta is 0 in rows that are not there. */
+struct kr_pairs {
+    float delta[2], gx[2], x[2], slope[2], gate[2], du[2], gate_z[2];
+};
+
+/* raw: dt with its bias. in: the row is there. */
+template <typename T>
+__device__ __forceinline__ void kr_pair_delta(const kr_scan_in<T> &g, float x, float raw, bool in,
+                                              int e, kr_pairs &own) {
+    float delta = kr_delta(g, raw, &own.slope[e]);
+    own.slope[e] = in ? own.slope[e] : 0;
+    own.x[e] = x;
+    own.delta[e] = in ? delta : 0;
+    own.gx[e] = own.delta[e] * x;
+}
+template <typename T>
+__device__ __forceinline__ void kr_pair_gate(const kr_scan_in<T> &g, float z, float dy, int e,
+                                             kr_pairs &own) {
+    float v = kr_sigmoid<T>(z);
+    own.gate[e] = g.tile[2].p ? z * v : 1;
+    own.du[e] = dy * own.gate[e];
+    own.gate_z[e] = dy * v * (1 + z * (1 - v));
+}
+
+/* Rows group and 4 + group of a step; and hands them over, and where segments start. */
+template <typename T, class K>
+__device__ __forceinline__ void kr_prepare_step(const kr_scan_in<T> &g, const K &k,
+                                                const kr_scan_lane &l, int stage, int t0, int left,
+                                                float bias, kr_pairs &own) {
+    float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group;
+    __syncwarp();
+#pragma unroll
+    for (int e = 0; e < 2; e++, mine += 32) {
+        int t = t0 + e * 4 + l.group;
+        float x = kr_load(k.at(stage, 0, t) + l.c), raw = kr_load(k.at(stage, 1, t) + l.c) + bias;
+        kr_pair_delta(g, x, raw, t < left && l.alive, e, own);
+        if (K::ARRAYS > 2) {
+            float dy = K::ARRAYS == 4 && g.tile[3].p ? kr_load(k.at(stage, 3, t) + l.c) : 0;
+            kr_pair_gate(g, kr_load(k.at(stage, 2, t) + l.c), dy, e, own);
+        }
+        mine[KR_DELTA * 64] = own.delta[e];
+        mine[KR_GAIN_X * 64] = own.gx[e];
+        mine[KR_CUT * 64] = k.reset[t] ? KR_STOP : 0;
+        if (K::ARRAYS == 4) mine[KR_DU * 64] = own.du[e];
+    }
+    __syncwarp();
 }
 
 /* ---- calls ---- */

@@ -41,7 +41,7 @@ typedef struct kr_scan_gpu_cut {
                        what comes in */
     int64_t backs;  /* the same of the gradient, from the other side */
     int64_t decays; /* the same: product of the decays */
-    int64_t bc;     /* [parts,M,2,16 blocks]: db, dc */
+    int64_t bc;     /* [parts,M,2,16 blocks]: db, dc; on the tensor units in bf16 */
     int64_t a;      /* [pieces,E,16 blocks + 2]: dA, dD, ddt_bias */
     int64_t total;
 } kr_scan_gpu_cut;

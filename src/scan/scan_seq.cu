@@ -20,31 +20,6 @@ struct forward_out {
     kr_scan_pieces pieces;
 };
 
-/* The lane's own pairs of a step: rows group and 4 + group of its 8. */
-struct own_pairs {
-    float x[2], gate[2];
-};
-
-template <typename T, class K>
-__device__ __forceinline__ void prepare(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
-                                        int stage, int t0, int left, float bias, own_pairs &own) {
-    float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group;
-    __syncwarp();
-#pragma unroll
-    for (int e = 0; e < 2; e++, mine += 32) {
-        int t = t0 + e * 4 + l.group;
-        bool in = t < left && l.alive;
-        float slope, delta = kr_delta(g, kr_load(k.at(stage, 1, t) + l.c) + bias, &slope);
-        float z = kr_load(k.at(stage, 2, t) + l.c), gate = z * kr_sigmoid<T>(z);
-        own.x[e] = kr_load(k.at(stage, 0, t) + l.c);
-        own.gate[e] = g.tile[2].p ? gate : 1;
-        mine[KR_DELTA * 64] = in ? delta : 0;
-        mine[KR_GAIN_X * 64] = in ? delta * own.x[e] : 0;
-        mine[KR_CUT * 64] = k.reset[t] ? KR_STOP : 0;
-    }
-    __syncwarp();
-}
-
 /* Sums over the blocks of states, which are in different warps; in the warps of block 0. */
 template <class K>
 __device__ __forceinline__ void add_blocks(const K &k, const kr_scan_lane &l, int parity, int e,
@@ -60,8 +35,8 @@ template <typename T, class K>
 __device__ __forceinline__ void step(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
                                      int stage, int t0, int left, const float (&A)[4], float D,
                                      float bias, float (&h)[4]) {
-    own_pairs own;
-    prepare(g, k, l, stage, t0, left, bias, own);
+    kr_pairs own;
+    kr_prepare_step(g, k, l, stage, t0, left, bias, own);
     const float *bs = k.b + t0 * k.padded() + l.n, *cs = k.c + t0 * k.padded() + l.n;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
@@ -87,6 +62,64 @@ __device__ __forceinline__ void step(const kr_scan_in<T> &g, const K &k, const k
     }
 }
 
+/* ---- on the tensor units ---- */
+
+/* One step from its decays: the state, and h . c of the lane's own pairs. */
+template <class K>
+__device__ __forceinline__ void step_mma(const K &k, const kr_scan_lane &l, int stage, int t0,
+                                         const float (&a)[8][4], float (&h)[4], float (&y)[2]) {
+    float own[2];
+    kr_rows8 rows = kr_rows_of<false>(k, l, stage, t0), turned = kr_rows_of<true>(k, l, stage, t0);
+    kr_own_get(k, l, KR_OWN_GX, t0, own);
+    const unsigned gx[2] = {__float_as_uint(own[0]), __float_as_uint(own[1])};
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        float in[4][4];
+        kr_outer4(e, l.group, gx, turned.b, in);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) in[j][i] += a[e * 4 + j][i] * (j ? in[j - 1][i] : h[i]);
+        kr_dot2(2 * e, l.group, in[0], in[1], rows.c, y);
+        kr_dot2(2 * e + 1, l.group, in[2], in[3], rows.c, y);
+#pragma unroll
+        for (int i = 0; i < 4; i++) h[i] = in[3][i];
+    }
+}
+
+/* A tile. Decays of the next step are on their way while one is done. */
+template <typename T, class K>
+__device__ __forceinline__ void tile_mma(const kr_scan_in<T> &g, const K &k, const kr_scan_lane &l,
+                                         int stage, int left, const float (&A)[4], float (&h)[4]) {
+    const int STEPS = K::ROWS / 8;
+    float a[2][8][4], y[STEPS][2], delta[8];
+    kr_prepare_tile(g, k, l, stage, left);
+    kr_deltas(k, l, 0, delta);
+    kr_decays(k, stage, 0, delta, A, a[0]);
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        if (s + 1 < STEPS) kr_deltas(k, l, 8 * s + 8, delta);
+        if (s + 1 < STEPS) kr_decays(k, stage, 8 * s + 8, delta, A, a[(s + 1) % 2]);
+        step_mma(k, l, stage, 8 * s, a[s % 2], h, y[s]);
+    }
+    float x[STEPS][2], z[STEPS][2];
+#pragma unroll
+    for (int i = 0; i < STEPS * 2; i++) {
+        int t = i / 2 * 8 + 2 * l.group + i % 2;
+        x[i / 2][i % 2] = kr_load(k.at(stage, 0, t) + l.c);
+        z[i / 2][i % 2] = kr_load(k.at(stage, 2, t) + l.c);
+    }
+#pragma unroll
+    for (int i = 0; i < STEPS * 2; i++) {
+        kr_pairs own;
+        kr_pair_gate(g, z[i / 2][i % 2], 0, 0, own);
+        z[i / 2][i % 2] = (y[i / 2][i % 2] + k.skip[l.c] * x[i / 2][i % 2]) * own.gate[0];
+    }
+#pragma unroll
+    for (int i = 0; i < STEPS * 2; i++)
+        kr_store(k.at(stage, 2, i / 2 * 8 + 2 * l.group + i % 2) + l.c, z[i / 2][i % 2]);
+}
+
 /* The state in front of the piece. */
 template <typename T, class K>
 __device__ __forceinline__ void first_state(const kr_scan_in<T> &g, const K &k,
@@ -97,20 +130,12 @@ __device__ __forceinline__ void first_state(const kr_scan_in<T> &g, const K &k,
         kr_get4(out.pieces.ends + (p.piece * g.E + l.channel) * k.padded() + l.n, h);
 }
 
+/* The rows of the piece. */
 template <typename T, class K>
-__global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 : 4)
-    forward(const kr_scan_in<T> g, const forward_out<T> out, int parts) {
-    extern __shared__ float4 memory[];
-    K k;
-    k.carve((char *)memory, g.octets, g.blocks, 0);
-    int64_t first = (int64_t)(blockIdx.x % parts) * k.channels();
-    kr_scan_span p = kr_span(g, blockIdx.x / parts);
-    kr_scan_lane l = kr_lane<K>(g, first);
-    float A[4], h[4], D = 0, bias = 0;
-    kr_load_A(g, l, A);
-    first_state(g, k, p, l, out, h);
-    if (l.alive) D = kr_load_D(g, l.channel);
-    if (l.alive && g.bias) bias = g.bias[l.channel];
+__device__ __forceinline__ void tiles(const kr_scan_in<T> &g, const K &k, const kr_scan_span &p,
+                                      const kr_scan_lane &l, const forward_out<T> &out,
+                                      int64_t first, const float (&A)[4], float D, float bias,
+                                      float (&h)[4]) {
     if (p.steps > 0) kr_tile_load(g, k, p, 0, 0, first);
     int stage = 0;
     for (int64_t from = 0;; from += K::ROWS, stage ^= 1) {
@@ -127,9 +152,62 @@ __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 :
 #pragma unroll 1
         for (int t0 = 0; t0 < left; t0 += 8) step(g, k, l, stage, t0, left, A, D, bias, h);
     }
+}
+
+/* The same on the tensor units. */
+template <typename T, class K>
+__device__ __forceinline__ void tiles_mma(const kr_scan_in<T> &g, const K &k, const kr_scan_span &p,
+                                          const kr_scan_lane &l, const forward_out<T> &out,
+                                          int64_t first, const float (&A)[4], float (&h)[4]) {
+    kr_keep_channels(g, k, first);
+    const bool fast = kr_moves_fast(g) && out.align >= 8 && !out.accumulate;
+    kr_piece m;
+    if (p.steps > 0) kr_move(g, k, p, 0, 0, first);
+    int stage = 0;
+    for (int from = 0;; from += K::ROWS, stage ^= 1) {
+        kr_copy_wait();
+        __syncthreads();
+        const int last = from - K::ROWS;
+        if (from > 0 && !fast)
+            kr_tile_store(g, k, p, last, stage ^ 1, 2, out.y, out.y_row, first, out.align,
+                          out.accumulate);
+        else if (from > 0 && first + m.c < g.E && last + m.t < p.steps)
+            *(uint4 *)(out.y + (p.row + p.dir * (last + m.t)) * out.y_row + first + m.c) =
+                *(const uint4 *)(k.at(stage ^ 1, 2, m.t) + m.c);
+        if (from >= p.steps) break;
+        if (!fast) __syncthreads();
+        if (from + K::ROWS < p.steps) kr_move(g, k, p, from + K::ROWS, stage ^ 1, first);
+        int left = min((int)p.steps - from, K::ROWS);
+        tile_mma(g, k, l, stage, left, A, h);
+    }
+}
+
+template <typename T, class K>
+__global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE  ? 1
+                                                                   : K::MMA ? 3
+                                                                            : 4)
+    forward(const kr_scan_in<T> g, const forward_out<T> out, int parts) {
+    extern __shared__ float4 memory[];
+    K k;
+    k.carve((char *)memory, g.octets, g.blocks, 0);
+    int64_t first = (int64_t)(blockIdx.x % parts) * k.channels();
+    __shared__ kr_scan_span p;
+    kr_span_share(g, blockIdx.x / parts, p);
+    kr_scan_lane l = kr_lane<K>(g, first);
+    float A[4], h[4], D = 0, bias = 0;
+    kr_load_A(g, l, A);
+    first_state(g, k, p, l, out, h);
+    if (l.alive) D = kr_load_D(g, l.channel);
+    if (l.alive && g.bias) bias = g.bias[l.channel];
+    if constexpr (K::MMA)
+        tiles_mma(g, k, p, l, out, first, A, h);
+    else
+        tiles(g, k, p, l, out, first, A, D, bias, h);
     if (!out.state || !l.alive || !p.exists || !p.last) return;
-    for (int i = 0; i < 4; i++)
-        if (l.n + i < g.N) out.state[p.slot * out.state_slot + l.channel * g.N + l.n + i] = h[i];
+    for (int i = 0; i < 4; i++) {
+        int n = kr_state_of(l, i);
+        if (n < g.N) out.state[p.slot * out.state_slot + l.channel * g.N + n] = h[i];
+    }
 }
 
 template <int ROWS, int CHANNELS, typename T>
@@ -138,9 +216,12 @@ void passes(const kr_scan_in<T> &g, const forward_out<T> &out, const kr_scan_gpu
     typedef kr_tile<T, ROWS, CHANNELS, 3> three;
     int64_t parts = (g.E + g.octets * 8 - 1) / (g.octets * 8);
     if (out.pieces.cut) {
-        kr_scan_launch<two>(kr_scan_sweep<KR_SWEEP_ENDS, T, two>, g, out.pieces, parts, cut.pieces,
-                            0);
-        kr_scan_fold_launch<false>(g, out.pieces);
+        if constexpr (two::MMA)
+            kr_scan_launch<two>(kr_scan_ends<T, two>, g, out.pieces, parts, cut.pieces, 0);
+        else
+            kr_scan_launch<two>(kr_scan_sweep<KR_SWEEP_ENDS, T, two>, g, out.pieces, parts,
+                                cut.pieces, 0);
+        kr_scan_fold_launch<false, two>(g, out.pieces);
     }
     kr_scan_launch<three>(forward<T, three>, g, out, parts, cut.pieces,
                           CHANNELS ? 0 : 4 * g.octets * g.blocks * 32);

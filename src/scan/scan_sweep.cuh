@@ -8,7 +8,7 @@
 #ifndef KR_SCAN_SWEEP_CUH
 #define KR_SCAN_SWEEP_CUH
 
-#include "scan/scan_gpu.cuh"
+#include "scan/scan_mma.cuh"
 
 /* What a sweep keeps. */
 enum kr_sweep {
@@ -22,38 +22,6 @@ struct kr_scan_pieces {
     float *starts, *sums, *ends, *backs, *decays;
     bool cut; /* in time */
 };
-
-/* Of what a sweep hands over besides: du; and for the lane itself x, the slope of delta, dy times
- * the slope of the gate. */
-enum { KR_DU = KR_HANDED, KR_X, KR_SLOPE, KR_GATE_Z };
-
-/* Hands over the pairs that are the lane's own: rows group and 4 + group of a step. */
-template <typename T, class K>
-__device__ __forceinline__ void kr_prepare(const kr_scan_in<T> &g, const K &k,
-                                           const kr_scan_lane &l, int stage, int t0, int left,
-                                           float bias) {
-    float *mine = k.own + l.warp * K::OWN + l.other * 4 + l.group;
-    __syncwarp();
-#pragma unroll
-    for (int e = 0; e < 2; e++, mine += 32) {
-        int t = t0 + e * 4 + l.group;
-        bool in = t < left && l.alive;
-        float slope, delta = kr_delta(g, kr_load(k.at(stage, 1, t) + l.c) + bias, &slope);
-        float x = kr_load(k.at(stage, 0, t) + l.c);
-        mine[KR_DELTA * 64] = in ? delta : 0;
-        mine[KR_CUT * 64] = k.reset[t] ? KR_STOP : 0;
-        mine[KR_GAIN_X * 64] = in ? delta * x : 0;
-        if (K::ARRAYS < 4) continue;
-        float z = kr_load(k.at(stage, 2, t) + l.c), v = kr_sigmoid<T>(z);
-        float dy = kr_load(k.at(stage, 3, t) + l.c);
-        bool none = !in || !g.tile[3].p;
-        mine[KR_DU * 64] = none ? 0 : g.tile[2].p ? dy * z * v : dy;
-        mine[KR_GATE_Z * 64] = none ? 0 : dy * v * (1 + z * (1 - v));
-        mine[KR_X * 64] = in ? x : 0;
-        mine[KR_SLOPE * 64] = in ? slope : 0;
-    }
-    __syncwarp();
-}
 
 /* What a lane carries: its state; the product of decays; the gradient in front of the piece; the
  * sum of delta, and of what joins it in the exponent. */
@@ -101,20 +69,82 @@ __device__ __forceinline__ void kr_keep_start(const K &k, const kr_scan_lane &l,
     if (KEEP == KR_SWEEP_BOTH && l.n == 0) out.sums[step * E + l.channel] = w.stop < 0 ? -1 : w.sum;
 }
 
+/* ---- on the tensor units ---- */
+
+/* One step from its decays. */
+template <kr_sweep KEEP, class K>
+__device__ __forceinline__ void kr_sweep_step_mma(const K &k, const kr_scan_lane &l, int stage,
+                                                  int t0, const float (&a)[8][4],
+                                                  kr_sweep_state &w) {
+    const bool BOTH = KEEP == KR_SWEEP_BOTH;
+    float own[2];
+    kr_rows8 rows = kr_rows_of<true>(k, l, stage, t0);
+    kr_own_get(k, l, KR_OWN_GX, t0, own);
+    const unsigned gx[2] = {__float_as_uint(own[0]), __float_as_uint(own[1])};
+    if (BOTH) kr_own_get(k, l, KR_OWN_DU, t0, own);
+    const unsigned du[2] = {kr_split(own[0]), kr_split(own[1])};
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        float in[4][4], read[4][4];
+        kr_outer4(e, l.group, gx, rows.b, in);
+        if (BOTH) kr_outer4(e, l.group, du, rows.c, read);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                w.h[i] = a[e * 4 + j][i] * w.h[i] + in[j][i];
+                if (BOTH) w.p[i] *= a[e * 4 + j][i];
+                if (BOTH) w.back[i] += w.p[i] * read[j][i];
+            }
+    }
+}
+
+/* A tile, as tile_mma in scan_seq.cu. step: number of its first one. */
 template <kr_sweep KEEP, typename T, class K>
-static __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4)
-    kr_scan_sweep(const kr_scan_in<T> g, const kr_scan_pieces out, int parts) {
-    extern __shared__ float4 memory[];
-    K k;
-    k.carve((char *)memory, g.octets, g.blocks, 0);
-    int64_t first = (int64_t)(blockIdx.x % parts) * k.channels();
-    kr_scan_span p = kr_span(g, blockIdx.x / parts);
-    kr_scan_lane l = kr_lane<K>(g, first);
-    kr_sweep_state w = {{0, 0, 0, 0}, {1, 1, 1, 1}, {0, 0, 0, 0}, 0, 0};
-    float A[4], bias = l.alive && g.bias ? g.bias[l.channel] : 0;
-    kr_load_A(g, l, A);
-    if (KEEP == KR_SWEEP_STARTS)
-        kr_load_state(g, l, g.state ? g.state + p.slot * g.state_slot : NULL, w.h);
+__device__ __forceinline__ void kr_sweep_tile_mma(const kr_scan_in<T> &g, const K &k,
+                                                  const kr_scan_lane &l, int stage, int left,
+                                                  const float (&A)[4], const kr_scan_pieces &out,
+                                                  int64_t step, kr_sweep_state &w) {
+    const int STEPS = K::ROWS / 8;
+    float a[2][8][4], delta[8];
+    kr_prepare_tile(g, k, l, stage, left);
+    kr_deltas(k, l, 0, delta);
+    kr_decays(k, stage, 0, delta, A, a[0]);
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        if (8 * s < left) kr_keep_start<KEEP>(k, l, g.E, out, step + s, w);
+        if (KEEP != KR_SWEEP_STARTS)
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                w.sum += delta[j], w.stop += k.cut[stage * K::ROWS + 8 * s + j];
+        if (s + 1 < STEPS) kr_deltas(k, l, 8 * s + 8, delta);
+        if (s + 1 < STEPS) kr_decays(k, stage, 8 * s + 8, delta, A, a[(s + 1) % 2]);
+        kr_sweep_step_mma<KEEP>(k, l, stage, 8 * s, a[s % 2], w);
+    }
+}
+
+/* The rows of a piece. */
+template <kr_sweep KEEP, typename T, class K>
+__device__ __forceinline__ void kr_sweep_tiles_mma(const kr_scan_in<T> &g, const K &k,
+                                                   const kr_scan_span &p, const kr_scan_lane &l,
+                                                   const kr_scan_pieces &out, int64_t first,
+                                                   const float (&A)[4], kr_sweep_state &w) {
+    kr_keep_channels(g, k, first);
+    if (p.steps > 0) kr_move(g, k, p, 0, 0, first);
+    int stage = 0;
+    for (int from = 0; from < p.steps; from += K::ROWS, stage ^= 1) {
+        kr_copy_wait();
+        __syncthreads();
+        if (from + K::ROWS < p.steps) kr_move(g, k, p, from + K::ROWS, stage ^ 1, first);
+        int left = min((int)p.steps - from, K::ROWS);
+        kr_sweep_tile_mma<KEEP>(g, k, l, stage, left, A, out, p.start + from / 8, w);
+    }
+}
+template <kr_sweep KEEP, typename T, class K>
+__device__ __forceinline__ void kr_sweep_tiles(const kr_scan_in<T> &g, const K &k,
+                                               const kr_scan_span &p, const kr_scan_lane &l,
+                                               const kr_scan_pieces &out, int64_t first,
+                                               const float (&A)[4], float bias, kr_sweep_state &w) {
     if (p.steps > 0) kr_tile_load(g, k, p, 0, 0, first);
     int stage = 0;
     for (int64_t from = 0; from < p.steps; from += K::ROWS, stage ^= 1) {
@@ -126,11 +156,33 @@ static __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4)
         int left = (int)min(p.steps - from, (int64_t)K::ROWS);
 #pragma unroll 1
         for (int t0 = 0; t0 < left; t0 += 8) {
-            kr_prepare(g, k, l, stage, t0, left, bias);
+            kr_pairs own;
+            kr_prepare_step(g, k, l, stage, t0, left, bias, own);
             kr_keep_start<KEEP>(k, l, g.E, out, p.start + (from + t0) / 8, w);
             kr_sweep_step<KEEP>(k, l, t0, A, w);
         }
     }
+}
+
+template <kr_sweep KEEP, typename T, class K>
+static __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE ? 1 : 3)
+    kr_scan_sweep(const kr_scan_in<T> g, const kr_scan_pieces out, int parts) {
+    extern __shared__ float4 memory[];
+    K k;
+    k.carve((char *)memory, g.octets, g.blocks, 0);
+    int64_t first = (int64_t)(blockIdx.x % parts) * k.channels();
+    __shared__ kr_scan_span p;
+    kr_span_share(g, blockIdx.x / parts, p);
+    kr_scan_lane l = kr_lane<K>(g, first);
+    kr_sweep_state w = {{0, 0, 0, 0}, {1, 1, 1, 1}, {0, 0, 0, 0}, 0, 0};
+    float A[4], bias = l.alive && g.bias ? g.bias[l.channel] : 0;
+    kr_load_A(g, l, A);
+    if (KEEP == KR_SWEEP_STARTS)
+        kr_load_state(g, l, g.state ? g.state + p.slot * g.state_slot : NULL, w.h);
+    if constexpr (K::MMA)
+        kr_sweep_tiles_mma<KEEP>(g, k, p, l, out, first, A, w);
+    else
+        kr_sweep_tiles<KEEP>(g, k, p, l, out, first, A, bias, w);
     if (KEEP == KR_SWEEP_STARTS || !l.alive || p.steps == 0) return;
     int64_t at = (p.piece * g.E + l.channel) * k.padded() + l.n;
     if (KEEP == KR_SWEEP_ENDS)
@@ -138,6 +190,72 @@ static __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4)
     kr_put4(out.ends + at, w.h);
     kr_put4(out.decays + at, w.p);
     if (KEEP == KR_SWEEP_BOTH) kr_put4(out.backs + at, w.back);
+}
+
+/* What a piece adds to the state, e, on its way from the last rows to the first: a state passes
+ * through `q` to the end of the piece. */
+struct kr_ends_state {
+    float e[4], q[4], sum, stop;
+};
+
+template <typename T, class K>
+__device__ __forceinline__ void kr_ends_tile(const kr_scan_in<T> &g, const K &k,
+                                             const kr_scan_lane &l, int stage, int left,
+                                             const float (&A)[4], kr_ends_state &w) {
+    const int STEPS = K::ROWS / 8;
+    float a[2][8][4], delta[2][8];
+    kr_prepare_tile(g, k, l, stage, left);
+    kr_deltas(k, l, K::ROWS - 8, delta[0]);
+    kr_decays(k, stage, K::ROWS - 8, delta[0], A, a[0]);
+#pragma unroll
+    for (int s = STEPS - 1, now = 0; s >= 0; s--, now ^= 1) {
+        kr_sweep_state in = {};
+        if (s > 0) kr_deltas(k, l, 8 * s - 8, delta[now ^ 1]);
+        if (s > 0) kr_decays(k, stage, 8 * s - 8, delta[now ^ 1], A, a[now ^ 1]);
+        kr_sweep_step_mma<KR_SWEEP_ENDS>(k, l, stage, 8 * s, a[now], in);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            w.sum += delta[now][j], w.stop += k.cut[stage * K::ROWS + 8 * s + j];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            w.e[i] += w.q[i] * in.h[i];
+            w.q[i] = kr_exp2(A[i] * w.sum + w.stop);
+        }
+    }
+}
+
+/* KR_SWEEP_ENDS on the tensor units. Rows from which nothing reaches the end of the piece, since
+ * every product of decays is 0 in f32, are not looked at: long pieces end early. */
+template <typename T, class K>
+static __global__ void __launch_bounds__(K::CHANNELS * 4, 3)
+    kr_scan_ends(const kr_scan_in<T> g, const kr_scan_pieces out, int parts) {
+    extern __shared__ float4 memory[];
+    K k;
+    k.carve((char *)memory, g.octets, g.blocks, 0);
+    int64_t first = (int64_t)(blockIdx.x % parts) * k.channels();
+    __shared__ kr_scan_span p;
+    kr_span_share(g, blockIdx.x / parts, p);
+    kr_scan_lane l = kr_lane<K>(g, first);
+    kr_ends_state w = {{0, 0, 0, 0}, {1, 1, 1, 1}, 0, 0};
+    float A[4];
+    kr_keep_channels(g, k, first);
+    kr_load_A(g, l, A);
+    int from = (int)(p.steps - 1) / K::ROWS * K::ROWS;
+    if (p.steps > 0) kr_move(g, k, p, from, 0, first);
+    bool on = true;
+    for (int stage = 0; p.steps > 0 && from >= 0; from -= K::ROWS, stage ^= 1) {
+        kr_copy_wait();
+        if (!__syncthreads_or(on)) break;
+        if (from > 0) kr_move(g, k, p, from - K::ROWS, stage ^ 1, first);
+        if (!__any_sync(0xffffffffu, on)) continue;
+        kr_ends_tile(g, k, l, stage, min((int)p.steps - from, K::ROWS), A, w);
+        on = false;
+        for (int i = 0; i < 4; i++) on |= l.alive && kr_state_of(l, i) < g.N && w.q[i] != 0;
+    }
+    if (!l.alive || p.steps == 0) return;
+    int64_t at = (p.piece * g.E + l.channel) * k.padded() + l.n;
+    kr_put4(out.ends + at, w.e);
+    kr_put4(out.decays + at, w.q);
 }
 
 /* Replaces what each piece adds by what comes into it; v0: into the first one, from the last one on
@@ -163,14 +281,14 @@ static __device__ __forceinline__ void kr_chain(float *adds, const float *decays
 }
 
 /* One thread: 4 states of a channel of a sequence through its pieces, forward and (BACK) back. */
-template <bool BACK, typename T>
+template <bool BACK, class K, typename T>
 static __global__ void kr_scan_fold(const kr_scan_in<T> g, const kr_scan_pieces out) {
     int quads = g.blocks * 4;
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, s = blockIdx.y;
     if (i >= g.E * quads) return;
     kr_scan_lane l;
     l.channel = i / quads;
-    l.n = (int)(i % quads) * 4;
+    kr_lane_states<K::MMA>(l, (int)(i % quads));
     l.alive = true;
     const int64_t *seq = g.seqs + s * g.seqs_row;
     int64_t pieces = (seq[1] + g.chunk - 1) / g.chunk, size = g.E * quads * 4;
@@ -195,10 +313,10 @@ static void kr_scan_launch(F kernel, const kr_scan_in<T> &g, const O &out, int64
                                                                                    (int)parts);
 }
 
-template <bool BACK, typename T>
+template <bool BACK, class K, typename T>
 static void kr_scan_fold_launch(const kr_scan_in<T> &g, const kr_scan_pieces &out) {
     dim3 grid(kr_blocks(g.E * g.blocks * 4, 64), (unsigned)g.S);
-    kr_scan_fold<BACK, T><<<grid, 64, 0, kr_cuda_stream()>>>(g, out);
+    kr_scan_fold<BACK, K, T><<<grid, 64, 0, kr_cuda_stream()>>>(g, out);
 }
 
 #endif
