@@ -45,6 +45,21 @@ struct kr_gelu {
     }
 };
 
+struct kr_softplus {
+    static __device__ float f(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }
+    static __device__ float slope(float x) { return kr_sigmoid::f(x); }
+};
+
+struct kr_logsigmoid {
+    static __device__ float f(float x) { return -kr_softplus::f(-x); }
+    static __device__ float slope(float x) { return kr_sigmoid::f(-x); }
+};
+
+struct kr_elu1 {
+    static __device__ float f(float x) { return x > 0 ? x + 1 : expf(x); }
+    static __device__ float slope(float x) { return x > 0 ? 1 : expf(x); }
+};
+
 /* ---- what is done with one of them ---- */
 
 template <typename F>

@@ -8,7 +8,7 @@
  *
  * in:  x (map), or a and b of one shape (gate), any rank          out: y
  * Source: Hendrycks & Gimpel 2016 (gelu, by its tanh form); Elfwing et al. 2018 (silu); Dauphin et
- * al. 2017 (gated linear units). */
+ * al. 2017 (gated linear units); Katharopoulos et al. 2020 (elu1: elu(x) + 1). */
 #ifndef KR_ELEMENTWISE_H
 #define KR_ELEMENTWISE_H
 

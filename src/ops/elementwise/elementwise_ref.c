@@ -34,6 +34,17 @@ static double slope_gelu(double x) {
     return s + x * s * (1 - s) * 1.5957691216057308 * (1 + 3 * 0.044715 * x * x);
 }
 
+/* ln(1 + e^x), and ln sigmoid(x) */
+static double f_softplus(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
+static double slope_softplus(double x) { return f_sigmoid(x); }
+
+static double f_logsigmoid(double x) { return -f_softplus(-x); }
+static double slope_logsigmoid(double x) { return f_sigmoid(-x); }
+
+/* elu(x) + 1: positive */
+static double f_elu1(double x) { return x > 0 ? x + 1 : exp(x); }
+static double slope_elu1(double x) { return x > 0 ? 1 : exp(x); }
+
 typedef double function(double x);
 
 static function *function_of(const kr_call *c) {

@@ -46,6 +46,17 @@ KR_VINLINE kr_vf slope_gelu(kr_vf x) {
     return kr_vfma(x * s * (1.0f - s), inner, s);
 }
 
+KR_VINLINE kr_vf f_softplus(kr_vf x) { return kr_vsoftplus(x); }
+KR_VINLINE kr_vf slope_softplus(kr_vf x) { return kr_vsigmoid(x); }
+
+KR_VINLINE kr_vf f_logsigmoid(kr_vf x) { return -kr_vsoftplus(-x); }
+KR_VINLINE kr_vf slope_logsigmoid(kr_vf x) { return kr_vsigmoid(-x); }
+
+KR_VINLINE kr_vf f_elu1(kr_vf x) { return kr_vselect(kr_vlt(kr_vzero(), x), x + 1.0f, kr_vexp(x)); }
+KR_VINLINE kr_vf slope_elu1(kr_vf x) {
+    return kr_vselect(kr_vlt(kr_vzero(), x), kr_vset(1.0f), kr_vexp(x));
+}
+
 /* ---- over all elements ---- */
 
 typedef kr_vf function(kr_vf x);

@@ -2,8 +2,8 @@
  *
  *   y = value
  *
- * in:  nothing
- * out: y, given by the caller: any rank */
+ * in:  nothing; or x [M,W], of which only M and the type count
+ * out: y, given by the caller, any rank; or [M,columns] where there is an x */
 #ifndef KR_FILL_H
 #define KR_FILL_H
 
@@ -11,6 +11,7 @@
 
 typedef struct kr_fill_attr {
     double value;
+    int64_t columns; /* of y where there is an x */
 } kr_fill_attr;
 
 extern const kr_op kr_op_fill;
