@@ -149,6 +149,8 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
                {"mamba2-130m", 24, 768, 572205, 50277},
                {"mamba2-tinyshakespeare", 4, 192, 0, 257},
                {"linear-attention", 4, 192, 0, 257},
+               {"retnet", 4, 192, 0, 257},
+               {"gla", 4, 192, 0, 257},
                {"tiny", 2, 32, 40, 257},
                {"tinyshakespeare", 4, 192, 0, 257},
                {"demo-model", 6, 192, 2200, 2048},

@@ -4,19 +4,21 @@
  *   [v ; z ; l ; k ; q] = in_proj a            block attention: no z;  l only where a gate needs it
  *   block mamba:  [v ; z] = in_proj a,   v = silu(conv1d(v)),   [l ; k ; q] = x_proj v
  *   k, q                = phi(k), phi(q)                              phi = identity, or elu + 1
+ *                         turned by their positions (ops/rope)        where asked, behind phi
  *   delta               = softplus(dt_proj l + dt_bias)               a number a channel
  *   h_t                 = alpha_t (*) h_{t-1} + g_t v_t (x) k_t       [P,N] a head
  *   y_t                 = N^(-1/2) h_t q_t / (sum over s <= t of k_s . q_t + 1e-10) + D v_t
  *   out                 = out_proj of y,  y silu(z),  or norm(y) silu(z)    the norm is each head's
  *
- * g is 1 or delta (input gate); alpha 1, logsigmoid(decay_proj l)/16 as a logarithm (gated), or
- * exp(delta A), A = -exp(A_log) (selective); division and D are there when asked. These
- * are the six switches that Han et al. 2024 find between linear attention (Katharopoulos et al.
- * 2020) and Mamba: input gate, forget gate (decay), shortcut (D), normaliser, heads, block. With
- * all of them Mamba's way it is mixer mamba1, tensor by tensor. Gated linear attention: Yang et al.
- * 2024. docs/references.md has the full titles.
+ * The sum is of keys that are not turned.
+ * g is 1 or delta (input gate); alpha 1, 1 - 2^(-5-head) (retention), logsigmoid(decay_proj l)/16
+ * as a logarithm (gated), or exp(delta A), A = -exp(A_log) (selective); division and D are there
+ * when asked. These are the six switches that Han et al. 2024 find between linear attention
+ * (Katharopoulos et al. 2020) and Mamba: input gate, forget gate (decay), shortcut (D), normaliser,
+ * heads, block. With all of them Mamba's way it is mixer mamba1, tensor by tensor. Retention: Sun
+ * et al. 2023; gated linear attention: Yang et al. 2024. docs/references.md has the full titles.
  *
- * State of a sequence: the last inputs of the convolution; h; the sum of k. */
+ * State of a sequence: the last inputs of the convolution; h; the sum of k; the angles. */
 #include "mixers/linear_attention/linear_attention.h"
 
 #include <krait/scan.h>
@@ -32,6 +34,8 @@
 #include "ops/head_divide/head_divide.h"
 #include "ops/linear/linear.h"
 #include "ops/neg_exp/neg_exp.h"
+#include "ops/retention/retention.h"
+#include "ops/rope/rope.h"
 #include "ops/scale/scale.h"
 #include "scan/scan_op.h"
 
@@ -42,12 +46,14 @@ static const kr_setting settings[] = {
     KR_SETTING_INT_OF(mine, key, 0, 0, 1 << 20, "width of keys, of all heads; 0: the model's"),
     KR_SETTING_INT_OF(mine, value, 0, 0, 1 << 20, "width of values, of all heads; 0: the model's"),
     KR_SETTING_CHOICE_OF(mine, block, 0, "attention|gated|mamba",
-                         "plain; with a swish gate; with that, and convolved values that keys and "
-                         "queries are made of"),
+                         "gated: a gate behind; mamba: and values are convolved"),
     KR_SETTING_CHOICE_OF(mine, feature, 1, "identity|elu", "of keys and queries; elu: elu + 1"),
     KR_SETTING_BOOL_OF(mine, scale_queries, true, "queries are divided by sqrt(key/heads)"),
-    KR_SETTING_CHOICE_OF(mine, decay, 0, "none|gated|selective", "what the state forgets"),
+    KR_SETTING_CHOICE_OF(mine, decay, 0, "none|retention|gated|selective",
+                         "what the state forgets"),
     KR_SETTING_REAL_OF(mine, gate_divisor, 16, 1e-3, 1e6, "decay gated: divides the logarithm"),
+    KR_SETTING_BOOL_OF(mine, rope, false, "keys and queries are turned by their positions"),
+    KR_SETTING_REAL_OF(mine, rope_base, 10000, 1, 1e12, "base of the angles"),
     KR_SETTING_BOOL_OF(mine, input_gate, false, "values are multiplied by a step size"),
     KR_SETTING_BOOL_OF(mine, shortcut, false, "D v joins what is read"),
     KR_SETTING_BOOL_OF(mine, normaliser, true, "what is read is divided by the sum of weights"),
@@ -61,7 +67,7 @@ static const kr_setting settings[] = {
 
 static const char *const unseen[] = {"heads", "feature",      "scale_queries",
                                      "decay", "gate_divisor", "normaliser",
-                                     NULL};
+                                     "rope",  "rope_base",    NULL};
 
 static const char *const variants[] = {
     "heads=2 key=4 value=6",
@@ -72,6 +78,9 @@ static const char *const variants[] = {
     "block=gated heads=2 key=4 value=16 rank=3 input_gate=true shortcut=true",
     "block=gated heads=2 key=4 value=6 rank=3 decay=gated feature=identity normaliser=false "
     "head_norm=true",
+    "block=gated heads=2 key=8 value=12 decay=retention rope=true feature=identity "
+    "normaliser=false head_norm=true",
+    "heads=1 key=4 value=6 rope=true rope_base=10",
     NULL};
 
 static void fill(kr_config *c) {
@@ -89,8 +98,11 @@ static int check(const kr_config *c, krait_error *e) {
                        (long long)s.key, (long long)s.value);
     if (s.normaliser && s.feature == KR_FEATURE_IDENTITY)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "normaliser needs weights above 0: feature elu");
-    if (s.normaliser && s.decay == KR_ATTENTION_GATED)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "normaliser does not go with decay gated");
+    if (s.normaliser && (s.decay == KR_ATTENTION_GATED || s.decay == KR_ATTENTION_RETAINS))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "normaliser goes with decay none or selective");
+    if (s.rope && s.key / s.heads % 2)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "rope needs an even key / heads, is %lld",
+                       (long long)(s.key / s.heads));
     if (s.head_norm && s.block == KR_BLOCK_ATTENTION)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "head_norm needs a gate: block gated or mamba");
     if (s.dt_min <= s.dt_max) return 0;
@@ -101,14 +113,15 @@ static int check(const kr_config *c, krait_error *e) {
 
 /* Which of the states is which; -1: there is none. */
 typedef struct places {
-    int conv, kv, sum, count;
+    int conv, kv, sum, phase, count;
 } places;
 
 static places places_of(const mine *s) {
-    places p = {-1, -1, -1, 0};
+    places p = {-1, -1, -1, -1, 0};
     if (s->block == KR_BLOCK_MAMBA && s->kernel > 1) p.conv = p.count++;
     p.kv = p.count++;
     if (s->normaliser) p.sum = p.count++;
+    if (s->rope) p.phase = p.count++;
     return p;
 }
 
@@ -118,6 +131,7 @@ static int states(const kr_config *c, kr_state_decl decl[KR_MAX_STATES]) {
     if (p.conv >= 0) decl[p.conv] = (kr_state_decl){"conv", 2, {s.kernel - 1, s.value}};
     decl[p.kv] = (kr_state_decl){"kv", 2, {s.value, s.key / s.heads}};
     if (p.sum >= 0) decl[p.sum] = (kr_state_decl){"sum", 1, {s.key}};
+    if (p.phase >= 0) decl[p.phase] = (kr_state_decl){"phase", 1, {s.key / s.heads / 2}};
     return p.count;
 }
 
@@ -238,6 +252,17 @@ static kr_value *scan(kr_nn *nn, const mine *s, const krait_scan_desc *d, kr_val
     return outs[0];
 }
 
+/* Keys and queries where they stand. */
+static kr_value *turned(kr_nn *nn, const mine *s, kr_value *kq) {
+    int at = places_of(s).phase;
+    kr_rope_attr attr = {s->key / s->heads, s->rope_base};
+    kr_value *outs[2] = {NULL, nn->state_out[at]};
+    kr_apply(nn->g, &kr_op_rope, &attr, sizeof attr,
+             (kr_value *[]){kq, nn->seqs, nn->reset, nn->state_in[at]}, 4, outs, 2);
+    kr_graph_recompute(nn->g, outs[0]);
+    return outs[0];
+}
+
 static kr_value *attend(kr_nn *nn, const mine *s, const parts *p) {
     int64_t H = s->heads, N = s->key / H;
     double kappa = s->scale_queries ? 1 / sqrt((double)N) : 1;
@@ -251,8 +276,15 @@ static kr_value *attend(kr_nn *nn, const mine *s, const parts *p) {
         d = krait_scan_gla(H, s->value / H, N);
         ins[KR_SCAN_A] = log_decay(nn, s, p->low);
     }
+    if (s->decay == KR_ATTENTION_RETAINS) {
+        kr_retention_attr of = {H};
+        d = krait_scan_retnet(H, s->value / H, N);
+        d.form = KRAIT_FORM_LOG;
+        ins[KR_SCAN_A] = kr_apply1(nn->g, &kr_op_retention, &of, sizeof of, &p->v, 1);
+    }
     d.kappa = kappa;
-    kr_value *y = scan(nn, s, &d, ins, x, p->kq, places_of(s).kv);
+    kr_value *kq = s->rope ? turned(nn, s, p->kq) : p->kq;
+    kr_value *y = scan(nn, s, &d, ins, x, kq, places_of(s).kv);
     if (!s->normaliser) return y;
     krait_scan_desc ones = krait_scan_linear_attention(H, 1, N);
     kr_value *of_ones[KR_SCAN_INS] = {NULL};

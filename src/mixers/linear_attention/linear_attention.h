@@ -16,6 +16,7 @@ typedef enum kr_attention_feature { KR_FEATURE_IDENTITY, KR_FEATURE_ELU } kr_att
 
 typedef enum kr_attention_decay {
     KR_ATTENTION_KEEPS,    /* none */
+    KR_ATTENTION_RETAINS,  /* a constant for each head (RetNet) */
     KR_ATTENTION_GATED,    /* a number for each key channel and token (GLA) */
     KR_ATTENTION_SELECTIVE /* a number for each channel, key channel and token (Mamba) */
 } kr_attention_decay;
@@ -24,8 +25,8 @@ typedef struct kr_linear_attention {
     int64_t heads, key, value; /* widths of all heads together */
     int64_t rank, kernel;
     int block, feature, decay;
-    bool scale_queries, normaliser, input_gate, shortcut, head_norm;
-    double gate_divisor;
+    bool scale_queries, normaliser, input_gate, shortcut, head_norm, rope;
+    double gate_divisor, rope_base;
     double dt_min, dt_max, dt_floor; /* of the initial step sizes */
 } kr_linear_attention;
 
@@ -37,7 +38,7 @@ static inline kr_linear_attention kr_linear_attention_of(const kr_config *c) {
 
 /* Whether the gates on input and decay have anything to project: `rank` columns. */
 static inline int64_t kr_linear_attention_rank(const kr_linear_attention *s) {
-    return s->input_gate || s->decay != KR_ATTENTION_KEEPS ? s->rank : 0;
+    return s->input_gate || s->decay >= KR_ATTENTION_GATED ? s->rank : 0;
 }
 
 #endif
