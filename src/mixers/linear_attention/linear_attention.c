@@ -7,16 +7,16 @@
  *                         turned by their positions (ops/rope)        where asked, behind phi
  *   delta               = softplus(dt_proj l + dt_bias)               a number a channel
  *   h_t                 = alpha_t (*) h_{t-1} + g_t v_t (x) k_t       [P,N] a head
- *   y_t                 = N^(-1/2) h_t q_t / (sum over s <= t of k_s . q_t + 1e-10) + D v_t
+ *   y_t                 = r h_t q_t / (r sum over s <= t of k_s . q_t + 1e-10) + D v_t
  *   out                 = out_proj of y,  y silu(z),  or norm(y) silu(z)    the norm is each head's
  *
- * The sum is of keys that are not turned.
- * g is 1 or delta (input gate); alpha 1, 1 - 2^(-5-head) (retention), logsigmoid(decay_proj l)/16
- * as a logarithm (gated), or exp(delta A), A = -exp(A_log) (selective); division and D are there
- * when asked. These are the six switches that Han et al. 2024 find between linear attention
- * (Katharopoulos et al. 2020) and Mamba: input gate, forget gate (decay), shortcut (D), normaliser,
- * heads, block. With all of them Mamba's way it is mixer mamba1, tensor by tensor. Retention: Sun
- * et al. 2023; gated linear attention: Yang et al. 2024. docs/references.md has the full titles.
+ * The sum is of keys that are not turned; r is N^(-1/2) or 1; g is 1 or delta (input gate); alpha
+ * 1, 1 - 2^(-5-head) (retention), logsigmoid(decay_proj l)/16 as a logarithm (gated), or exp(delta
+ * A), A = -exp(A_log) (selective); division and D are there when asked. These are the six switches
+ * that Han et al. 2024 find between linear attention (Katharopoulos et al. 2020) and Mamba: input
+ * gate, forget gate (decay), shortcut (D), normaliser, heads, block. With all of them Mamba's way
+ * it is mixer mamba1, tensor by tensor. Retention: Sun et al. 2023; gated linear attention: Yang et
+ * al. 2024. docs/references.md has the full titles.
  *
  * State of a sequence: the last inputs of the convolution; h; the sum of k; the angles. */
 #include "mixers/linear_attention/linear_attention.h"

@@ -1,0 +1,308 @@
+/* linear_attention_test.c - the rows of the table of linear recurrences that this mixer makes
+ * (linear attention, RetNet, GLA), and the six switches from linear attention to Mamba, each alone
+ * and all of them: against the sum over all pairs of tokens that defines each, in double; and
+ * Mamba's end against mixer mamba1, tensor by tensor. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/rng.h"
+#include "mixers/linear_attention/linear_attention.h"
+
+enum { T = 11, D = 6, MOST = 400, PARAMS = 16 };
+
+typedef struct rig {
+    kr_graph *g;
+    kr_config c;
+    kr_value *out;
+    const char *names[PARAMS];
+    double values[PARAMS][MOST], a[T * D];
+    int64_t seqs[3];
+    int n;
+} rig;
+
+static void bind(rig *r, kr_value *v, void *data) {
+    kr_tensor t = *kr_value_tensor(v);
+    krait_error e;
+    t.data = data;
+    if (kr_graph_bind(r->g, v, &t, &e) < 0) fail_msg("%s", e.message);
+}
+
+/* One mixer on T rows of D numbers, every parameter drawn by its name. */
+static void run_rig(rig *r, const char *mixer, const char *set) {
+    krait_error e;
+    memset(r, 0, sizeof *r);
+    if (kr_config_make(&r->c, mixer, D, 1, 11, set, &e) < 0) fail_msg("%s", e.message);
+    r->g = kr_graph_create(&(kr_graph_options){.f64 = true, .threads = 1}, &e);
+    assert_non_null(r->g);
+    kr_nn nn = {.g = r->g, .config = &r->c};
+    kr_value *a = kr_graph_input(r->g, "a", KR_F64, KR_DIM0_TOKENS, 2, (int64_t[]){T, D});
+    nn.seqs = kr_graph_input(r->g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){1, 3});
+    r->out = kr_mixer_find(mixer)->build(&nn, a);
+    kr_graph_output(r->g, "out", r->out);
+    if (!kr_graph_ok(r->g, &e)) fail_msg("%s", e.message);
+    r->n = kr_graph_param_count(r->g);
+    assert_true(r->n <= PARAMS);
+    for (int i = 0; i < r->n; i++) {
+        const kr_param_decl *d;
+        kr_value *v = kr_graph_param_at(r->g, i, &d);
+        int64_t count = kr_tensor_count(kr_value_tensor(v));
+        kr_rng rng = kr_rng_make(3, kr_hash_string(d->name));
+        assert_true(count <= MOST);
+        for (int64_t j = 0; j < count; j++) r->values[i][j] = 0.6 * kr_rng_normal(&rng);
+        r->names[i] = d->name;
+        bind(r, v, r->values[i]);
+    }
+    kr_rng rng = kr_rng_make(4, 5);
+    for (int i = 0; i < T * D; i++) r->a[i] = kr_rng_normal(&rng);
+    r->seqs[1] = T;
+    bind(r, a, r->a);
+    bind(r, nn.seqs, r->seqs);
+    if (kr_graph_plan(r->g, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_graph_allocate(r->g, &e), 0);
+    if (kr_graph_run(r->g, T, 0, &e) < 0) fail_msg("%s", e.message);
+}
+
+static const double *param(const rig *r, const char *name) {
+    for (int i = 0; i < r->n; i++)
+        if (strcmp(r->names[i], name) == 0) return r->values[i];
+    fail_msg("%s", name);
+    return NULL;
+}
+
+/* ---- the definition ---- */
+
+static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+/* y [out] = w x + bias, w rows of `in` from row `first` on. */
+static void product(const double *w, int64_t first, int64_t out, int64_t in, const double *x,
+                    const double *bias, double *y) {
+    for (int64_t i = 0; i < out; i++) {
+        y[i] = bias ? bias[i] : 0;
+        for (int64_t j = 0; j < in; j++) y[i] += w[(first + i) * in + j] * x[j];
+    }
+}
+
+/* Of every token: values as they join the state, as the shortcut takes them, gates; keys and
+ * queries as they meet, and in front of their turn; logarithms of the decays of channel and key. */
+enum { E = 32 };
+typedef struct token {
+    double x[E], v[E], z[E], k[E], q[E], k0[E], q0[E], log_decay[E][E];
+} token;
+
+static void convolve(const rig *r, const kr_linear_attention *s, token *all) {
+    double raw[T][E];
+    const double *w = param(r, "conv1d.weight"), *b = param(r, "conv1d.bias");
+    for (int t = 0; t < T; t++) memcpy(raw[t], all[t].v, sizeof raw[t]);
+    for (int t = 0; t < T; t++)
+        for (int64_t p = 0; p < s->value; p++) {
+            double sum = b[p];
+            for (int64_t j = 0; j < s->kernel; j++)
+                if (t + j >= s->kernel - 1)
+                    sum += w[p * s->kernel + j] * raw[t + j - (s->kernel - 1)][p];
+            all[t].v[p] = sum * sigmoid(sum);
+        }
+}
+
+static void turn(const kr_linear_attention *s, int t, double *k) {
+    int64_t N = s->key / s->heads, half = N / 2;
+    for (int64_t i = 0; s->rope && i < s->key; i += N)
+        for (int64_t n = 0; n < half; n++) {
+            double phi = t * pow(s->rope_base, -2 * (double)n / (double)N);
+            double a = k[i + n], b = k[i + n + half];
+            k[i + n] = a * cos(phi) - b * sin(phi);
+            k[i + n + half] = a * sin(phi) + b * cos(phi);
+        }
+}
+
+static void decays(const rig *r, const kr_linear_attention *s, const double *low,
+                   const double *delta, token *now) {
+    double raw[E];
+    int64_t N = s->key / s->heads, P = s->value / s->heads;
+    if (s->decay == KR_ATTENTION_GATED)
+        product(param(r, "decay_proj.weight"), 0, s->key, s->rank, low, param(r, "decay_proj.bias"),
+                raw);
+    for (int64_t p = 0; p < s->value; p++)
+        for (int64_t n = 0; n < N; n++) {
+            double *g = &now->log_decay[p][n];
+            *g = 0;
+            if (s->decay == KR_ATTENTION_RETAINS) *g = log(1 - pow(2, -5 - (double)(p / P)));
+            if (s->decay == KR_ATTENTION_GATED)
+                *g = log(sigmoid(raw[p / P * N + n])) / s->gate_divisor;
+            if (s->decay == KR_ATTENTION_SELECTIVE)
+                *g = -exp(param(r, "A_log")[p * N + n]) * delta[p];
+        }
+}
+
+static void gates(const rig *r, const kr_linear_attention *s, const double *low, token *now) {
+    double delta[E] = {0};
+    if (s->input_gate || s->decay == KR_ATTENTION_SELECTIVE) {
+        product(param(r, "dt_proj.weight"), 0, s->value, s->rank, low, param(r, "dt_proj.bias"),
+                delta);
+        for (int64_t p = 0; p < s->value; p++) delta[p] = log1p(exp(delta[p]));
+    }
+    for (int64_t p = 0; p < s->value; p++) now->x[p] = now->v[p] * (s->input_gate ? delta[p] : 1);
+    decays(r, s, low, delta, now);
+}
+
+static void project_all(const rig *r, const kr_linear_attention *s, token *all) {
+    int64_t V = s->value, rank = kr_linear_attention_rank(s);
+    bool mamba = s->block == KR_BLOCK_MAMBA;
+    const double *in = param(r, "in_proj.weight");
+    for (int t = 0; t < T; t++) {
+        product(in, 0, V, D, r->a + t * D, NULL, all[t].v);
+        if (s->block != KR_BLOCK_ATTENTION) product(in, V, V, D, r->a + t * D, NULL, all[t].z);
+    }
+    if (mamba) convolve(r, s, all);
+    for (int t = 0; t < T; t++) {
+        double rest[3 * E];
+        int64_t first = s->block == KR_BLOCK_ATTENTION ? V : 2 * V;
+        if (mamba)
+            product(param(r, "x_proj.weight"), 0, rank + 2 * s->key, V, all[t].v, NULL, rest);
+        else
+            product(in, first, rank + 2 * s->key, D, r->a + t * D, NULL, rest);
+        for (int64_t i = rank; s->feature == KR_FEATURE_ELU && i < rank + 2 * s->key; i++)
+            rest[i] = rest[i] > 0 ? rest[i] + 1 : exp(rest[i]);
+        memcpy(all[t].k0, rest + rank, (size_t)s->key * sizeof *rest);
+        memcpy(all[t].q0, rest + rank + s->key, (size_t)s->key * sizeof *rest);
+        memcpy(all[t].k, all[t].k0, sizeof all[t].k);
+        memcpy(all[t].q, all[t].q0, sizeof all[t].q);
+        turn(s, t, all[t].k);
+        turn(s, t, all[t].q);
+        gates(r, s, rest, &all[t]);
+    }
+}
+
+/* y[p] of token t: the sum over all tokens up to it. */
+static double attend(const kr_linear_attention *s, const token *all, int t, int64_t p) {
+    int64_t N = s->key / s->heads, h = p / (s->value / s->heads);
+    double sum = 0, weights = 0;
+    for (int u = 0; u <= t; u++)
+        for (int64_t n = 0; n < N; n++) {
+            double g = 0;
+            for (int i = u + 1; i <= t; i++) g += all[i].log_decay[p][n];
+            sum += all[t].q[h * N + n] * all[u].k[h * N + n] * exp(g) * all[u].x[p];
+            weights += all[t].q0[h * N + n] * all[u].k0[h * N + n];
+        }
+    double scale = s->scale_queries ? 1 / sqrt((double)N) : 1;
+    return scale * sum / (s->normaliser ? scale * weights + 1e-10 : 1);
+}
+
+static void behind(const rig *r, const kr_linear_attention *s, const token *now, double *y) {
+    int64_t P = s->value / s->heads;
+    for (int64_t p = 0; s->shortcut && p < s->value; p++) y[p] += param(r, "D")[p] * now->v[p];
+    for (int64_t h = 0; s->head_norm && h < s->heads; h++) {
+        double square = 0;
+        for (int64_t p = h * P; p < (h + 1) * P; p++) square += y[p] * y[p] / (double)P;
+        for (int64_t p = h * P; p < (h + 1) * P; p++)
+            y[p] *= param(r, "norm.weight")[p] / sqrt(square + r->c.norm_eps);
+    }
+    for (int64_t p = 0; s->block != KR_BLOCK_ATTENTION && p < s->value; p++)
+        y[p] *= now->z[p] * sigmoid(now->z[p]);
+}
+
+static double difference(const char *set) {
+    static rig r;
+    static token all[T];
+    double worst = 0, size = 0;
+    run_rig(&r, "linear_attention", set);
+    kr_linear_attention s = kr_linear_attention_of(&r.c);
+    assert_true(s.key <= E && s.value <= E && s.rank <= E);
+    project_all(&r, &s, all);
+    for (int t = 0; t < T; t++) {
+        double y[E], out[D];
+        for (int64_t p = 0; p < s.value; p++) y[p] = attend(&s, all, t, p);
+        behind(&r, &s, &all[t], y);
+        product(param(&r, "out_proj.weight"), 0, D, s.value, y, NULL, out);
+        for (int i = 0; i < D; i++) {
+            double got = ((const double *)kr_value_tensor(r.out)->data)[t * D + i];
+            worst = fmax(worst, fabs(got - out[i]));
+            size = fmax(size, fabs(out[i]));
+        }
+    }
+    kr_graph_free(r.g);
+    return worst / size;
+}
+
+#define PLAIN "heads=2 key=4 value=6 rank=2 kernel=3 "
+#define MAMBA                                                                                      \
+    "block=mamba heads=1 key=3 value=10 kernel=3 rank=2 feature=identity normaliser=false "        \
+    "scale_queries=false decay=selective input_gate=true shortcut=true"
+
+static void members_are_what_defines_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *set;
+    } all[] = {{"linear attention", PLAIN},
+               {"its keys turned", PLAIN "rope=true"},
+               {"input gate", PLAIN "input_gate=true"},
+               {"forget gate", PLAIN "decay=selective"},
+               {"both gates", PLAIN "decay=selective input_gate=true"},
+               {"shortcut", PLAIN "shortcut=true"},
+               {"no normaliser", PLAIN "normaliser=false"},
+               {"no normaliser, identity",
+                PLAIN "normaliser=false feature=identity scale_queries=false"},
+               {"one head", PLAIN "heads=1"},
+               {"block gated", PLAIN "block=gated"},
+               {"block mamba", PLAIN "block=mamba"},
+               {"Mamba", MAMBA},
+               {"RetNet", PLAIN "value=12 block=gated feature=identity normaliser=false "
+                                "decay=retention rope=true head_norm=true"},
+               {"GLA",
+                PLAIN "block=gated feature=identity normaliser=false decay=gated head_norm=true"}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        double d = difference(all[i].set);
+        print_message("%s: %.2g\n", all[i].name, d);
+        assert_true(d < 1e-12);
+    }
+}
+
+/* The six switches Mamba's way: the same tensors, the same numbers. */
+static void the_far_end_is_mamba(void **state) {
+    (void)state;
+    static rig ours, mamba;
+    double worst = 0, size = 0;
+    run_rig(&ours, "linear_attention", MAMBA);
+    run_rig(&mamba, "mamba1", "inner=10 state=3 kernel=3 dt_rank=2");
+    assert_int_equal(ours.n, mamba.n);
+    for (int i = 0; i < ours.n; i++) param(&mamba, ours.names[i]);
+    const double *a = kr_value_tensor(ours.out)->data, *b = kr_value_tensor(mamba.out)->data;
+    for (int i = 0; i < T * D; i++) {
+        worst = fmax(worst, fabs(a[i] - b[i]));
+        size = fmax(size, fabs(b[i]));
+    }
+    print_message("%d tensors, worst difference %.2g of %.2g\n", ours.n, worst, size);
+    assert_true(size > 0 && worst <= 1e-13 * size);
+    kr_graph_free(ours.g);
+    kr_graph_free(mamba.g);
+}
+
+static void refusals(void **state) {
+    (void)state;
+    static const char *const bad[][2] = {{"heads=4 key=6", "does not divide"},
+                                         {"heads=2 key=4 feature=identity", "feature elu"},
+                                         {"heads=2 key=4 decay=gated", "none or selective"},
+                                         {"heads=2 key=4 head_norm=true", "needs a gate"},
+                                         {"heads=2 key=2 value=6 rope=true", "even"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        kr_config c;
+        krait_error e;
+        assert_true(kr_config_make(&c, "linear_attention", D, 1, 11, bad[i][0], &e) < 0);
+        print_message("%s\n", e.message);
+        assert_non_null(strstr(e.message, bad[i][1]));
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(members_are_what_defines_them),
+        cmocka_unit_test(the_far_end_is_mamba),
+        cmocka_unit_test(refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
