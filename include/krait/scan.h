@@ -21,6 +21,10 @@
  * (SCALAR: re, im), while x, y, z, dt, gain, D stay real. A gradient of a complex number is dL/dRe,
  * dL/dIm in the same places.
  *
+ * Complex lanes (complex_lanes set): h = a h + v with a complex number a lane and nothing between
+ * the lanes. N = 1, and x [2,H,P] is the real parts of v and then the imaginary parts, y likewise
+ * of h; A [2,H,P] and the state [slots,2,H,P] are laid out in the same way. There are no b and c.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KRAIT_SCAN_H
 #define KRAIT_SCAN_H
@@ -77,7 +81,8 @@ typedef struct krait_scan_desc {
     krait_scan_read read;
     krait_scan_order order;
     bool complex_state;
-    double kappa; /* 1, or 2 when half of the conjugate pairs is stored */
+    bool complex_lanes; /* with complex_state, decay MATRIX, N 1, R and Q 2, gain ONE */
+    double kappa;       /* 1, or 2 when half of the conjugate pairs is stored */
     bool a_constant, b_constant, c_constant, dt_constant;
     bool dt_softplus;      /* log(1 + exp(v)) up to v = 20, v above */
     double dt_min, dt_max; /* delta is clamped to [dt_min, dt_max]; dt_max 0: no upper bound */
@@ -96,12 +101,9 @@ KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int
 /* S4D with N stored complex modes a channel: one head a channel, A [H,N] = lambda with dt [H]
  * constant, b, c [H,N] constant, y twice the real part, D [H]. b is the discretised one. */
 KRAIT_API krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N);
-/* LRU, lane form: h = A h + v with v and h complex over `lanes` lanes. R = Q = 2, N = 1: x
- * [2,lanes] is the real parts of v and then the imaginary parts, y likewise of h, with b = (1, i)
- * and c = (1, -i) constant: see krait_scan_lane_bc. */
+/* LRU: complex lanes, a = exp(A) with A [2,lanes] = (-exp(nu_log), exp(theta_log)) constant; x
+ * [M,2,lanes] is B u, y the states. */
 KRAIT_API krait_scan_desc krait_scan_lru(int64_t lanes);
-/* b (x [2,1,2] as re, im) and c of the lane form, as krait_scan_lru wants them. */
-KRAIT_API void krait_scan_lane_bc(float b[4], float c[4]);
 /* Linear attention: no decay. For the normaliser add a column of ones to x (width P + 1) and divide
  * by that column of y. */
 KRAIT_API krait_scan_desc krait_scan_linear_attention(int64_t H, int64_t P, int64_t N);

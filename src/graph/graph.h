@@ -57,11 +57,20 @@ typedef enum kr_init_kind {
     KR_INIT_LOG_ARANGE, /* [.., n] = ln(n + 1) along the last dimension (S4D-real) */
     /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
     KR_INIT_SOFTPLUS_INV,
-    KR_INIT_LOG_UNIFORM /* ln U(a, b): Mamba-2's decay rates */
+    KR_INIT_LOG_UNIFORM, /* ln U(a, b): Mamba-2's decay rates */
+    KR_INIT_DRAWN /* whatever `draw` makes of random numbers */
 } kr_init_kind;
+
+struct kr_rng;
+struct kr_param_decl;
+/* Element `index` of a fresh parameter, from init.a, b, c and the next random numbers. */
+typedef double kr_draw(const struct kr_param_decl *d, int64_t index, struct kr_rng *r);
 
 typedef struct kr_param_decl {
     char name[96]; /* the tensor's name in the file */
+    kr_draw *draw; /* of KR_INIT_DRAWN */
+    /* Another parameter's name: it draws from the same random numbers; empty: from its own. */
+    char like[96];
     int rank;
     int64_t shape[KR_MAX_RANK];
     struct {

@@ -86,6 +86,7 @@ static double draw(const kr_param_decl *d, int64_t index, kr_rng *r) {
     case KR_INIT_LOG_ARANGE: return log((double)(index % d->shape[d->rank - 1] + 1));
     case KR_INIT_SOFTPLUS_INV: return softplus_inverse(d, r);
     case KR_INIT_LOG_UNIFORM: return log(d->init.a + (d->init.b - d->init.a) * kr_rng_uniform(r));
+    case KR_INIT_DRAWN: return d->draw(d, index, r);
     }
     return 0;
 }
@@ -99,7 +100,7 @@ static int add_empty(const kr_param_decl *d, kr_weights *w, krait_error *e) {
 static void draw_all(const kr_param_decl *d, uint64_t seed, const kr_tensor *t) {
     int64_t n = kr_tensor_count(t);
     float *values = t->data;
-    kr_rng r = kr_rng_make(seed, kr_hash_string(d->name));
+    kr_rng r = kr_rng_make(seed, kr_hash_string(d->like[0] ? d->like : d->name));
     for (int64_t i = 0; i < n; i++) values[i] = (float)draw(d, i, &r);
 }
 

@@ -15,17 +15,49 @@ kr_init kr_init_fan_in(int64_t fan_in, double scale) {
     return kr_init_symmetric(scale / sqrt((double)fan_in));
 }
 
-kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init init, int rank,
-                      const int64_t *shape) {
-    kr_param_decl d = {.rank = rank,
-                       .init = {init.kind, init.a, init.b, init.c},
-                       .no_decay = kind == KR_PARAM_PLAIN,
-                       .recurrent = kind == KR_PARAM_RECURRENT || kind == KR_PARAM_RECURRENT_MATRIX,
-                       .matrix = kind == KR_PARAM_MATRIX || kind == KR_PARAM_RECURRENT_MATRIX};
+static kr_value *declare(kr_nn *nn, const char *name, kr_param_kind kind, kr_param_decl d,
+                         const int64_t *shape) {
+    d.no_decay = kind == KR_PARAM_PLAIN;
+    d.recurrent = kind == KR_PARAM_RECURRENT || kind == KR_PARAM_RECURRENT_MATRIX;
+    d.matrix = kind == KR_PARAM_MATRIX || kind == KR_PARAM_RECURRENT_MATRIX;
     int length = snprintf(d.name, sizeof d.name, "%s%s", nn->prefix, name);
     if (length < 0 || (size_t)length >= sizeof d.name) return NULL; /* none of ours is */
-    for (int i = 0; i < rank; i++) d.shape[i] = shape[i];
+    for (int i = 0; i < d.rank; i++) d.shape[i] = shape[i];
     return kr_graph_param(nn->g, &d);
+}
+
+kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init init, int rank,
+                      const int64_t *shape) {
+    kr_param_decl d = {.rank = rank, .init = {init.kind, init.a, init.b, init.c}};
+    return declare(nn, name, kind, d, shape);
+}
+
+kr_value *kr_nn_param_drawn(kr_nn *nn, const char *name, kr_param_kind kind,
+                            const kr_init_drawn *init, int rank, const int64_t *shape) {
+    kr_param_decl d = {.rank = rank,
+                       .init = {KR_INIT_DRAWN, init->a, init->b, init->c},
+                       .draw = init->draw};
+    if (init->like) snprintf(d.like, sizeof d.like, "%s%s", nn->prefix, init->like);
+    return declare(nn, name, kind, d, shape);
+}
+
+kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x) {
+    kr_value *y =
+        kr_apply1(nn->g, &kr_op_map, &(kr_elementwise_attr){f}, sizeof(kr_elementwise_attr), &x, 1);
+    kr_graph_recompute(nn->g, y);
+    return y;
+}
+
+kr_value *kr_nn_gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b) {
+    kr_value *y = kr_apply1(nn->g, &kr_op_gate, &(kr_elementwise_attr){f},
+                            sizeof(kr_elementwise_attr), (kr_value *[]){a, b}, 2);
+    kr_graph_recompute(nn->g, y);
+    return y;
+}
+
+kr_value *kr_nn_product(kr_nn *nn, kr_value *x, kr_value *w, kr_value *bias) {
+    return kr_apply1(nn->g, &kr_op_linear, NULL, 0,
+                     (kr_value *[]){x, w, bias, kr_nn_half_copy(nn, w)}, 4);
 }
 
 kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out, bool bias,

@@ -4,6 +4,7 @@
 #define KR_NN_H
 
 #include "graph/graph.h"
+#include "ops/elementwise/elementwise.h"
 
 #define KR_MAX_STATES 4
 
@@ -47,6 +48,23 @@ typedef enum kr_param_kind {
 /* Declares "<prefix><name>" with the first `rank` entries of shape. */
 kr_value *kr_nn_param(kr_nn *nn, const char *name, kr_param_kind kind, kr_init init, int rank,
                       const int64_t *shape);
+
+/* The same with initial values of the mixer's own: `draw` with a, b and c; from the random numbers
+ * of the parameter "<prefix><like>" where two are to fit each other (NULL: from its own). */
+typedef struct kr_init_drawn {
+    kr_draw *draw;
+    double a, b, c;
+    const char *like;
+} kr_init_drawn;
+kr_value *kr_nn_param_drawn(kr_nn *nn, const char *name, kr_param_kind kind,
+                            const kr_init_drawn *init, int rank, const int64_t *shape);
+
+/* y = f(x), and y = a f(b): a function of ops/elementwise/functions.def. */
+kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x);
+kr_value *kr_nn_gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b);
+
+/* x [M,in] -> [M,out] by w [out,in], which may be computed; bias [out] or NULL. */
+kr_value *kr_nn_product(kr_nn *nn, kr_value *x, kr_value *w, kr_value *bias);
 
 /* x [M,in] -> [M,out] by "<name>.weight" [out,in] and, when bias, "<name>.bias" [out] (zeros at
  * first). */

@@ -35,6 +35,10 @@ enum {
         __VA_ARGS__                                                                                \
     }
 
+#define LRU(lanes, f)                                                                              \
+    MEMBER(1, lanes, 1, 2, 2, 1, .decay = KRAIT_DECAY_MATRIX, .form = f, .complex_state = true,    \
+           .complex_lanes = true, .a_constant = true)
+
 static const struct {
     const char *name;
     int64_t M, S;
@@ -82,9 +86,13 @@ static const struct {
      MEMBER(5, 1, 8, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_DT,
             .complex_state = true, .a_constant = true, .b_constant = true, .c_constant = true,
             .dt_constant = true)},
-    {"lru", 63, 2, STATE | RESET,
-     MEMBER(1, 9, 1, 2, 2, 1, .decay = KRAIT_DECAY_MATRIX, .complex_state = true,
-            .a_constant = true, .b_constant = true, .c_constant = true)},
+    {"lru", 63, 2, STATE | RESET, LRU(9, KRAIT_FORM_LOG)},
+    {"lru ragged, decay given", 131, 3, STATE | RESET, LRU(130, KRAIT_FORM_GIVEN)},
+    {"lru step of 5", 5, 5, STATE, LRU(70, KRAIT_FORM_LOG)},
+    {"lru, no state", 100, 1, 0, LRU(64, KRAIT_FORM_LOG)},
+    {"lru more sequences than rows", 2, 4, STATE | RESET, LRU(20, KRAIT_FORM_LOG)},
+    {"lru, far rows", 7, 2, STATE | RESET | FAR, LRU(20, KRAIT_FORM_LOG)},
+    {"lru with skip and gate", 20, 2, ALL & ~BIAS, LRU(5, KRAIT_FORM_LOG)},
     {"complex, varying in time", 30, 2, ALL & ~BIAS,
      MEMBER(2, 3, 4, 2, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
             .complex_state = true)},
@@ -121,8 +129,10 @@ static void float_inputs(kr_case *k, const krait_scan_desc *d, int64_t M, unsign
     if (d->decay != KRAIT_DECAY_NONE)
         fill(k, KR_SCAN_A, rows(d->a_constant ? 1 : M, kr_scan_a_cols(d)), KR_FILL_UNIFORM,
              log ? -2 : 0.3, log ? 0 : 0.65);
-    fill(k, KR_SCAN_B, rows(d->b_constant ? 1 : M, kr_scan_b_cols(d)), KR_FILL_NORMAL, 1, 0);
-    fill(k, KR_SCAN_C, rows(d->c_constant ? 1 : M, kr_scan_c_cols(d)), KR_FILL_NORMAL, 1, 0);
+    if (!d->complex_lanes) {
+        fill(k, KR_SCAN_B, rows(d->b_constant ? 1 : M, kr_scan_b_cols(d)), KR_FILL_NORMAL, 1, 0);
+        fill(k, KR_SCAN_C, rows(d->c_constant ? 1 : M, kr_scan_c_cols(d)), KR_FILL_NORMAL, 1, 0);
+    }
     if (with & SKIP) fill(k, KR_SCAN_D, rows(1, kr_scan_d_cols(d)), KR_FILL_NORMAL, 1, 0);
     if (with & GATE) fill(k, KR_SCAN_Z, rows(M, d->reads * lanes), KR_FILL_NORMAL, 2, 0);
     if (d->gain == KRAIT_GAIN_GIVEN)

@@ -63,15 +63,9 @@ krait_scan_desc krait_scan_lru(int64_t lanes) {
     krait_scan_desc d = plain(1, lanes, 1);
     d.inputs = d.reads = 2;
     d.decay = KRAIT_DECAY_MATRIX;
-    d.complex_state = true;
-    d.a_constant = d.b_constant = d.c_constant = true;
+    d.form = KRAIT_FORM_LOG;
+    d.complex_state = d.complex_lanes = d.a_constant = true;
     return d;
-}
-
-void krait_scan_lane_bc(float b[4], float c[4]) {
-    static const float one_i[4] = {1, 0, 0, 1}, one_minus_i[4] = {1, 0, 0, -1};
-    memcpy(b, one_i, sizeof one_i);
-    memcpy(c, one_minus_i, sizeof one_minus_i);
 }
 
 krait_scan_desc krait_scan_linear_attention(int64_t H, int64_t P, int64_t N) {
@@ -117,6 +111,10 @@ int krait_scan_check(const krait_scan_desc *d, krait_error *e) {
     if ((unsigned)d->read > KRAIT_READ_FINAL) return bad(e, "read", "a krait_scan_read");
     if ((unsigned)d->order > KRAIT_ORDER_INDEX) return bad(e, "order", "a krait_scan_order");
     if (!isfinite(d->kappa)) return bad(e, "kappa", "finite");
+    if (d->complex_lanes && (!d->complex_state || d->decay != KRAIT_DECAY_MATRIX || d->state != 1 ||
+                             d->inputs != 2 || d->reads != 2 || d->gain != KRAIT_GAIN_ONE))
+        return bad(e, "complex_lanes",
+                   "with complex_state, decay MATRIX, state 1, inputs 2, reads 2 and gain ONE");
     if (!(d->dt_min >= 0) || !(d->dt_max >= 0)) return bad(e, "dt_min and dt_max", "0 or more");
     if (d->dt_max > 0 && d->dt_min > d->dt_max) return bad(e, "dt_min", "at most dt_max");
     return 0;

@@ -273,18 +273,13 @@ static void lru(void **state) {
                                   0.438743367 + 0.662709277 * I, 0.060908023 + 0.716565074 * I};
     enum { N = 4 };
     problem p;
-    float b[4], c[4];
     double want[T * 2 * N];
     cplx h[N] = {0}, lambda[N];
     bare(&p, krait_scan_lru(N), false, false);
-    krait_scan_lane_bc(b, c);
-    for (int i = 0; i < 4; i++) {
-        in(&p, KR_SCAN_B)[i] = (double)b[i];
-        in(&p, KR_SCAN_C)[i] = (double)c[i];
-    }
     for (int n = 0; n < N; n++) {
-        lambda[n] = cexp(-0.1 - 0.2 * n + I * (0.5 + n));
-        put_complex(in(&p, KR_SCAN_A) + 2 * n, 1, 0, lambda[n]);
+        cplx log = -0.1 - 0.2 * n + I * (0.5 + n);
+        lambda[n] = cexp(log);
+        put_complex(in(&p, KR_SCAN_A), N, n, log);
     }
     for (int t = 0; t < 4; t++)
         put_complex(in(&p, KR_SCAN_X) + t * 2 * N, N, 0, 0.425757263 * (double[]){1, 2, -1, 0}[t]);

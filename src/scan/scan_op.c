@@ -31,8 +31,8 @@ static want input_want(const krait_scan_desc *d, int i) {
     case KR_SCAN_X: return (want){d->inputs * lanes, false, true};
     case KR_SCAN_DT: return (want){dt ? kr_scan_dt_cols(d) : 0, d->dt_constant, dt};
     case KR_SCAN_A: return (want){kr_scan_a_cols(d), d->a_constant, decay};
-    case KR_SCAN_B: return (want){kr_scan_b_cols(d), d->b_constant, true};
-    case KR_SCAN_C: return (want){kr_scan_c_cols(d), d->c_constant, true};
+    case KR_SCAN_B: return (want){kr_scan_b_cols(d), d->b_constant, !d->complex_lanes};
+    case KR_SCAN_C: return (want){kr_scan_c_cols(d), d->c_constant, !d->complex_lanes};
     case KR_SCAN_D: return (want){d->reads <= d->inputs ? kr_scan_d_cols(d) : 0, true, false};
     case KR_SCAN_Z: return (want){d->reads * lanes, false, false};
     case KR_SCAN_BIAS: return (want){dt ? kr_scan_dt_cols(d) : 0, true, false};

@@ -69,10 +69,10 @@ static inline int64_t kr_scan_dt_cols(const krait_scan_desc *d) {
     return d->decay == KRAIT_DECAY_MATRIX ? kr_scan_lanes(d) : d->heads;
 }
 static inline int64_t kr_scan_b_cols(const krait_scan_desc *d) {
-    return d->inputs * d->groups * kr_scan_n(d);
+    return d->complex_lanes ? 0 : d->inputs * d->groups * kr_scan_n(d);
 }
 static inline int64_t kr_scan_c_cols(const krait_scan_desc *d) {
-    return d->reads * d->groups * kr_scan_n(d);
+    return d->complex_lanes ? 0 : d->reads * d->groups * kr_scan_n(d);
 }
 static inline int64_t kr_scan_d_cols(const krait_scan_desc *d) {
     return d->skip_per_channel ? kr_scan_lanes(d) : d->heads;

@@ -2,7 +2,8 @@
 #include "scan/scan_plan.h"
 
 const char *kr_scan_plan_name(kr_scan_plan p) {
-    static const char *const names[] = {"reference", "lanes", "lanes, one step", "rows", "chunk"};
+    static const char *const names[] = {"reference", "lanes", "lanes, one step",
+                                        "rows",      "chunk", "complex lanes"};
     return names[p];
 }
 
@@ -49,8 +50,19 @@ static bool each_sequence_one_row(const kr_call *c) {
     return true;
 }
 
+static bool absent(const kr_call *c, int i) { return i >= c->n_in || !c->in[i].data; }
+
+/* Complex lanes whose decay is constant in time. */
+static bool complex_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return d->complex_lanes && d->a_constant && d->form != KRAIT_FORM_DT && d->kappa == 1 &&
+           absent(c, KR_SCAN_D) && absent(c, KR_SCAN_Z) && d->read == KRAIT_READ_AFTER &&
+           d->order != KRAIT_ORDER_INDEX;
+}
+
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
+    if (complex_fits(c)) return KR_SCAN_COMPLEX;
     if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
     if (!lanes_fit(d) && chunk_pays(c) && chunk_fits(c)) return KR_SCAN_MATRIX;
@@ -145,6 +157,9 @@ static size_t rows_scratch(const kr_call *c, bool backward) {
 size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     int64_t M = c->in[KR_SCAN_X].shape[0];
+    if (d->complex_lanes)
+        return (size_t)((1 + (backward ? KR_SCAN_PARTS : 0)) * kr_scan_complex_forward(d) +
+                        (backward ? c->threads * kr_scan_complex_own(M) : 0));
     if (d->complex_state) return 0;
     if (!lanes_fit(d)) return rows_fit(d, backward) ? rows_scratch(c, backward) : 0;
     if (!backward) return (size_t)(c->threads * KR_SCAN_GROUP * (2 * d->state + 2));

@@ -12,7 +12,8 @@ typedef enum kr_scan_plan {
                     */
     KR_SCAN_LANES_STEP, /* the same, one row a sequence: vectors over N */
     KR_SCAN_ROWS,       /* no, SCALAR or VECTOR decay, real: vectors over N */
-    KR_SCAN_MATRIX      /* no or SCALAR decay, real: chunks of rows as matrix products (CHUNK) */
+    KR_SCAN_MATRIX,     /* no or SCALAR decay, real: chunks of rows as matrix products (CHUNK) */
+    KR_SCAN_COMPLEX     /* complex lanes (LRU): vectors over lanes */
 } kr_scan_plan;
 
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward);
@@ -78,4 +79,17 @@ int64_t kr_scan_chunk_forward(const krait_scan_desc *d); /* floats of a thread's
 int64_t kr_scan_chunk_backward(const krait_scan_desc *d, int64_t M);
 
 void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s);
+
+/* ---- complex lanes ----
+ *
+ * A piece is a sequence and up to KR_SCAN_GROUP lanes; in the backward pass a slab of the sequences
+ * instead of one. Scratch: the decays a [2,E], then sums of dA [slabs,2,E], then each thread's own
+ * states. */
+static inline int64_t kr_scan_complex_forward(const krait_scan_desc *d) {
+    return 2 * kr_scan_line(kr_scan_lanes(d));
+}
+static inline int64_t kr_scan_complex_own(int64_t M) { /* of each chunk's start; of one chunk */
+    return 2 * KR_SCAN_GROUP * (M / KR_SCAN_CHUNK + 2 + KR_SCAN_CHUNK);
+}
+
 #endif

@@ -72,8 +72,10 @@ static inline void problem_inputs(problem *p, kr_dtype type) {
     int64_t M = p->M, lanes = kr_scan_lanes(d);
     bool log = d->form != KRAIT_FORM_GIVEN;
     in[KR_SCAN_X] = new_matrix(type, M, d->inputs * lanes);
-    in[KR_SCAN_B] = new_matrix(type, d->b_constant ? 1 : M, kr_scan_b_cols(d));
-    in[KR_SCAN_C] = new_matrix(type, d->c_constant ? 1 : M, kr_scan_c_cols(d));
+    if (!d->complex_lanes) {
+        in[KR_SCAN_B] = new_matrix(type, d->b_constant ? 1 : M, kr_scan_b_cols(d));
+        in[KR_SCAN_C] = new_matrix(type, d->c_constant ? 1 : M, kr_scan_c_cols(d));
+    }
     in[KR_SCAN_Z] = new_matrix(type, M, d->reads * lanes);
     if (d->reads <= d->inputs) in[KR_SCAN_D] = new_matrix(type, 1, kr_scan_d_cols(d));
     for (int i = 0; i < KR_SCAN_INS; i++) fill_uniform(p, &in[i], -1.5, 1.5);

@@ -41,29 +41,47 @@ static const real *row_of(const kr_call *c, int i, bool constant, int64_t row) {
     return (const real *)t->data + (constant ? 0 : row * t->stride[0]);
 }
 
-/* Number n of a vector of N that starts at v. */
-static cplx number(const krait_scan_desc *d, const real *v, int64_t N, int64_t n) {
-    return (double)v[n] + (d->complex_state ? I * (double)v[N + n] : 0);
+/* Number n of a vector that starts at v and whose imaginary parts are `away` from the real ones. */
+static cplx number(const krait_scan_desc *d, const real *v, int64_t away, int64_t n) {
+    return (double)v[n] + (d->complex_state ? I * (double)v[away + n] : 0);
 }
 
-static const real *b_of(const lane *l, int64_t row, int64_t r) {
-    return row_of(l->c, KR_SCAN_B, l->d->b_constant, row) +
-           (r * l->d->groups + l->g) * kr_scan_n(l->d);
+/* Number n of b_r and of c_q of a row. Complex lanes build v = x_0 + i x_1 and read Re h and
+ * Re(-i h) = Im h. */
+static cplx b_of(const lane *l, int64_t row, int64_t r, int64_t n) {
+    if (l->d->complex_lanes) return r ? I : 1;
+    const real *v = row_of(l->c, KR_SCAN_B, l->d->b_constant, row);
+    return number(l->d, v + (r * l->d->groups + l->g) * kr_scan_n(l->d), l->d->state, n);
 }
 
-static const real *c_of(const lane *l, int64_t row, int64_t q) {
-    return row_of(l->c, KR_SCAN_C, l->d->c_constant, row) +
-           (q * l->d->groups + l->g) * kr_scan_n(l->d);
+static cplx c_of(const lane *l, int64_t row, int64_t q, int64_t n) {
+    if (l->d->complex_lanes) return q ? -I : 1;
+    const real *v = row_of(l->c, KR_SCAN_C, l->d->c_constant, row);
+    return number(l->d, v + (q * l->d->groups + l->g) * kr_scan_n(l->d), l->d->state, n);
 }
 
 static int64_t a_index(const lane *l) {
+    if (l->d->complex_lanes) return l->hp;
     return (l->d->decay == KRAIT_DECAY_MATRIX ? l->hp : l->h) * kr_scan_a_width(l->d);
 }
 
+/* From a real part of A, and of the state, to its imaginary part. */
+static int64_t a_away(const lane *l) {
+    if (l->d->complex_lanes) return kr_scan_lanes(l->d);
+    return l->d->decay == KRAIT_DECAY_SCALAR ? 1 : l->d->state;
+}
+
+static int64_t state_away(const lane *l) {
+    return l->d->complex_lanes ? kr_scan_lanes(l->d) : l->d->state;
+}
+
+static int64_t state_index(const lane *l) {
+    return l->d->complex_lanes ? l->hp : l->hp * kr_scan_n(l->d);
+}
+
 static cplx A_of(const lane *l, int64_t row, int64_t n) {
-    bool scalar = l->d->decay == KRAIT_DECAY_SCALAR;
     const real *v = row_of(l->c, KR_SCAN_A, l->d->a_constant, row) + a_index(l);
-    return number(l->d, v, scalar ? 1 : l->d->state, scalar ? 0 : n);
+    return number(l->d, v, a_away(l), l->d->decay == KRAIT_DECAY_SCALAR ? 0 : n);
 }
 
 static int64_t lane_index(const lane *l, int64_t r) { return r * kr_scan_lanes(l->d) + l->hp; }
@@ -137,17 +155,15 @@ static bool ends(const lane *l, int64_t t) { return t + 1 == l->T || starts(l, t
 /* ---- state ---- */
 
 static void state_load(const lane *l, const kr_tensor *t, cplx *h) {
-    int64_t N = l->d->state;
-    const real *v = (const real *)t->data + l->slot * t->stride[0] + l->hp * kr_scan_n(l->d);
-    for (int64_t n = 0; n < N; n++) h[n] = number(l->d, v, N, n);
+    const real *v = (const real *)t->data + l->slot * t->stride[0] + state_index(l);
+    for (int64_t n = 0; n < l->d->state; n++) h[n] = number(l->d, v, state_away(l), n);
 }
 
 static void state_store(const lane *l, const kr_tensor *t, const cplx *h, int accumulate) {
-    int64_t N = l->d->state;
-    real *v = (real *)t->data + l->slot * t->stride[0] + l->hp * kr_scan_n(l->d);
-    for (int64_t n = 0; n < N; n++) {
+    real *v = (real *)t->data + l->slot * t->stride[0] + state_index(l);
+    for (int64_t n = 0; n < l->d->state; n++) {
         kr_put(&v[n], creal(h[n]), accumulate);
-        if (l->d->complex_state) kr_put(&v[N + n], cimag(h[n]), accumulate);
+        if (l->d->complex_state) kr_put(&v[state_away(l) + n], cimag(h[n]), accumulate);
     }
 }
 
@@ -170,8 +186,7 @@ static void step(const lane *l, int64_t t, const cplx *from, cplx *to) {
     for (int64_t n = 0; n < l->d->state; n++) {
         cplx h = fresh ? 0 : decay_of(l, row, n, delta) * from[n];
         for (int64_t r = 0; r < l->d->inputs; r++)
-            h += gain_of(l, row, r, delta) * x_of(l, row, r) *
-                 number(l->d, b_of(l, row, r), l->d->state, n);
+            h += gain_of(l, row, r, delta) * x_of(l, row, r) * b_of(l, row, r, n);
         to[n] = h;
     }
 }
@@ -181,8 +196,7 @@ static void step(const lane *l, int64_t t, const cplx *from, cplx *to) {
 /* u_q of a row that reads the state h (NULL: zeros). */
 static double read(const lane *l, int64_t row, int64_t q, const cplx *h) {
     double u = 0;
-    for (int64_t n = 0; h && n < l->d->state; n++)
-        u += creal(h[n] * number(l->d, c_of(l, row, q), l->d->state, n));
+    for (int64_t n = 0; h && n < l->d->state; n++) u += creal(h[n] * c_of(l, row, q, n));
     u *= l->d->kappa;
     return absent(l->c, KR_SCAN_D) ? u : u + skip_of(l) * x_of(l, row, q);
 }
@@ -259,11 +273,12 @@ static void add(const lane *l, int i, int64_t row, int64_t cols, int64_t col, do
     l->sum[i][row * cols + col] += v;
 }
 
-/* The same for the complex number n of a vector of N that starts at column col. */
-static void add_number(const lane *l, int i, int64_t row, int64_t cols, int64_t col, int64_t N,
+/* The same for the complex number n of a vector that starts at column col and whose imaginary parts
+ * are `away` from the real ones. */
+static void add_number(const lane *l, int i, int64_t row, int64_t cols, int64_t col, int64_t away,
                        int64_t n, cplx v) {
     add(l, i, row, cols, col + n, creal(v));
-    if (l->d->complex_state) add(l, i, row, cols, col + N + n, cimag(v));
+    if (l->d->complex_state) add(l, i, row, cols, col + away + n, cimag(v));
 }
 
 /* dL/du_q = dy_q silu(z_q) of a row. */
@@ -282,8 +297,8 @@ static void read_back(const lane *l, int64_t t, const cplx *h) {
     for (int64_t q = 0; q < d->reads; q++) {
         double du = du_of(l, row, q);
         for (int64_t n = 0; n < d->state; n++) {
-            l->L[n] += d->kappa * du * conj(number(d, c_of(l, row, q), d->state, n));
-            if (h)
+            l->L[n] += d->kappa * du * conj(c_of(l, row, q, n));
+            if (h && l->sum[KR_SCAN_DC])
                 add_number(l, KR_SCAN_DC, c_row, kr_scan_c_cols(d),
                            (q * d->groups + l->g) * kr_scan_n(d), d->state, n,
                            d->kappa * du * conj(h[n]));
@@ -316,9 +331,10 @@ static double input_back(const lane *l, int64_t row, double delta) {
     for (int64_t r = 0; r < d->inputs; r++) {
         double gain = gain_of(l, row, r, delta), x = x_of(l, row, r), Lb = 0;
         for (int64_t n = 0; n < d->state; n++) {
-            Lb += creal(l->L[n] * conj(number(d, b_of(l, row, r), d->state, n)));
-            add_number(l, KR_SCAN_DB, d->b_constant ? 0 : row, kr_scan_b_cols(d),
-                       (r * d->groups + l->g) * kr_scan_n(d), d->state, n, gain * x * l->L[n]);
+            Lb += creal(l->L[n] * conj(b_of(l, row, r, n)));
+            if (l->sum[KR_SCAN_DB])
+                add_number(l, KR_SCAN_DB, d->b_constant ? 0 : row, kr_scan_b_cols(d),
+                           (r * d->groups + l->g) * kr_scan_n(d), d->state, n, gain * x * l->L[n]);
         }
         double skip = r < d->reads && !absent(l->c, KR_SCAN_D) ? skip_of(l) * du_of(l, row, r) : 0;
         if (dx)
@@ -337,12 +353,12 @@ static void add_A(const lane *l, int64_t row, int64_t n, cplx v) {
     bool scalar = d->decay == KRAIT_DECAY_SCALAR;
     const kr_tensor *dA = grad_out(l, KR_SCAN_DA);
     if (l->sum[KR_SCAN_DA]) {
-        add_number(l, KR_SCAN_DA, d->a_constant ? 0 : row, kr_scan_a_cols(d), a_index(l),
-                   scalar ? 1 : d->state, scalar ? 0 : n, v);
+        add_number(l, KR_SCAN_DA, d->a_constant ? 0 : row, kr_scan_a_cols(d), a_index(l), a_away(l),
+                   scalar ? 0 : n, v);
     } else if (dA) {
         real *to = (real *)dA->data + row * dA->stride[0] + a_index(l);
         kr_put(to + n, creal(v), KR_ACC(l->c, KR_SCAN_DA));
-        if (d->complex_state) kr_put(to + d->state + n, cimag(v), KR_ACC(l->c, KR_SCAN_DA));
+        if (d->complex_state) kr_put(to + a_away(l) + n, cimag(v), KR_ACC(l->c, KR_SCAN_DA));
     }
 }
 

@@ -73,10 +73,21 @@ static void check(const char *name, problem *p, bool accumulate) {
     drop(grads, KR_SCAN_GRAD_OUTS);
 }
 
+/* The vector plan of complex lanes has neither skip nor gate. */
+static void bare(problem *p) {
+    static const int ins[] = {KR_SCAN_D, KR_SCAN_Z}, outs[] = {KR_SCAN_DD, KR_SCAN_DZ};
+    for (int i = 0; p->d.complex_lanes && i < 2; i++) {
+        problem_drop(p, ins[i]);
+        free(p->backward.out[outs[i]].data);
+        p->backward.out[outs[i]] = (kr_tensor){0};
+    }
+}
+
 static void run(const char *name, krait_scan_desc d, int64_t M, int64_t S, const int64_t *counts,
                 bool accumulate) {
     problem p;
     problem_make(&p, d, KR_F32, M, S, counts);
+    bare(&p);
     p.forward.threads = p.backward.threads = 3;
     check(name, &p, accumulate);
     problem_free(&p);
@@ -162,11 +173,27 @@ static void chunks(void **state) {
     run("retnet", krait_scan_retnet(3, 13, 20), 200, 2, NULL, true);
 }
 
+static void complex_lanes(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    krait_scan_desc given = krait_scan_lru(65), reverse = krait_scan_lru(130);
+    given.form = KRAIT_FORM_GIVEN;
+    reverse.order = KRAIT_ORDER_REVERSE;
+    run("lru T=1", krait_scan_lru(48), 1, 1, NULL, false);
+    run("lru five steps", krait_scan_lru(100), 5, 5, NULL, true);
+    run("lru T=100", krait_scan_lru(33), 100, 1, NULL, false);
+    run("lru ragged, adding", krait_scan_lru(601), 100, 4, ragged, true);
+    run("lru many sequences", krait_scan_lru(7), 80, 19, NULL, false);
+    run("lru, decay given", given, 70, 3, NULL, false);
+    run("lru, reverse", reverse, 70, 3, NULL, false);
+}
+
 /* The same bytes for any number of threads. */
 static void any_threads(krait_scan_desc d) {
     problem p;
     kr_tensor y[KR_SCAN_OUTS], g[KR_SCAN_GRAD_OUTS];
     problem_make(&p, d, KR_F32, 200, 5, NULL);
+    bare(&p);
     for (int n = 1; n <= 7; n++) {
         p.forward.threads = p.backward.threads = n;
         problem_forward(&p, KR_LEVEL_V4);
@@ -191,10 +218,12 @@ static void threads(void **state) {
     any_threads(krait_scan_mamba1(300, 16));
     any_threads(krait_scan_mamba2(9, 7, 20, 3));
     any_threads(krait_scan_mamba2(9, 12, 20, 3));
+    any_threads(krait_scan_lru(300));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(rows),
-                                       cmocka_unit_test(chunks), cmocka_unit_test(threads)};
+                                       cmocka_unit_test(complex_lanes), cmocka_unit_test(chunks),
+                                       cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,6 +85,14 @@ static void keys_follow_the_mixer(void **state) {
     print_message("  %s\n", e.message);
     assert_non_null(strstr(e.message, "known are mamba1"));
     refuses("{\"mixer\": 7}", "mixer must be a text");
+    refuses("{\"r_min\": 0.5}", "mixer lru has one");
+    refuses("{\"mixer\": \"lru\", \"kernel\": 3}", "mixer lru has no setting \"kernel\"");
+    assert_int_equal(kr_recipe_set(&r, "mixer=lru", &e), 0); /* state is a setting of both */
+    assert_true(kr_recipe_given(&r, "state"));
+    assert_int_equal(kr_recipe_set(&r, "r_min=0.9", &e), 0);
+    assert_true(kr_recipe_set(&r, "mixer=mamba1", &e) < 0);
+    print_message("  %s\n", e.message);
+    assert_non_null(strstr(e.message, "mixer mamba1 has no setting r_min, which was given"));
 }
 
 static void dump_reads_back(void **state) {
@@ -152,6 +160,7 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
                {"retnet", 4, 192, 0, 257},
                {"gla", 4, 192, 0, 257},
                {"tiny", 2, 32, 40, 257},
+               {"lru-tinyshakespeare", 6, 192, 2800, 257},
                {"tinyshakespeare", 4, 192, 0, 257},
                {"demo-model", 6, 192, 2200, 2048},
                {"demo", 4, 128, 0, 257}};

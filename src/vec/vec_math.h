@@ -3,7 +3,8 @@
  * Each reduces its argument exactly, evaluates a polynomial (minimax, fitted to the float
  * coefficients written here) and puts the exponent back. NaN gives NaN. Largest error in units of
  * the last place, measured over the whole range on every level by vec_math_test.c: exp, exp2, log,
- * log1p 2; sigmoid, tanh 3; silu, softplus 4. Results that underflow are rounded to the nearest
+ * log1p 2; sigmoid, tanh 3; silu, softplus 4; sin and cos 2^-23 of their
+ * range (1). Results that underflow are rounded to the nearest
  * denormal. */
 #ifndef KR_VEC_MATH_H
 #define KR_VEC_MATH_H
@@ -42,6 +43,32 @@ KR_VINLINE kr_vf kr_vexp2(kr_vf x) {
     q = kr_vfma(q, r, kr_vset(0x1.ebfbdcp-3f));
     q = kr_vfma(q, r, kr_vset(0x1.62e43p-1f));
     return kr_vscale(kr_vfma(q, r, kr_vset(1.0f)), n);
+}
+
+/* pi/2 in three parts; a whole number below 2^14 times the first or the second is exact. */
+#define KR_PI2_HIGH 0x1.92p+0f
+#define KR_PI2_MIDDLE 0x1.fap-12f
+#define KR_PI2_LOW 0x1.54442ep-20f
+
+/* sin x and cos x for |x| < 2^14: n = round(x / (pi/2)), r = x - n pi/2; the quarter that n is in
+ * says which is which. */
+KR_VINLINE void kr_vsincos(kr_vf x, kr_vf *sine, kr_vf *cosine) {
+    kr_vf n = kr_vround(x * 0x1.45f306p-1f);
+    kr_vf r = kr_vnfma(n, kr_vset(KR_PI2_HIGH), x);
+    r = kr_vnfma(n, kr_vset(KR_PI2_MIDDLE), r);
+    r = kr_vnfma(n, kr_vset(KR_PI2_LOW), r);
+    kr_vf s = r * r, p = kr_vset(-0x1.994cfap-13f), q = kr_vset(0x1.9a00ccp-16f);
+    p = kr_vfma(p, s, kr_vset(0x1.11075cp-7f));
+    p = kr_vfma(p, s, kr_vset(-0x1.555546p-3f));
+    p = kr_vfma(p * s, r, r);
+    q = kr_vfma(q, s, kr_vset(-0x1.6c0c86p-10f));
+    q = kr_vfma(q, s, kr_vset(0x1.55554ap-5f));
+    q = kr_vfma(q * s, s, kr_vnfma(kr_vset(0.5f), s, kr_vset(1.0f)));
+    kr_vi quarter = __builtin_convertvector(n, kr_vi);
+    kr_vi odd = -(quarter & 1), minus_sine = (quarter & 2) << 30;
+    kr_vi minus_cosine = ((quarter + 1) & 2) << 30, a = (kr_vi)p, b = (kr_vi)q;
+    *sine = (kr_vf)(((a & ~odd) | (b & odd)) ^ minus_sine);
+    *cosine = (kr_vf)(((b & ~odd) | (a & odd)) ^ minus_cosine);
 }
 
 /* ln(1 + f) + e ln 2 for 1 + f in [sqrt(1/2), sqrt(2)): f - f^2/2 + f^3 q(f), the small parts added

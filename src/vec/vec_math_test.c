@@ -118,6 +118,30 @@ static void accuracy(void **state) {
     }
 }
 
+/* sin and cos over every angle below 2^14 in steps, and near the turns: absolute errors, since a
+ * float near a multiple of pi has few places left. */
+static void angles(void **state) {
+    (void)state;
+    static float x[CHUNK], y[CHUNK];
+    double worst = 0;
+    for (int c = 0; c < 512; c++) {
+        for (int i = 0; i < CHUNK; i++)
+            x[i] = c % 2 ? (float)((c * CHUNK + i) * 0.0078124) - 8192
+                         : (float)((c / 2 - 128) * 1.5707963267948966 + (i - CHUNK / 2) * 1e-6);
+        for (size_t l = 0; l < LEVELS; l++)
+            for (int cosine = 0; kr_level_supported(levels[l].level) && cosine < 2; cosine++) {
+                levels[l].probe(cosine ? KR_PROBE_COS : KR_PROBE_SIN, x, y, CHUNK);
+                for (int i = 0; i < CHUNK; i++) {
+                    double exact = cosine ? cos((double)x[i]) : sin((double)x[i]);
+                    double error = fabs((double)y[i] - exact);
+                    worst = error >= worst || isnan(error) ? error : worst;
+                }
+            }
+    }
+    print_message("sin, cos: off by 2^%.2f\n", log2(worst));
+    assert_true(worst <= 0x1p-23);
+}
+
 /* All 65536 halves of both kinds. */
 static void halves(void **state) {
     (void)state;
@@ -175,7 +199,7 @@ static void tails(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(accuracy), cmocka_unit_test(halves),
-                                       cmocka_unit_test(tails)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(accuracy), cmocka_unit_test(angles),
+                                       cmocka_unit_test(halves), cmocka_unit_test(tails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

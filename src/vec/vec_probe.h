@@ -15,6 +15,8 @@ typedef enum kr_probe {
     KR_PROBE_SILU,
     KR_PROBE_SOFTPLUS,
     KR_PROBE_TANH,
+    KR_PROBE_SIN,
+    KR_PROBE_COS,
     KR_PROBE_SUM,  /* y[0] = sum of the lanes of the first vector of x, zeros where x ends */
     KR_PROBE_MAX,  /* y[0] = their maximum */
     KR_PROBE_BF16, /* x is n bf16 numbers */
