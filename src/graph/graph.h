@@ -58,7 +58,7 @@ typedef enum kr_init_kind {
     /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
     KR_INIT_SOFTPLUS_INV,
     KR_INIT_LOG_UNIFORM, /* ln U(a, b): Mamba-2's decay rates */
-    KR_INIT_DRAWN /* whatever `draw` makes of random numbers */
+    KR_INIT_DRAWN        /* whatever `draw` makes of random numbers */
 } kr_init_kind;
 
 struct kr_rng;
