@@ -398,8 +398,10 @@ static size_t add_help(char *text, size_t used, size_t room, const kr_setting *k
     char value[64];
     for (; k->name && used < room; k++) {
         kr_setting_text(k, defaults, value);
-        used += (size_t)snprintf(text + used, room - used, "%-24s %-8s %s\n", k->name,
-                                 *value ? value : "\"\"", k->help);
+        bool choice = k->kind == KR_SETTING_CHOICE;
+        used += (size_t)snprintf(text + used, room - used, "%-24s %-8s %s%s%s\n", k->name,
+                                 *value ? value : "\"\"", k->help, choice ? ": " : "",
+                                 choice ? k->choices : "");
     }
     return used;
 }

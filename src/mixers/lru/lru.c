@@ -31,8 +31,7 @@ static const kr_setting settings[] = {
     KR_SETTING_REAL_OF(kr_lru, max_phase, 6.283185307179586, 1e-6, 6.283185307179587,
                        "largest initial phase of lambda: small for very long inputs"),
     KR_SETTING_CHOICE_OF(kr_lru, mixing, KR_LRU_GLU, "glu|half_glu|none",
-                         "behind the recurrence: gelu and a gated linear unit; half_glu: only the "
-                         "gate is a linear map; none: gelu alone"),
+                         "behind the gelu: half_glu has a linear map in its gate alone"),
     {.name = NULL}};
 
 static const char *const variants[] = {"state=5 r_min=0.3 r_max=0.9",
