@@ -264,9 +264,10 @@ static void report_memory(const kr_bench *b, const subject *s, double step, size
         return;
     }
     getrusage(RUSAGE_SELF, &usage);
-    report_one(b, "train: share of the scan", "%",
-               100 * b->scan_seconds * (double)s->info.layers / step,
-               "a layer's scan timed alone, times the layers");
+    if (b->scan_seconds > 0 && strcmp(s->info.mixer, "mamba1") == 0)
+        report_one(b, "train: share of the scan", "%",
+                   100 * b->scan_seconds * (double)s->info.layers / step,
+                   "a layer's scan timed alone, times the layers");
     report_one(b, "train: peak memory", "MB", (double)usage.ru_maxrss / 1024,
                "of this whole process");
 }
