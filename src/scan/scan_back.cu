@@ -714,6 +714,7 @@ void run(const kr_call *c) {
 } // namespace
 
 extern "C" void kr_scan_grad_cuda(const kr_call *c) {
+    if (((const krait_scan_desc *)c->attr)->complex_lanes) return kr_scan_complex_grad_cuda(c);
     if (kr_scan_gpu_matrix((const krait_scan_desc *)c->attr)) return kr_scan_matrix_grad_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);

@@ -27,7 +27,21 @@ bool kr_scan_gpu_matrix(const krait_scan_desc *d) {
     return d->decay == KRAIT_DECAY_SCALAR || d->decay == KRAIT_DECAY_NONE;
 }
 
-static const char *missing(const krait_scan_desc *d) {
+static bool absent(const kr_call *c, int i) { return i >= c->n_in || !c->in[i].data; }
+
+/* What the kernels for complex lanes do not do. */
+static const char *missing_complex(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    if (!d->a_constant || d->form == KRAIT_FORM_DT) return "complex lanes whose A varies in time";
+    if (!absent(c, KR_SCAN_D) || !absent(c, KR_SCAN_Z)) return "complex lanes with D or z";
+    if (d->kappa != 1) return "complex lanes with a kappa other than 1";
+    if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
+    return d->order == KRAIT_ORDER_INDEX ? "order INDEX" : NULL;
+}
+
+static const char *missing(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    if (d->complex_lanes) return missing_complex(c);
     if (d->complex_state) return "complex states";
     if (d->decay == KRAIT_DECAY_VECTOR) return "decay VECTOR";
     if (d->b_constant || d->c_constant || d->dt_constant) return "constant b, c or dt";
@@ -39,7 +53,7 @@ static const char *missing(const krait_scan_desc *d) {
 }
 
 int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
-    const char *what = missing(c->attr);
+    const char *what = missing(c);
     if (!what && kr_scan_gpu_matrix(c->attr) && c->in[KR_SCAN_Z].data)
         what = "a gate inside, with one decay a head";
     if (!what) return 0;
@@ -51,7 +65,7 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Few channels in all: time is cut, so that blocks of threads fill a large card: as few pieces as
  * fill it well, since what passes through a long piece is soon 0. */
-enum { CHANNELS_ENOUGH = 8 * 1024, BLOCKS = 396 };
+enum { CHANNELS_ENOUGH = 8 * 1024, LANES_ENOUGH = 64 * 1024, BLOCKS = 396 };
 
 static int64_t chunk_of(int64_t E, int64_t M, int64_t S, int64_t parts) {
     int64_t best = 1, filled = 0, most = M / KR_SCAN_GPU_CHUNK;
@@ -64,10 +78,17 @@ static int64_t chunk_of(int64_t E, int64_t M, int64_t S, int64_t parts) {
     return ceil_div(ceil_div(M, best), KR_SCAN_GPU_CHUNK) * KR_SCAN_GPU_CHUNK;
 }
 
+/* Of complex lanes, which have a thread each. */
+static int64_t lanes_chunk(int64_t E, int64_t M, int64_t S) {
+    int64_t chunk = ceil_div(ceil_div(M, KR_SCAN_GPU_PIECES), KR_SCAN_GPU_CHUNK);
+    if (E * S >= LANES_ENOUGH || M <= S * KR_SCAN_GPU_CHUNK) return INT64_MAX / 2;
+    return at_least(1, chunk) * KR_SCAN_GPU_CHUNK;
+}
+
 /* The most pieces of a call with at most M rows and S sequences that is cut; 0:
  * none is. */
-static int64_t most_pieces(int64_t E, int64_t M, int64_t S) {
-    int64_t rows = M / KR_SCAN_GPU_CHUNK, sequences = CHANNELS_ENOUGH / E + 1;
+static int64_t most_pieces(int64_t E, int64_t M, int64_t S, int64_t enough) {
+    int64_t rows = M / KR_SCAN_GPU_CHUNK, sequences = enough / E + 1;
     if (M <= KR_SCAN_GPU_CHUNK) return 0;
     if (rows > KR_SCAN_GPU_PIECES) rows = KR_SCAN_GPU_PIECES;
     return rows + (S < sequences ? S : sequences);
@@ -90,7 +111,7 @@ void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     s->parts = ceil_div(E, 8 * s->octets);
     s->chunk = chunk_of(E, M, S, s->parts);
     if (s->blocks > 1 && s->parts > 8) s->parts = 8;
-    int64_t most = most_pieces(E, M, S);
+    int64_t most = most_pieces(E, M, S, CHANNELS_ENOUGH);
     s->pieces = M / s->chunk + S;
     int64_t steps = M / KR_SCAN_GPU_STEPS + S + 1, n = KR_SCAN_GPU_STATES * (int64_t)s->blocks;
     s->ends = take(&at, most * E * n);
@@ -120,10 +141,32 @@ void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s) {
     s->total = 4 * at;
 }
 
+void kr_scan_gpu_lanes_plan(const kr_call *c, bool backward, kr_scan_gpu_lanes *s) {
+    int64_t E = s->E = kr_scan_lanes(c->attr), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
+    int64_t S = s->S = c->in[KR_SCAN_SEQS].shape[0];
+    s->chunk = lanes_chunk(E, M, S);
+    s->pieces = M / s->chunk + S;
+    int64_t most = most_pieces(E, M, S, LANES_ENOUGH);
+    s->ends = take(&at, most * 2 * E);
+    s->decays = take(&at, most * 2 * E);
+    s->backs = s->marks = s->da = 0;
+    if (backward) {
+        s->backs = take(&at, most * 2 * E);
+        s->marks = take(&at, (M / KR_SCAN_GPU_STEPS + S + 1) * 2 * E);
+        s->da = take(&at, at_least(most, S) * 2 * E);
+    }
+    s->total = at;
+}
+
 static size_t scratch(const kr_call *c, bool backward) {
     kr_scan_gpu_cut s;
+    kr_scan_gpu_lanes lanes;
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
+    if (((const krait_scan_desc *)c->attr)->complex_lanes) {
+        kr_scan_gpu_lanes_plan(c, backward, &lanes);
+        return (size_t)lanes.total * sizeof(float);
+    }
     if (kr_scan_gpu_matrix(c->attr)) {
         kr_scan_matrix_cut m;
         kr_scan_matrix_plan(c, &m);

@@ -75,6 +75,18 @@ typedef struct kr_scan_matrix_cut {
 void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s);
 kr_kernel kr_scan_matrix_cuda, kr_scan_matrix_step_cuda, kr_scan_matrix_grad_cuda;
 
+/* The same of complex lanes (scan_complex.cu): scratch of [pieces,2,E], and states in front of
+ * every KR_SCAN_GPU_STEPS-th row. */
+typedef struct kr_scan_gpu_lanes {
+    int64_t E, M, S, chunk, pieces;
+    int64_t ends, decays, backs; /* [pieces,2,E] */
+    int64_t marks;               /* [steps,2,E] */
+    int64_t da;                  /* [pieces,2,E] */
+    int64_t total;
+} kr_scan_gpu_lanes;
+void kr_scan_gpu_lanes_plan(const kr_call *c, bool backward, kr_scan_gpu_lanes *s);
+kr_kernel kr_scan_complex_cuda, kr_scan_complex_grad_cuda;
+
 size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
 size_t kr_scan_gpu_scratch_grad(const kr_call *c);
 

@@ -19,15 +19,19 @@ static void refuses(void **state) {
     (void)state;
     krait_error e = {0};
     krait_scan_desc good = krait_scan_mamba1(64, 16), wide = krait_scan_mamba1(64, 256);
+    krait_scan_desc lanes = krait_scan_lru(8), varying = lanes;
+    varying.a_constant = false;
     krait_scan_desc bad[] = {krait_scan_mamba1(64, 257),
                              krait_scan_mamba2(2, 65, 16, 1),
                              krait_scan_mamba2(2, 64, 129, 1),
                              krait_scan_s4d(8, 4),
-                             krait_scan_lru(8),
+                             varying,
                              krait_scan_gla(2, 8, 8)};
     kr_call c = call_of(&good, 10, 1);
     assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
     c = call_of(&wide, 10, 1);
+    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+    c = call_of(&lanes, 10, 1);
     assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         c = call_of(&bad[i], 10, 1);
@@ -38,11 +42,9 @@ static void refuses(void **state) {
 }
 
 /* A plan made for some rows and sequences has room for any fewer. */
-static void scratch_has_room_for_fewer(void **state) {
-    (void)state;
+static void check_room(krait_scan_desc d) {
     static const int64_t rows[] = {0, 1, 127, 128, 129, 500, 2048, 16384, 131072, 1048576};
     static const int64_t sequences[] = {1, 2, 5, 8, 64, 300};
-    krait_scan_desc d = krait_scan_mamba1(1536, 16);
     size_t largest = 0, n = sizeof rows / sizeof *rows, m = sizeof sequences / sizeof *sequences;
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < m; k++) {
@@ -57,6 +59,12 @@ static void scratch_has_room_for_fewer(void **state) {
             if (back > largest) largest = back;
         }
     printf("scratch of the backward pass: at most %zu MB\n", largest >> 20);
+}
+
+static void scratch_has_room_for_fewer(void **state) {
+    (void)state;
+    check_room(krait_scan_mamba1(1536, 16));
+    check_room(krait_scan_lru(192));
 }
 
 /* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */

@@ -257,6 +257,7 @@ void run(const kr_call *c) {
 
 extern "C" void kr_scan_cuda(const kr_call *c) {
     int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];
+    if (((const krait_scan_desc *)c->attr)->complex_lanes) return kr_scan_complex_cuda(c);
     if (kr_scan_gpu_matrix((const krait_scan_desc *)c->attr))
         return M < KR_MATRIX_STEP * S ? kr_scan_matrix_step_cuda(c) : kr_scan_matrix_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)

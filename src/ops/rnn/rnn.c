@@ -130,6 +130,23 @@ static size_t backward_scratch(const kr_call *c) {
     return ref > vec ? ref : vec;
 }
 
+static size_t forward_scratch_cuda(const kr_call *c) { /* W transposed */
+    return (size_t)kr_tensor_count(&c->in[KR_RNN_W]) * sizeof(float);
+}
+
+static size_t backward_scratch_cuda(const kr_call *c) { /* gates' gradients, states before, parts */
+    int64_t H = c->in[KR_RNN_W].shape[1], GH = c->in[KR_RNN_W].shape[0], M = c->in[0].shape[0];
+    return (size_t)(M * (GH + H) + KR_RNN_CUDA_PARTS * GH) * sizeof(float);
+}
+
+static int check_cuda(const kr_call *c, krait_error *e) {
+    int64_t H = c->in[KR_RNN_W].shape[1];
+    if (H <= KR_RNN_CUDA_MOST) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "rnn: on the GPU h has at most %d numbers, here it has %lld", KR_RNN_CUDA_MOST,
+                   (long long)H);
+}
+
 static void cost(const kr_call *c, double times, double *flops, double *bytes) {
     double M = (double)c->in[0].shape[0], w = (double)kr_tensor_count(&c->in[KR_RNN_W]);
     *flops = times * M * w;
@@ -247,23 +264,27 @@ const kr_op kr_op_rnn = {
     .shape = forward_shape,
     .grad = forward_grad,
     .scratch = forward_scratch,
+    .scratch_cuda = forward_scratch_cuda,
+    .check_cuda = check_cuda,
     .cost = forward_cost,
     .cases = forward_cases,
     .n_in = KR_RNN_INS,
     .n_out = KR_RNN_OUTS,
     .no_accumulate = 1 << KR_RNN_STATE_OUT | 1 << KR_RNN_GATES | 1 << KR_RNN_MEMORY,
     .half_in = 1u << KR_RNN_X,
-    .kernel = KR_KERNELS(kr_rnn),
+    .kernel = KR_KERNELS_GPU(kr_rnn),
 };
 
 const kr_op kr_op_rnn_grad = {
     .name = "rnn_grad",
     .shape = backward_shape,
     .scratch = backward_scratch,
+    .scratch_cuda = backward_scratch_cuda,
+    .check_cuda = check_cuda,
     .cost = backward_cost,
     .cases = backward_cases,
     .n_in = KR_RNN_GRAD_INS,
     .n_out = KR_RNN_GRAD_OUTS,
     .half_in = HALF_IN,
-    .kernel = KR_KERNELS(kr_rnn_grad),
+    .kernel = KR_KERNELS_GPU(kr_rnn_grad),
 };

@@ -61,6 +61,19 @@ static inline int64_t kr_rnn_own(int64_t H, int64_t G) {
     return 3 * kr_rnn_line(H) + kr_rnn_line(G * H);
 }
 
+/* ---- the GPU ---- */
+
+enum {
+    KR_RNN_CUDA_ROWS = 4,    /* sequences of a block, at most */
+    KR_RNN_CUDA_MOST = 1536, /* numbers of h, at most: a block's shared memory */
+    KR_RNN_CUDA_PARTS = 256  /* partial sums of the bias' gradient, at most */
+};
+/* Rows that one partial sum adds. */
+static inline int64_t kr_rnn_cuda_share(int64_t M) {
+    int64_t share = (M + KR_RNN_CUDA_PARTS - 1) / KR_RNN_CUDA_PARTS;
+    return share < 32 ? 32 : share;
+}
+
 #ifdef __cplusplus
 }
 #endif
