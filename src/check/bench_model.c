@@ -264,7 +264,7 @@ static void report_memory(const kr_bench *b, const subject *s, double step, size
         return;
     }
     getrusage(RUSAGE_SELF, &usage);
-    if (b->scan_seconds > 0 && strcmp(s->info.mixer, "mamba1") == 0)
+    if (b->scan_seconds > 0 && strcmp(s->info.mixer, kr_bench_mixer(b->o.model)) == 0)
         report_one(b, "train: share of the scan", "%",
                    100 * b->scan_seconds * (double)s->info.layers / step,
                    "a layer's scan timed alone, times the layers");

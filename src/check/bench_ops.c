@@ -97,6 +97,7 @@ void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int
         bool constant, gate = i == KR_SCAN_Z;
         int64_t columns = kr_scan_input_cols(d, i, &constant);
         if (gate && d->decay != KRAIT_DECAY_MATRIX) continue; /* Mamba-2's gate is behind */
+        if (columns == 0 || (d->complex_lanes && (gate || i == KR_SCAN_D))) continue;
         scan_input(k, i, constant ? KR_F32 : type, constant ? 1 : B * T, columns, fills[i].low,
                    fills[i].high);
     }
@@ -142,5 +143,10 @@ int kr_bench_scan(kr_bench *b, krait_error *e) {
     kr_bench_scan_backward(&k);
     KR_TRY(bench_scan_op(b, &kr_op_scan_grad, &k, "scan backward", updates, &backward, e));
     b->scan_seconds = forward + backward;
-    return 0;
+    d = krait_scan_lru(E);
+    updates = (double)(B * T) * (double)E;
+    kr_bench_scan_case(&k, &d, KR_F32, B, T);
+    KR_TRY(bench_scan_op(b, &kr_op_scan, &k, "scan of an LRU forward", updates, NULL, e));
+    kr_bench_scan_backward(&k);
+    return bench_scan_op(b, &kr_op_scan_grad, &k, "scan of an LRU backward", updates, NULL, e);
 }

@@ -33,7 +33,7 @@ static void rows_are_sane(void **state) {
     o.on_row = on_row;
     o.user = &s;
     if (krait_bench(&o, &e) < 0) fail_msg("%s", e.message);
-    assert_int_equal(s.rows, 2);
+    assert_int_equal(s.rows, 4);
     assert_int_equal(s.wrong, 0);
 }
 

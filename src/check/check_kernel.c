@@ -200,6 +200,8 @@ static int check_gpu_case(kr_check_state *s, const kr_op *op, const kr_case *k, 
     krait_error why = {0};
     kr_call c = {.n_in = k->n_in, .n_out = k->n_out, .attr = k->attr};
     memcpy(c.in, k->in, sizeof c.in);
+    for (int i = 0; i < k->n_in; i++) /* what is there is not NULL */
+        if (k->fill[i].kind != KR_FILL_ABSENT) c.in[i].data = &c;
     if (op->check_cuda && op->check_cuda(&c, &why) < 0) {
         skip(s, op, k->name, KR_LEVEL_CUDA, "refused on the GPU", why.message);
         return 0;
