@@ -161,6 +161,7 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
                {"gla", 4, 192, 0, 257},
                {"tiny", 2, 32, 40, 257},
                {"lru-tinyshakespeare", 6, 192, 2800, 257},
+               {"s4d-tinyshakespeare", 6, 192, 2800, 257},
                {"lstm-tinyshakespeare", 3, 192, 2800, 257},
                {"tinyshakespeare", 4, 192, 0, 257},
                {"demo-model", 6, 192, 2200, 2048},
