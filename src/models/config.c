@@ -25,9 +25,8 @@ const kr_setting kr_config_settings[] = {
                       "numbers of each row of the input; 0: the input is ids"),
     KR_SETTING_INT_OF(kr_config, classes, 0, 0, KR_LARGEST_VOCABULARY,
                       "classes that the head tells; 0: it predicts the next id"),
-    KR_SETTING_CHOICE_OF(
-        kr_config, pooling, KR_POOL_MEAN, "mean|last|every",
-        "the rows that a head with classes reads: their mean, the last, every one"),
+    KR_SETTING_CHOICE_OF(kr_config, pooling, KR_POOL_MEAN, "mean|last|every",
+                         "the rows that a head with classes reads"),
     {.name = NULL}};
 
 #define KR_DIALECT(name) extern const kr_dialect kr_dialect_##name;

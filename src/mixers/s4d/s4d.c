@@ -30,8 +30,9 @@ static const kr_setting settings[] = {
                          "the system whose modes are the initial values"),
     KR_SETTING_CHOICE_OF(kr_s4d, discretisation, KR_ZERO_ORDER_HOLD, "zero_order_hold|bilinear",
                          "how a step is made of continuous time"),
-    KR_SETTING_REAL_OF(kr_s4d, rate, 1, 1e-6, 1e6,
-                       "length of a step in steps of training: 2 for data sampled half as often"),
+    KR_SETTING_REAL_OF(
+        kr_s4d, rate, 1, 1e-6, 1e6,
+        "length of a step, in steps of training: 2 where data are sampled half as often"),
     KR_SETTING_REAL_OF(kr_s4d, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
     KR_SETTING_REAL_OF(kr_s4d, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),
     KR_SETTING_BOOL_OF(kr_s4d, glu, true, "a gated linear unit mixes the channels, not a map"),
