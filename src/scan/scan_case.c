@@ -39,6 +39,10 @@ enum {
     MEMBER(1, lanes, 1, 2, 2, 1, .decay = KRAIT_DECAY_MATRIX, .form = f, .complex_state = true,    \
            .complex_lanes = true, .a_constant = true)
 
+#define S4D(channels, n, f)                                                                        \
+    MEMBER(channels, 1, n, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = f, .complex_state = true, \
+           .a_constant = true, .b_constant = true, .c_constant = true, .dt_constant = true)
+
 static const struct {
     const char *name;
     int64_t M, S;
@@ -86,6 +90,11 @@ static const struct {
      MEMBER(5, 1, 8, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_DT,
             .complex_state = true, .a_constant = true, .b_constant = true, .c_constant = true,
             .dt_constant = true)},
+    {"s4d, decay given", 100, 3, SKIP | STATE | RESET, S4D(17, 6, KRAIT_FORM_GIVEN)},
+    {"s4d, no state", 63, 2, SKIP, S4D(3, 32, KRAIT_FORM_GIVEN)},
+    {"s4d, logarithms, bare", 300, 1, 0, S4D(33, 5, KRAIT_FORM_LOG)},
+    {"s4d, one row", 8, 1, STATE | SKIP, S4D(9, 1, KRAIT_FORM_GIVEN)},
+    {"s4d, far rows", 18, 2, STATE | RESET | SKIP | FAR, S4D(20, 4, KRAIT_FORM_GIVEN)},
     {"lru", 63, 2, STATE | RESET, LRU(9, KRAIT_FORM_LOG)},
     {"lru ragged, decay given", 131, 3, STATE | RESET, LRU(130, KRAIT_FORM_GIVEN)},
     {"lru step of 5", 5, 5, STATE, LRU(70, KRAIT_FORM_LOG)},

@@ -2,8 +2,8 @@
 #include "scan/scan_plan.h"
 
 const char *kr_scan_plan_name(kr_scan_plan p) {
-    static const char *const names[] = {"reference", "lanes", "lanes, one step",
-                                        "rows",      "chunk", "complex lanes"};
+    static const char *const names[] = {"reference", "lanes",         "lanes, one step", "rows",
+                                        "chunk",     "complex lanes", "convolution"};
     return names[p];
 }
 
@@ -60,9 +60,31 @@ static bool complex_fits(const kr_call *c) {
            d->order != KRAIT_ORDER_INDEX;
 }
 
+/* Everything but x is constant in time: one kernel for all rows. */
+static bool conv_fits(const krait_scan_desc *d) {
+    return d->complex_state && !d->complex_lanes && d->decay == KRAIT_DECAY_VECTOR &&
+           d->form != KRAIT_FORM_DT && d->gain == KRAIT_GAIN_ONE && d->read == KRAIT_READ_AFTER &&
+           d->order != KRAIT_ORDER_INDEX && d->width == 1 && d->groups == d->heads &&
+           d->inputs == 1 && d->reads == 1 && d->a_constant && d->b_constant && d->c_constant;
+}
+
+/* Given enough rows, none of their sequences longer than its transforms; and no gate. */
+static bool conv_pays(const kr_call *c, bool backward) {
+    const kr_tensor *x = &c->in[KR_SCAN_X], *seqs = &c->in[KR_SCAN_SEQS];
+    if (c->in[KR_SCAN_Z].data || x->shape[0] < KR_SCAN_CONV_LEAST * seqs->shape[0]) return false;
+    if (backward && !c->in[KR_SCAN_DY].data) return false;
+    if (backward && c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) return false;
+    for (int64_t s = 0; s < seqs->shape[0]; s++)
+        if (((const int64_t *)seqs->data)[s * seqs->stride[0] + 1] >
+            (int64_t)1 << (KR_SCAN_CONV_SIZES - 1))
+            return false;
+    return true;
+}
+
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     if (complex_fits(c)) return KR_SCAN_COMPLEX;
+    if (conv_fits(d) && conv_pays(c, backward)) return KR_SCAN_CONV;
     if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
     if (!lanes_fit(d) && chunk_pays(c) && chunk_fits(c)) return KR_SCAN_MATRIX;
@@ -160,6 +182,7 @@ size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
     if (d->complex_lanes)
         return (size_t)((1 + (backward ? KR_SCAN_PARTS : 0)) * kr_scan_complex_forward(d) +
                         (backward ? c->threads * kr_scan_complex_own(M) : 0));
+    if (conv_fits(d)) return (size_t)(kr_scan_conv_tables(M) + c->threads * kr_scan_conv_own(d, M));
     if (d->complex_state) return 0;
     if (!lanes_fit(d)) return rows_fit(d, backward) ? rows_scratch(c, backward) : 0;
     if (!backward) return (size_t)(c->threads * KR_SCAN_GROUP * (2 * d->state + 2));

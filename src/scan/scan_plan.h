@@ -13,7 +13,8 @@ typedef enum kr_scan_plan {
     KR_SCAN_LANES_STEP, /* the same, one row a sequence: vectors over N */
     KR_SCAN_ROWS,       /* no, SCALAR or VECTOR decay, real: vectors over N */
     KR_SCAN_MATRIX,     /* no or SCALAR decay, real: chunks of rows as matrix products (CHUNK) */
-    KR_SCAN_COMPLEX     /* complex lanes (LRU): vectors over lanes */
+    KR_SCAN_COMPLEX,    /* complex lanes (LRU): vectors over lanes */
+    KR_SCAN_CONV        /* nothing varies in time, complex (S4D): a convolution */
 } kr_scan_plan;
 
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward);
@@ -90,6 +91,31 @@ static inline int64_t kr_scan_complex_forward(const krait_scan_desc *d) {
 }
 static inline int64_t kr_scan_complex_own(int64_t M) { /* of each chunk's start; of one chunk */
     return 2 * KR_SCAN_GROUP * (M / KR_SCAN_CHUNK + 2 + KR_SCAN_CHUNK);
+}
+
+/* ---- what is constant in time, as a convolution ----
+ *
+ * An item is a vector of channels with all its sequences. Scratch: two tables for the largest
+ * transform, then each thread's arrays over modes and over time (vec_conv.h). */
+enum {
+    KR_SCAN_CONV_LEAST = 8,  /* rows a sequence, on average, from which it pays */
+    KR_SCAN_CONV_SIZES = 18, /* sizes of transforms: 1 to 2^17, the longest sequence */
+    KR_SCAN_CONV_MODES = 14, /* arrays over modes, of doubles */
+    KR_SCAN_CONV_TIMES = 17  /* arrays over time, of floats */
+};
+
+static inline int64_t kr_scan_conv_size(int64_t M) { /* numbers of the largest transform */
+    int64_t n = 1;
+    while (n < M && n < (int64_t)1 << (KR_SCAN_CONV_SIZES - 1)) n *= 2;
+    return n;
+}
+static inline int64_t kr_scan_conv_tables(int64_t M) {
+    return kr_scan_line(4 * kr_scan_conv_size(M));
+}
+static inline int64_t kr_scan_conv_own(const krait_scan_desc *d, int64_t M) {
+    int64_t modes = (d->state + 3) / 4 * 4;
+    return KR_SCAN_LINE *
+           ((4 * KR_SCAN_CONV_MODES + 2) * modes + KR_SCAN_CONV_TIMES * kr_scan_conv_size(M));
 }
 
 #endif

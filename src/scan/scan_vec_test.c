@@ -188,6 +188,35 @@ static void complex_lanes(void **state) {
     run("lru, reverse", reverse, 70, 3, NULL, false);
 }
 
+/* No gate; a, b and c so that nothing grows. */
+static void convolution(const char *name, krait_scan_desc d, int64_t M, int64_t S,
+                        const int64_t *counts, bool accumulate) {
+    problem p;
+    problem_make(&p, d, KR_F32, M, S, counts);
+    problem_drop(&p, KR_SCAN_Z);
+    free(p.backward.out[KR_SCAN_DZ].data);
+    p.backward.out[KR_SCAN_DZ] = (kr_tensor){0};
+    p.forward.threads = p.backward.threads = 3;
+    p.forward.attr = &p.d;
+    assert_int_equal(kr_scan_pick(&p.forward, false), KR_SCAN_CONV);
+    check(name, &p, accumulate);
+    problem_free(&p);
+}
+
+static void convolutions(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    krait_scan_desc d = krait_scan_s4d(37, 5), log = krait_scan_s4d(20, 32), back;
+    d.form = KRAIT_FORM_GIVEN;
+    log.form = KRAIT_FORM_LOG;
+    back = d;
+    back.order = KRAIT_ORDER_REVERSE;
+    convolution("s4d, two sequences", d, 200, 2, NULL, false);
+    convolution("s4d, ragged, adding", d, 100, 4, ragged, true);
+    convolution("s4d, logarithms", log, 300, 2, NULL, false);
+    convolution("s4d, reverse", back, 100, 4, ragged, true);
+}
+
 /* The same bytes for any number of threads. */
 static void any_threads(krait_scan_desc d) {
     problem p;
@@ -222,8 +251,8 @@ static void threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes), cmocka_unit_test(rows),
-                                       cmocka_unit_test(complex_lanes), cmocka_unit_test(chunks),
-                                       cmocka_unit_test(threads)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lanes),        cmocka_unit_test(rows),   cmocka_unit_test(complex_lanes),
+        cmocka_unit_test(convolutions), cmocka_unit_test(chunks), cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
