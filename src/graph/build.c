@@ -176,7 +176,7 @@ kr_value *kr_graph_param(kr_graph *g, const kr_param_decl *d) {
 }
 
 kr_value *kr_graph_half_of(kr_graph *g, kr_value *param) {
-    if (g->failed || !param) return NULL;
+    if (g->failed || !param || param->kind != KR_VALUE_PARAM) return NULL;
     kr_tensor t = kr_tensor_make(NULL, KR_BF16, param->t.rank, param->t.shape);
     if (!param->half) param->half = kr_value_new(g, KR_VALUE_INPUT, param->name, &t);
     return param->half;

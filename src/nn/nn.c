@@ -77,8 +77,9 @@ kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int
 
 kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {
     if (!w || !kr_graph_half(nn->g) || kr_value_tensor(w)->dtype != KR_F32) return NULL;
-    if (kr_graph_trains(nn->g)) return kr_graph_half_of(nn->g, w);
-    return kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
+    /* the optimiser writes those of parameters; what is computed from them is cast */
+    kr_value *half = kr_graph_trains(nn->g) ? kr_graph_half_of(nn->g, w) : NULL;
+    return half ? half : kr_apply1(nn->g, &kr_op_cast, NULL, 0, &w, 1);
 }
 
 /* The same where x is a decode step's, in parts. */
