@@ -205,6 +205,76 @@ static void any_parameters_are_stable(void **state) {
     assert_true(most < 1);
 }
 
+/* ---- three views of one system (checks 7, 8, 12) ----------------------------------------------
+ */
+
+enum { T = 4096, H = 17, N = 32 };
+
+/* A fresh model's kind of system: a, b, c [H,2,N], D [H], x [T,H]. */
+typedef struct lines {
+    float a[2 * H * N], b[2 * H * N], c[2 * H * N], d[H], x[T * H], y[T * H];
+    float state[2 * H * N];
+} lines;
+
+static void draw_lines(lines *s) {
+    kr_rng rng = kr_rng_make(6, 6);
+    for (int h = 0; h < H; h++) {
+        double dt = exp(log(1e-3) + log(100) * kr_rng_uniform(&rng));
+        s->d[h] = (float)kr_rng_normal(&rng);
+        for (int n = 0; n < N; n++) {
+            cplx a, b;
+            discrete(KR_ZERO_ORDER_HOLD, 1, dt, -0.5 + I * PI * (n + 1e-4), &a, &b);
+            int re = 2 * h * N + n, im = re + N;
+            s->a[re] = (float)creal(a), s->a[im] = (float)cimag(a);
+            s->b[re] = (float)creal(b), s->b[im] = (float)cimag(b);
+            s->c[re] = (float)(0.7 * kr_rng_normal(&rng));
+            s->c[im] = (float)(0.7 * kr_rng_normal(&rng));
+        }
+    }
+    for (int i = 0; i < T * H; i++) s->x[i] = (float)kr_rng_normal(&rng);
+    memset(s->state, 0, sizeof s->state);
+}
+
+/* Rows [first, first + rows) from the state that is there. */
+static void read_rows(lines *s, int64_t first, int64_t rows) {
+    krait_scan_desc d = krait_scan_s4d(H, N);
+    krait_error e;
+    d.form = KRAIT_FORM_GIVEN;
+    krait_scan_arrays r = {.rows = rows, .slots = 1, .x = s->x + first * H, .a = s->a, .b = s->b};
+    r.c = s->c;
+    r.d = s->d;
+    r.state = s->state;
+    r.y = s->y + first * H;
+    if (krait_scan_run(&d, &r, 2, &e) < 0) fail_msg("%s", e.message);
+}
+
+static double largest_difference(const float *a, const float *b, int n) {
+    double worst = 0, size = 0;
+    for (int i = 0; i < n; i++) {
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        size = fmax(size, fabs((double)b[i]));
+    }
+    return worst / size;
+}
+
+static void recurrence_convolution_and_halves_agree(void **state) {
+    (void)state;
+    static lines whole, steps, halves;
+    draw_lines(&whole);
+    steps = halves = whole;
+    read_rows(&whole, 0, T);
+    for (int t = 0; t < T; t++) read_rows(&steps, t, 1);
+    read_rows(&halves, 0, T / 2 - 3);
+    read_rows(&halves, T / 2 - 3, T / 2 + 3);
+    double step = largest_difference(whole.y, steps.y, T * H);
+    double half = largest_difference(halves.y, steps.y, T * H);
+    double end = largest_difference(whole.state, steps.state, 2 * H * N);
+    print_message("N 64, T 4096, f32: convolution and recurrence differ by %.1e, two halves by "
+                  "%.1e, last states by %.1e\n",
+                  step, half, end);
+    assert_true(step < 1e-4 && half < 1e-4 && end < 1e-4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(legs_has_its_published_modes),
@@ -213,6 +283,7 @@ int main(void) {
         cmocka_unit_test(one_mode_has_its_published_kernel),
         cmocka_unit_test(a_step_twice_as_long_is_two_steps),
         cmocka_unit_test(any_parameters_are_stable),
+        cmocka_unit_test(recurrence_convolution_and_halves_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
