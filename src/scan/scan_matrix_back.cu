@@ -437,7 +437,18 @@ static void run(const kr_call *c) {
         sum_sequences_launch(c, KR_SCAN_DD, o.dd, g.S, g.H, g.P);
 }
 
+/* y once more, for gradients that read it: the forward pass. */
+static void y_again(const kr_call *c) {
+    kr_call y = {};
+    y.n_in = KR_SCAN_INS, y.n_out = 1;
+    for (int i = 0; i < KR_SCAN_INS; i++) y.in[i] = c->in[i];
+    y.out[KR_SCAN_OUT_Y] = c->out[KR_SCAN_Y_AGAIN];
+    y.attr = c->attr;
+    kr_scan_matrix_cuda(&y);
+}
+
 extern "C" void kr_scan_matrix_grad_cuda(const kr_call *c) {
+    if (c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) y_again(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);
     else
