@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "mixers/mixer.h"
 #include "models/lm.h"
 
 enum { T = 9, S = 2, C = 3, CLASSES = 4 };
@@ -187,9 +188,27 @@ static void refusals(void **state) {
     assert_non_null(strstr(e.message, "classifies sequences"));
 }
 
+/* A file must say which ends a model has: only Krait's own dialect can. */
+static void ends_are_written(void **state) {
+    (void)state;
+    static const char path[] = "lm_ends_test.json";
+    kr_config c, back;
+    krait_error e;
+    for (int i = 0; kr_mixers[i]; i++) {
+        if (kr_config_make(&c, kr_mixers[i]->name, 64, 1, 16, "classes=3 pooling=last", &e) < 0 ||
+            kr_config_write(&c, path, "float32", &e) < 0 || kr_config_read(&back, path, &e) < 0)
+            fail_msg("%s", e.message);
+        assert_string_equal(back.mixer, c.mixer);
+        assert_int_equal(back.classes, 3);
+        assert_int_equal(back.pooling, KR_POOL_LAST);
+    }
+    remove(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gradients),
                                        cmocka_unit_test(pooling_is_what_it_says),
+                                       cmocka_unit_test(ends_are_written),
                                        cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
