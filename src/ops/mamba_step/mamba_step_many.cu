@@ -263,6 +263,7 @@ bool kr_mamba_step_scan_many(const kr_call *c) {
     const kr_tensor *state = &in[KR_STEP_STATE], *out = &c->out[KR_STEP_STATE_OUT];
     const kr_tensor *u = &in[KR_STEP_SCAN_U], *z = &in[KR_STEP_SCAN_Z];
     int64_t r = weight->shape[1];
+    if (kr_cuda_shared() < (int)sizeof(shared_many)) return false; /* not a large card */
     bool good = u->dtype == KR_BF16 && A->shape[1] == STATES && A->stride[0] == STATES &&
                 r % 8 == 0 && kr_packs(weight, 8) && kr_packs(xp, 8) && kr_packs(A, 4) &&
                 kr_packs(state, 4) && kr_packs(out, 4) && kr_packs(u, 2) && kr_packs(z, 2) &&
