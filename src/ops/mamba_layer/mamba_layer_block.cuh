@@ -64,8 +64,13 @@ struct arguments {
 
 /* ---- the exchange ---------------------------------------------------------------------------- */
 
-static __device__ word all_u[ROWS * KR_LAYER_INNER], all_y[ROWS * KR_LAYER_INNER];
-static __device__ word all_xp[ROWS * KR_LAYER_XP_WIDTH], all_x[ROWS * KR_LAYER_WIDTH];
+/* Words of one row, and behind them the plain numbers of several: a number must never be where a
+ * date is sought. Read 16 bytes at once. */
+enum { DATED = KR_LAYER_INNER };
+static __device__ __align__(16) word all_u[DATED + ROWS * KR_LAYER_INNER / 2];
+static __device__ __align__(16) word all_y[DATED + ROWS * KR_LAYER_INNER / 2];
+static __device__ __align__(16) word all_xp[DATED + ROWS * KR_LAYER_XP_WIDTH / 2];
+static __device__ __align__(16) word all_x[DATED + ROWS * KR_LAYER_WIDTH / 2];
 static __device__ uint32_t layers_run;
 static __device__ word arrivals, arrivals_before; /* now, and in front of this kernel */
 
@@ -77,7 +82,7 @@ static __device__ __forceinline__ void sync_workers(void) {
 template <int R>
 static __device__ __forceinline__ void post(word *all, int i, uint32_t bits, uint32_t date) {
     if (R > 1)
-        __stcg((uint32_t *)all + i, bits);
+        __stcg((uint32_t *)(all + DATED) + i, bits);
     else
         asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(all + i),
                      "l"((word)date << 32 | bits)
@@ -89,7 +94,7 @@ template <int R>
 static __device__ __forceinline__ ulonglong2 peek(const word *all, int i) {
     ulonglong2 v;
     if (R > 1) {
-        uint2 bits = __ldcg((const uint2 *)((const uint32_t *)all + i));
+        uint2 bits = __ldcg((const uint2 *)((const uint32_t *)(all + DATED) + i));
         return make_ulonglong2(bits.x, bits.y);
     }
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
