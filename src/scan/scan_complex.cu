@@ -232,9 +232,9 @@ __global__ void forward(const lanes<T> g, const forward_out<T> out) {
 
 template <typename T>
 struct back_out {
-    T *dx;
+    T *dx, *y; /* y: the states once more */
     float *dstate;
-    int64_t dx_row, dstate_slot;
+    int64_t dx_row, y_row, dstate_slot;
     bool add;
 };
 
@@ -269,6 +269,10 @@ __global__ void backward(const lanes<T> g, const back_out<T> out) {
             cplx before = h;
             h = fresh >> k & 1 ? v[k] : advance(a, h, v[k]);
             v[k] = before;
+            if (!out.y || t0 + k >= p.steps) continue;
+            T *to = out.y + (p.row + p.dir * (t0 + k)) * out.y_row + e;
+            kr_store(to, h.re);
+            kr_store(to + g.E, h.im);
         }
 #pragma unroll
         for (int k = AHEAD - 1; k >= 0; k--) {
@@ -372,8 +376,15 @@ void run_backward(const kr_call *c) {
     const kr_tensor *dx = &c->out[KR_SCAN_DX], *dstate = &c->out[KR_SCAN_DSTATE_IN];
     kr_scan_gpu_lanes cut;
     lanes<T> g = lanes_of<T>(c, true, &cut);
-    back_out<T> out = {(T *)dx->data, (float *)dstate->data, dx->data ? dx->stride[0] : 0,
-                       dstate->data ? dstate->stride[0] : 0, KR_ACC(c, KR_SCAN_DX) != 0};
+    const kr_tensor *y = c->n_out > KR_SCAN_Y_AGAIN ? &c->out[KR_SCAN_Y_AGAIN] : NULL;
+    bool again = y && y->data;
+    back_out<T> out = {(T *)dx->data,
+                       again ? (T *)y->data : NULL,
+                       (float *)dstate->data,
+                       dx->data ? dx->stride[0] : 0,
+                       again ? y->stride[0] : 0,
+                       dstate->data ? dstate->stride[0] : 0,
+                       KR_ACC(c, KR_SCAN_DX) != 0};
     unsigned blocks = g.parts * (unsigned)cut.pieces;
     float *dA = (float *)c->out[KR_SCAN_DA].data;
     if (dstate->data && !KR_ACC(c, KR_SCAN_DSTATE_IN)) /* slots that no sequence names */

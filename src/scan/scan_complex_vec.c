@@ -121,7 +121,7 @@ typedef struct back {
     piece p;
     float *starts, *inside; /* [chunks,2,PIECE]: states in front of them; [CHUNK,2,PIECE] */
     block g[BLOCKS], da[BLOCKS];
-    const kr_tensor *dx;
+    const kr_tensor *dx, *y; /* y: the states once more */
     bool add;
 } back;
 
@@ -129,8 +129,11 @@ typedef struct back {
  */
 KR_VINLINE void again(const back *b, int64_t t0, int64_t t1, block *h, float *keep, int blocks) {
     const kr_scan_view *v = b->p.v;
+    bool writes = keep && b->y->data;
     for (int64_t t = t0; t < t1; t++) {
-        const float *x = v->x + kr_scan_row(&b->p.q, t) * v->x_row + b->p.e0;
+        int64_t row = kr_scan_row(&b->p.q, t);
+        const float *x = v->x + row * v->x_row + b->p.e0;
+        float *y = writes ? (float *)b->y->data + row * b->y->stride[0] + b->p.e0 : NULL;
         bool fresh = kr_scan_starts(&b->p.q, t);
         for (int i = 0; i < blocks; i++) {
             int64_t n = b->p.lanes - i * KR_W;
@@ -138,6 +141,7 @@ KR_VINLINE void again(const back *b, int64_t t0, int64_t t1, block *h, float *ke
             block in = load(x + i * KR_W, v->E, n);
             h[i] = fresh ? in : advance(a, h[i], in);
             if (keep) store(keep + (t - t0) * 2 * PIECE + i * KR_W, PIECE, KR_W, h[i], false);
+            if (writes) store(y + i * KR_W, v->E, n, h[i], false);
         }
     }
 }
@@ -236,7 +240,9 @@ static void clear_state(const kr_call *c, int64_t E) {
 static void slab_back(const kr_call *c, const kr_scan_view *v, float *own, int64_t slab,
                       int64_t e0) {
     float *a = c->scratch, *sums = a + kr_scan_complex_forward(v->d) * (1 + slab);
+    static const kr_tensor none = {0};
     back b = {.p = {.v = v, .a = a, .e0 = e0}, .dx = &c->out[KR_SCAN_DX]};
+    b.y = c->n_out > KR_SCAN_Y_AGAIN ? &c->out[KR_SCAN_Y_AGAIN] : &none;
     b.p.lanes = v->E - e0 < PIECE ? v->E - e0 : PIECE;
     b.inside = own;
     b.starts = own + KR_SCAN_CHUNK * 2 * PIECE;
