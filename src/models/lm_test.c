@@ -88,7 +88,7 @@ typedef struct rig {
     int64_t seqs[SLOTS][3];
     double seed[T];
     double
-        *states[16]; /* in, out and seed of each state: 3 * n_states pointers, row major by state */
+        *states[96]; /* in, out and seed of each state: 3 * n_states pointers, row major by state */
 } rig;
 
 static void bind_raw(rig *r, kr_value *v, void *data) {
