@@ -151,7 +151,7 @@ static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool re
 }
 
 static void close_rig(rig *r) {
-    for (int i = 0; i < 16; i++) kr_free(r->states[i]);
+    for (int i = 0; i < 96; i++) kr_free(r->states[i]);
     kr_lm_free(&r->lm);
     kr_weights_free(&r->w);
 }
