@@ -177,7 +177,9 @@ static void special_cases(kr_level level) {
             set(&q.forward.in[k], i,
                 get(&p.forward.in[k], (i / (H * N) * 2 + i / N % H / 2) * N + i % N));
     memcpy(q.backward.in[KR_SCAN_DY].data, p.backward.in[KR_SCAN_DY].data, T * H * P * 4);
+    free(p.backward.in[KR_SCAN_DSTATE].data);
     problem_drop(&p, KR_SCAN_DSTATE);
+    free(q.backward.in[KR_SCAN_DSTATE].data);
     problem_drop(&q, KR_SCAN_DSTATE);
     problem_forward(&p, level);
     problem_forward(&q, level);
