@@ -116,9 +116,11 @@ static bool read_number(const cli_option *o, const char *text, double *x) {
 
 /* cpu, cuda or cuda:N; whether there is such a one is found out when it is used. */
 static bool is_device(const char *value) {
-    size_t digits = strncmp(value, "cuda:", 5) == 0 ? strspn(value + 5, "0123456789") : 0;
-    return strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0 ||
-           (digits > 0 && digits < 5 && value[5 + digits] == 0);
+    if (strncmp(value, "cuda:", 5) != 0)
+        return strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0;
+    const char *number = value + 5, *end = number;
+    while (*end >= '0' && *end <= '9') end++;
+    return end > number && end - number < 5 && *end == 0;
 }
 
 static int check_value(const cli_args *a, const cli_option *o, const char *value) {
