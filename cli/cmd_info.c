@@ -34,7 +34,7 @@ static int print_tensors(const cli_args *a, const krait_model *model) {
     return CLI_OK;
 }
 
-/* The mixer's settings as an object. */
+/* The settings of the model and of its mixer as an object. */
 static json_t *settings_object(const krait_model *model) {
     json_t *o = json_object();
     krait_setting_info k;
@@ -59,26 +59,31 @@ static void print_json(const krait_model *model, const krait_model_info *m) {
     cli_json(o);
 }
 
-/* "name value, name value" in lines of about 80 columns. */
-static void print_settings(const krait_model *model) {
+/* Has it a line of its own? */
+static int is_told(const char *name) {
+    return strcmp(name, "mixer") == 0 || strcmp(name, "layers") == 0 || strcmp(name, "width") == 0;
+}
+
+/* "name value, name value" in lines of about 80 columns: of the model, or of its mixer. */
+static void print_settings(const krait_model *model, int of_mixer) {
     krait_setting_info k;
-    int column = 0;
+    int column = 0, n = 0;
     for (int64_t i = 0; krait_model_setting(model, i, &k) == 0; i++) {
-        if (column == 0) column = printf("%-14s", i == 0 ? "mixer" : "");
+        if (k.of_mixer != of_mixer || is_told(k.name)) continue;
+        if (n) column += printf(column > 66 ? ",\n" : ", ");
+        if (n == 0 || column > 66) column = printf("%-14s", n ? "" : of_mixer ? "mixer" : "model");
         column += printf("%s %s", k.name, k.value);
-        krait_setting_info next;
-        if (krait_model_setting(model, i + 1, &next) < 0) break;
-        column += printf(column > 66 ? ",\n" : ", ");
-        if (column > 66) column = 0;
+        n++;
     }
-    if (column) printf("\n");
+    if (n) printf("\n");
 }
 
 static void print_text(const krait_model *model, const krait_model_info *m) {
     char a[32], b[32], c[32];
     printf("architecture  %s (%s)\n", m->architecture, m->mixer);
     printf("size          %" PRId64 " layers, width %" PRId64 "\n", m->layers, m->width);
-    print_settings(model);
+    print_settings(model, 0);
+    print_settings(model, 1);
     printf("vocabulary    %" PRId64 " tokens (%" PRId64 " rows), end token %" PRId32 "\n",
            m->vocabulary_used, m->vocabulary, m->end_token);
     printf("parameters    %s (%" PRId64 ")\n", cli_human_count((double)m->parameters, a),

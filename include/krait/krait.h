@@ -88,13 +88,15 @@ typedef struct krait_model_info {
 } krait_model_info;
 KRAIT_API void krait_model_describe(const krait_model *model, krait_model_info *info);
 
-/* A setting of the model's mixer: "state", "16". */
+/* A setting of the model ("width", "64"; "norm_place", "before") or of its mixer ("state", "16"):
+ * what a config.json of Krait's own holds. */
 typedef struct krait_setting_info {
     const char *name, *meaning;
     char value[64]; /* a number, true or false, or a text */
     int is_text;
+    int of_mixer;
 } krait_setting_info;
-/* From 0 on; KRAIT_ERR_ARGUMENT behind the last. */
+/* From 0 on, those of the mixer last; KRAIT_ERR_ARGUMENT behind the last. */
 KRAIT_API int krait_model_setting(const krait_model *model, int64_t index,
                                   krait_setting_info *info);
 

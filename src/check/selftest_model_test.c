@@ -63,9 +63,11 @@ static void check_forms(const char *mixer, const char *variant) {
 
 static void forms_agree(void **state) {
     (void)state;
+    char text[KR_VARIANT_TEXT];
+    const char *v;
     for (int i = 0; kr_mixers[i]; i++)
-        for (const char *const *v = kr_mixers[i]->variants; *v; v++)
-            check_forms(kr_mixers[i]->name, *v);
+        for (int k = 0; (v = kr_config_variant(kr_mixers[i]->name, k, text)); k++)
+            check_forms(kr_mixers[i]->name, v);
 }
 
 static void bad_ids_are_refused(void **state) {

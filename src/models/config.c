@@ -20,6 +20,12 @@ const kr_setting kr_config_settings[] = {
     KR_SETTING_INT_OF(kr_config, layers, 4, 1, MAX_LAYERS, "number of layers"),
     KR_SETTING_INT_OF(kr_config, width, 128, 1, MAX_WIDTH, "width of the residual stream"),
     KR_SETTING_REAL_OF(kr_config, norm_eps, 1e-5, 1e-30, 1, "epsilon of the norms"),
+    KR_SETTING_CHOICE_OF(kr_config, norm_place, KR_NORM_BEFORE, "before|after",
+                         "the norms stand before each part of a layer, or behind its sum"),
+    KR_SETTING_CHOICE_OF(kr_config, channel_mixer, KR_CHANNEL_NONE, "none|mlp|glu|gated_mlp",
+                         "what follows the mixer in each layer"),
+    KR_SETTING_INT_OF(kr_config, channel_width, 0, 0, 4 * MAX_WIDTH,
+                      "inner width of mlp and gated_mlp; 0: 4 and 8/3 times the width"),
     KR_SETTING_BOOL_OF(kr_config, tied, true, "the head is the embedding"),
     KR_SETTING_INT_OF(kr_config, channels, 0, 0, MAX_WIDTH,
                       "numbers of each row of the input; 0: the input is ids"),
@@ -65,6 +71,13 @@ static const kr_dialect *dialect_for(const kr_config *c) {
     return NULL;
 }
 
+/* 4 D; of the gated one as many weights, in eights. */
+static void fill_channels(kr_config *c) {
+    if (c->channel_width) return;
+    if (c->channel_mixer == KR_CHANNEL_MLP) c->channel_width = 4 * c->width;
+    if (c->channel_mixer == KR_CHANNEL_GATED_MLP) c->channel_width = (c->width + 2) / 3 * 8;
+}
+
 int kr_config_finish(kr_config *c, const char *from, krait_error *e) {
     const kr_mixer *m = kr_mixer_find(c->mixer);
     if (!m) {
@@ -74,6 +87,7 @@ int kr_config_finish(kr_config *c, const char *from, krait_error *e) {
     }
     KR_TRY(kr_settings_check(kr_config_settings, c, from, e));
     KR_TRY(kr_settings_check(m->settings, c->settings, from, e));
+    fill_channels(c);
     if (m->fill) m->fill(c);
     if (!c->architecture[0])
         snprintf(c->architecture, sizeof c->architecture, "%s", dialect_for(c)->architecture);
@@ -104,6 +118,19 @@ int kr_config_make(kr_config *c, const char *mixer, int64_t width, int64_t layer
     return kr_config_finish(c, "settings", e);
 }
 
+const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEXT]) {
+    static const char *const layers[] = {"channel_mixer=mlp channel_width=7",
+                                         "channel_mixer=glu norm_place=after",
+                                         "channel_mixer=gated_mlp tied=false", NULL};
+    const char *const *own = kr_mixer_find(mixer)->variants;
+    int n = 0;
+    while (own[n]) n++;
+    if (i < n) return own[i];
+    if (!layers[i - n]) return NULL;
+    snprintf(text, KR_VARIANT_TEXT, "%s %s", own[0], layers[i - n]);
+    return text;
+}
+
 /* ---- checking ---- */
 
 static int check_range(const char *what, int64_t value, int64_t least, int64_t most,
@@ -126,12 +153,29 @@ static int check_ends(const kr_config *c, krait_error *e) {
     return check_range("the used vocabulary", c->vocabulary_used, least, c->vocabulary, e);
 }
 
+static int check_block(const kr_config *c, krait_error *e) {
+    bool wide = c->channel_mixer == KR_CHANNEL_MLP || c->channel_mixer == KR_CHANNEL_GATED_MLP;
+    if (wide && c->channel_width < 1)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "channel_width must be 1 or more");
+    if (!wide && c->channel_width)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "channel_width (%lld) has no effect: channel_mixer is not mlp or gated_mlp",
+                       (long long)c->channel_width);
+    return 0;
+}
+
+bool kr_config_is_plain(const kr_config *c) {
+    return c->channels == 0 && c->classes == 0 && c->norm_place == KR_NORM_BEFORE &&
+           c->channel_mixer == KR_CHANNEL_NONE;
+}
+
 int kr_config_check(const kr_config *c, krait_error *e) {
     const kr_mixer *m = kr_mixer_find(c->mixer);
     if (!m) return no_mixer(c->mixer, e);
     KR_TRY(kr_settings_check(kr_config_settings, c, "model", e));
     KR_TRY(kr_settings_check(m->settings, c->settings, m->name, e));
     KR_TRY(check_ends(c, e));
+    KR_TRY(check_block(c, e));
     KR_TRY(check_range("bos_token_id", c->bos, -1, c->vocabulary - 1, e));
     KR_TRY(check_range("eos_token_id", c->eos, -1, c->vocabulary - 1, e));
     KR_TRY(check_range("pad_token_id", c->pad, -1, c->vocabulary - 1, e));

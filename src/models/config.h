@@ -20,6 +20,15 @@ typedef enum kr_pooling {
     KR_POOL_EVERY /* every row: an answer for each */
 } kr_pooling;
 
+typedef enum kr_norm { KR_NORM_RMS, KR_NORM_LAYER } kr_norm;
+typedef enum kr_norm_place { KR_NORM_BEFORE, KR_NORM_AFTER } kr_norm_place;
+typedef enum kr_channel_mixer {
+    KR_CHANNEL_NONE,
+    KR_CHANNEL_MLP,
+    KR_CHANNEL_GLU,
+    KR_CHANNEL_GATED_MLP
+} kr_channel_mixer;
+
 typedef struct kr_config {
     char architecture[64]; /* "MambaForCausalLM", "FalconMambaForCausalLM", "KraitForCausalLM" */
     char mixer[32];        /* the name of a line of mixers.def: "mamba1" */
@@ -27,6 +36,9 @@ typedef struct kr_config {
     int64_t vocabulary;      /* rows of the embedding, padding included */
     int64_t vocabulary_used; /* ids below this exist; = vocabulary when unknown */
     double norm_eps;
+    int norm_place;        /* kr_norm_place */
+    int channel_mixer;     /* kr_channel_mixer: what follows the mixer in each layer */
+    int64_t channel_width; /* of mlp and gated_mlp, else 0 */
     bool tied;             /* the head is the embedding */
     int64_t channels;      /* > 0: input is rows of so many numbers, not ids */
     int64_t classes;       /* > 0: the head tells classes, not the next id */
@@ -48,6 +60,15 @@ int kr_config_finish(kr_config *c, const char *from, krait_error *e);
 /* All in one: settings is NULL or "state=8 tied=false", of the mixer or of every model. */
 int kr_config_make(kr_config *c, const char *mixer, int64_t width, int64_t layers,
                    int64_t vocabulary, const char *settings, krait_error *e);
+
+/* Settings worth testing, i from 0 on: the mixer's variants, then its first one in every kind of
+ * layer. NULL behind the last. */
+#define KR_VARIANT_TEXT 400
+const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEXT]);
+
+/* A language model of layers of rmsnorm and mixer alone: all that the layouts of other programs can
+ * say. */
+bool kr_config_is_plain(const kr_config *c);
 
 /* Refuses sizes that are not positive, absurd, or inconsistent, with one line. */
 int kr_config_check(const kr_config *c, krait_error *e);

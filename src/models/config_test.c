@@ -254,7 +254,8 @@ static void round_trip(void **state) {
 /* Every mixer with every variant; and no name of a setting means two things. */
 static void every_mixer_round_trips(void **state) {
     (void)state;
-    char folder[64], path[128];
+    char folder[64], path[128], text[KR_VARIANT_TEXT];
+    const char *v;
     int n = 0;
     write_folder(folder, path);
     for (int i = 0; kr_mixers[i]; i++) {
@@ -267,10 +268,10 @@ static void every_mixer_round_trips(void **state) {
                 fail_msg("%s %s", m->name, k->name);
         for (const char *const *name = m->unseen; name && *name; name++)
             assert_non_null(kr_settings_find(m->settings, *name, strlen(*name)));
-        for (const char *const *v = m->variants; *v; v++, n++) {
+        for (int k = 0; (v = kr_config_variant(m->name, k, text)); k++, n++) {
             kr_config c;
             krait_error e;
-            if (kr_config_make(&c, m->name, 6, 2, 264, *v, &e) < 0) fail_msg("%s", e.message);
+            if (kr_config_make(&c, m->name, 6, 2, 264, v, &e) < 0) fail_msg("%s", e.message);
             c.bytes = n & 1;
             c.eos = n & 1 ? 256 : -1;
             write_and_read(&c, path);
@@ -303,6 +304,12 @@ static void own_dialect(void **state) {
     refused(KR KR_SIZES ",\"conv_bias\":3}", "conv_bias must be true or false");
     refused(KR KR_SIZES ",\"dt_init\":\"zero\"}", "one of random|constant, is zero");
     refused(KR KR_SIZES ",\"dt_min\":0.5}", "dt_min (0.5) is above dt_max (0.1)");
+    refused(KR KR_SIZES ",\"channel_width\":4}", "channel_width (4) has no effect");
+    refused(KR KR_SIZES ",\"channel_mixer\":\"moe\"}", "one of none|mlp|glu|gated_mlp");
+    accepted(&c, KR KR_SIZES ",\"channel_mixer\":\"mlp\"}");
+    assert_int_equal(c.channel_width, 32);
+    accepted(&c, KR KR_SIZES ",\"channel_mixer\":\"gated_mlp\"}");
+    assert_int_equal(c.channel_width, 24);
     refused(KR "\"layers\":1e9,\"width\":8,\"vocabulary\":264}", "layers must be");
     refused(KR "\"layers\":1,\"width\":8,\"vocabulary\":-1}", "vocabulary");
 }

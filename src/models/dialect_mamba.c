@@ -106,7 +106,7 @@ static void read_falcon(kr_reader *r, kr_config *c) {
 }
 
 static bool is_mamba(const kr_config *c) {
-    return strcmp(c->mixer, "mamba1") == 0 && c->channels == 0 && c->classes == 0;
+    return strcmp(c->mixer, "mamba1") == 0 && kr_config_is_plain(c);
 }
 
 static bool mamba_holds(const kr_config *c) {

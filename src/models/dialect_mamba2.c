@@ -83,7 +83,7 @@ static void read_mamba2(kr_reader *r, kr_config *c) {
 }
 
 static bool holds(const kr_config *c) {
-    if (strcmp(c->mixer, "mamba2") != 0 || c->channels > 0 || c->classes > 0) return false;
+    if (strcmp(c->mixer, "mamba2") != 0 || !kr_config_is_plain(c)) return false;
     kr_mamba2 s = kr_mamba2_of(c);
     return s.gated_norm && !s.norm_before_gate && !s.skip_per_channel &&
            s.inner == s.expand * c->width && (s.dt_most > 0 || s.dt_least == 0);

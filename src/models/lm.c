@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "mixers/mixer.h"
+#include "models/block.h"
 #include "nn/nn.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embedding/embedding.h"
@@ -112,49 +113,25 @@ static kr_value *head(kr_nn *nn, kr_value *x) {
                      (kr_value *[]){x, w, NULL, kr_nn_half_copy(nn, w)}, 4);
 }
 
-static void enter(kr_lm *lm, kr_nn *nn, int layer, const char *part) {
-    snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.%s", layer, part);
-    kr_graph_scope(lm->g, nn->prefix);
-}
-
-/* Records a layer; *residual becomes the sum that its norm made, or stays NULL where the layer's
- * output is already the sum. */
-static kr_value *add_layer(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o,
-                           int layer, kr_value *hidden, kr_value **residual) {
-    const kr_config *c = nn->config;
-    kr_value *before = *residual;
-    enter(lm, nn, layer, "");
-    add_states(lm, mixer, nn, layer, o);
-    if (nn->step_rows > 0 && mixer->step && !before) {
-        kr_value *norm = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &c->width);
-        enter(lm, nn, layer, "mixer.");
-        kr_value *out = mixer->step(nn, hidden, norm);
-        if (out) return out;
-        enter(lm, nn, layer, "");
-    }
-    kr_value *a = kr_nn_rmsnorm(nn, hidden, before, "norm", c->width, c->norm_eps, residual);
-    /* Every second residual is the one before it and what joined it in halves. */
-    if (layer % 2 && kr_graph_half(lm->g)) kr_graph_recompute(lm->g, *residual);
-    enter(lm, nn, layer, "mixer.");
-    return mixer->build(nn, a);
+/* The picked rows: the head is most of the work of a short prompt. */
+static kr_value *picked(kr_lm *lm, kr_value *x) {
+    return x ? kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0, (kr_value *[]){x, lm->rows}, 2) : NULL;
 }
 
 /* Embedding and layers; returns the normed output of the last, [M,D]. */
 static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o) {
-    const kr_config *c = nn->config;
     kr_graph_scope(lm->g, "embeddings");
-    kr_value *hidden = lm->values ? stem(nn, lm->values) : embed(nn, lm->ids), *residual = NULL;
-    for (int i = 0; i < (int)c->layers; i++)
-        hidden = add_layer(lm, nn, mixer, o, i, hidden, &residual);
-    snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
-    kr_graph_scope(lm->g, "backbone.norm_f");
-    if (lm->rows) { /* only the picked rows go on: the head is most of the work of a short prompt */
-        hidden = kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0, (kr_value *[]){hidden, lm->rows}, 2);
-        if (residual)
-            residual = kr_apply1(lm->g, &kr_op_gather_rows, NULL, 0,
-                                 (kr_value *[]){residual, lm->rows}, 2);
+    kr_stream s = {.branch = lm->values ? stem(nn, lm->values) : embed(nn, lm->ids)};
+    for (int i = 0; i < (int)nn->config->layers; i++) {
+        add_states(lm, mixer, nn, i, o);
+        kr_block_build(nn, mixer, i, &s);
     }
-    kr_value *x = kr_nn_rmsnorm(nn, hidden, residual, "norm_f", c->width, c->norm_eps, NULL);
+    kr_graph_scope(lm->g, "backbone.norm_f");
+    if (lm->rows) {
+        s.branch = picked(lm, s.branch);
+        s.sum = picked(lm, s.sum);
+    }
+    kr_value *x = kr_block_last_norm(nn, &s);
     if (!lm->spans) return x;
     return kr_apply1(lm->g, &kr_op_segment_mean, NULL, 0, (kr_value *[]){x, lm->spans}, 2);
 }
@@ -216,10 +193,17 @@ static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e
                    c->classes > 0 ? "classifies sequences" : "reads numbers");
 }
 
+static int check_place(const kr_config *c, const kr_lm_options *o, krait_error *e) {
+    if (c->norm_place == KR_NORM_BEFORE || !o->graph.half) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "norm_place after needs precision f32: its residual stream is not kept in bf16");
+}
+
 int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e) {
     *lm = (kr_lm){0};
     KR_TRY(kr_config_check(c, e));
     KR_TRY(check_ends(c, o, e));
+    KR_TRY(check_place(c, o, e));
     const kr_mixer *mixer = kr_mixer_find(c->mixer);
     KR_TRY(allocate_states(lm, c, e));
     lm->g = kr_graph_create(&o->graph, e);

@@ -1,7 +1,7 @@
-/* lm.h - the graph of a model: embedding, layers of (norm, mixer) on a residual stream, norm, head.
+/* lm.h - the graph of a model: embedding, layers on a residual stream, norm, head.
  *
- *   res_0 = embedding[ids], or stem . values;   res_{l+1} = res_l + mixer_l(rmsnorm(res_l))
- *   logits = head . rmsnorm(res_L), of ids; or of classes, from the mean of a sequence's rows, its
+ *   res_0 = embedding[ids], or stem . values;   res_{l+1} = layer_l(res_l)         models/block.h
+ *   logits = head . norm(res_L), of ids; or of classes, from the mean of a sequence's rows, its
  *   last row, or every row
  *
  * Tokens are M rows; `seqs` [S,3] (I64: first row, count, state slot) cuts them into sequences: a

@@ -228,15 +228,20 @@ static void check_all_gradients(const kr_mixer *mixer, const char *variant, bool
 
 static void gradients(void **state) {
     (void)state;
+    char text[KR_VARIANT_TEXT];
+    const char *v;
     for (int i = 0; kr_mixers[i]; i++)
-        for (const char *const *v = kr_mixers[i]->variants; *v; v++)
-            check_all_gradients(kr_mixers[i], *v, false);
+        for (int k = 0; (v = kr_config_variant(kr_mixers[i]->name, k, text)); k++)
+            check_all_gradients(kr_mixers[i], v, false);
 }
 
 static void recomputed_gradients(void **state) {
     (void)state;
+    char text[KR_VARIANT_TEXT];
     for (int i = 0; kr_mixers[i]; i++)
         check_all_gradients(kr_mixers[i], kr_mixers[i]->variants[0], true);
+    for (int k = 0; kr_config_variant("lru", k, text); k++)
+        check_all_gradients(kr_mixer_find("lru"), kr_config_variant("lru", k, text), true);
 }
 
 /* Runs before and after id `at` is another one. */
@@ -322,10 +327,12 @@ static double packed_difference(const kr_mixer *mixer, const char *variant) {
 
 static void packed_documents_are_as_if_alone(void **state) {
     (void)state;
+    char text[KR_VARIANT_TEXT];
+    const char *v;
     for (int i = 0; kr_mixers[i]; i++)
-        for (const char *const *v = kr_mixers[i]->variants; *v; v++) {
-            double d = packed_difference(kr_mixers[i], *v);
-            printf("%s %s: packed and alone differ by %.2g\n", kr_mixers[i]->name, *v, d);
+        for (int k = 0; (v = kr_config_variant(kr_mixers[i]->name, k, text)); k++) {
+            double d = packed_difference(kr_mixers[i], v);
+            printf("%s %s: packed and alone differ by %.2g\n", kr_mixers[i]->name, v, d);
             assert_true(d <= 1e-5);
         }
 }

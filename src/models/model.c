@@ -240,12 +240,19 @@ void krait_model_describe(const krait_model *model, krait_model_info *info) {
 
 int krait_model_setting(const krait_model *model, int64_t index, krait_setting_info *info) {
     if (!model || !info || index < 0) return KRAIT_ERR_ARGUMENT;
-    const kr_setting *k = kr_mixer_find(model->config.mixer)->settings;
+    const kr_setting *k = kr_config_settings;
+    const void *values = &model->config;
+    bool of_mixer = index >= kr_settings_count(k);
+    if (of_mixer) {
+        index -= kr_settings_count(k);
+        k = kr_mixer_find(model->config.mixer)->settings;
+        values = model->config.settings;
+    }
     if (index >= kr_settings_count(k)) return KRAIT_ERR_ARGUMENT;
     k += index;
-    *info = (krait_setting_info){.name = k->name, .meaning = k->help};
+    *info = (krait_setting_info){.name = k->name, .meaning = k->help, .of_mixer = of_mixer};
     info->is_text = k->kind == KR_SETTING_TEXT || k->kind == KR_SETTING_CHOICE;
-    kr_setting_text(k, model->config.settings, info->value);
+    kr_setting_text(k, values, info->value);
     return 0;
 }
 
