@@ -115,7 +115,7 @@ const kr_op kr_op_discretise = {
     .cases = forward_cases,
     .n_in = INS,
     .n_out = 2,
-    .kernel = KR_REF_KERNELS(kr_discretise),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise),
 };
 
 const kr_op kr_op_discretise_grad = {
@@ -125,5 +125,5 @@ const kr_op kr_op_discretise_grad = {
     .cases = backward_cases,
     .n_in = GRAD_INS,
     .n_out = INS,
-    .kernel = KR_REF_KERNELS(kr_discretise_grad),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise_grad),
 };

@@ -79,7 +79,8 @@ const kr_op kr_op_head_divide = {
     .cases = forward_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_head_divide),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_head_divide),
 };
 
 const kr_op kr_op_head_divide_grad = {
@@ -89,5 +90,6 @@ const kr_op kr_op_head_divide_grad = {
     .cases = backward_cases,
     .n_in = 3,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_head_divide_grad),
+    .half_in = 7,
+    .kernel = KR_KERNELS_GPU(kr_head_divide_grad),
 };

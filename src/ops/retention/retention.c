@@ -9,7 +9,8 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     if (a->heads < 1)
         return kr_fail(e, KRAIT_ERR_SHAPE, "retention: heads must be above 0, is %lld",
                        (long long)a->heads);
-    out[0] = kr_tensor_make(NULL, c->in[0].dtype, 1, &a->heads);
+    kr_dtype x = c->in[0].dtype;
+    out[0] = kr_tensor_make(NULL, x == KR_BF16 ? KR_F32 : x, 1, &a->heads);
     return 0;
 }
 
@@ -33,5 +34,6 @@ const kr_op kr_op_retention = {
     .cases = cases,
     .n_in = 1,
     .n_out = 1,
-    .kernel = KR_REF_KERNELS(kr_retention),
+    .half_in = 1,
+    .kernel = KR_REF_KERNELS_GPU(kr_retention),
 };

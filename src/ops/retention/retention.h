@@ -2,7 +2,7 @@
  *
  *   y[h] = ln(1 - 2^(-5-h))
  *
- * in:  x, of which only the type counts      out: y [H]
+ * in:  x, of which only the type counts      out: y [H], f32 where x is bf16
  * Source: Sun et al. 2023. */
 #ifndef KR_RETENTION_H
 #define KR_RETENTION_H

@@ -58,6 +58,11 @@ static size_t scratch(const kr_call *c) {
     return (size_t)c->threads * (size_t)((const kr_rope_attr *)c->attr)->width * sizeof(double);
 }
 
+/* Where each row stands. */
+static size_t scratch_cuda(const kr_call *c) {
+    return (size_t)c->in[0].shape[0] * 2 * sizeof(int64_t);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 3 * (double)kr_tensor_count(&c->in[0]);
     *bytes = 2 * (double)kr_tensor_bytes(&c->in[0]);
@@ -124,21 +129,25 @@ const kr_op kr_op_rope = {
     .shape = forward_shape,
     .grad = forward_grad,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda,
     .cost = cost,
     .cases = forward_cases,
     .n_in = 4,
     .n_out = 2,
     .no_accumulate = 2,
-    .kernel = KR_KERNELS(kr_rope),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_rope),
 };
 
 const kr_op kr_op_rope_grad = {
     .name = "rope_grad",
     .shape = backward_shape,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda,
     .cost = cost,
     .cases = backward_cases,
     .n_in = 6,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_rope_grad),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_rope_grad),
 };
