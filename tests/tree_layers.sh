@@ -9,12 +9,13 @@ arrows='
 base
 vec        base
 tensor     base
+hippo      base
 device     tensor
 ops        device vec
 scan       device vec ops.h
 graph      ops scan
 nn         graph config.h
-mixers     nn scan config.h
+mixers     nn scan hippo config.h
 models     mixers formats data
 formats    tensor
 data       base
