@@ -14,6 +14,8 @@ static bool norms_first(const kr_nn *nn) { return nn->config->norm_place == KR_N
 static kr_value *norm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name,
                       kr_value **sum) {
     const kr_config *c = nn->config;
+    if (c->norm == KR_NORM_LAYER)
+        return kr_nn_layernorm(nn, x, residual, name, c->width, c->norm_eps, sum);
     return kr_nn_rmsnorm(nn, x, residual, name, c->width, c->norm_eps, sum);
 }
 

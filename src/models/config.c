@@ -20,6 +20,8 @@ const kr_setting kr_config_settings[] = {
     KR_SETTING_INT_OF(kr_config, layers, 4, 1, MAX_LAYERS, "number of layers"),
     KR_SETTING_INT_OF(kr_config, width, 128, 1, MAX_WIDTH, "width of the residual stream"),
     KR_SETTING_REAL_OF(kr_config, norm_eps, 1e-5, 1e-30, 1, "epsilon of the norms"),
+    KR_SETTING_CHOICE_OF(kr_config, norm, KR_NORM_RMS, "rmsnorm|layernorm",
+                         "the norms; layernorm takes the mean away too, and has a bias"),
     KR_SETTING_CHOICE_OF(kr_config, norm_place, KR_NORM_BEFORE, "before|after",
                          "the norms stand before each part of a layer, or behind its sum"),
     KR_SETTING_CHOICE_OF(kr_config, channel_mixer, KR_CHANNEL_NONE, "none|mlp|glu|gated_mlp",
@@ -121,7 +123,8 @@ int kr_config_make(kr_config *c, const char *mixer, int64_t width, int64_t layer
 const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEXT]) {
     static const char *const layers[] = {"channel_mixer=mlp channel_width=7",
                                          "channel_mixer=glu norm_place=after",
-                                         "channel_mixer=gated_mlp tied=false", NULL};
+                                         "channel_mixer=gated_mlp tied=false norm=layernorm",
+                                         "norm=layernorm norm_place=after", NULL};
     const char *const *own = kr_mixer_find(mixer)->variants;
     int n = 0;
     while (own[n]) n++;
@@ -165,8 +168,8 @@ static int check_block(const kr_config *c, krait_error *e) {
 }
 
 bool kr_config_is_plain(const kr_config *c) {
-    return c->channels == 0 && c->classes == 0 && c->norm_place == KR_NORM_BEFORE &&
-           c->channel_mixer == KR_CHANNEL_NONE;
+    return c->channels == 0 && c->classes == 0 && c->norm == KR_NORM_RMS &&
+           c->norm_place == KR_NORM_BEFORE && c->channel_mixer == KR_CHANNEL_NONE;
 }
 
 int kr_config_check(const kr_config *c, krait_error *e) {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "ops/cast/cast.h"
+#include "ops/layernorm/layernorm.h"
 #include "ops/linear/linear.h"
 #include "ops/mamba_step/mamba_step.h"
 #include "ops/rmsnorm/rmsnorm.h"
@@ -109,6 +110,24 @@ kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *
     else
         kr_graph_recompute(nn->g, outs[0]);
     if (kr_graph_level(nn->g) == KR_LEVEL_CUDA) kr_graph_remake(nn->g, outs[0]);
+    if (sum) *sum = residual ? outs[1] : x;
+    return outs[0];
+}
+
+kr_value *kr_nn_layernorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name,
+                          int64_t width, double eps, kr_value **sum) {
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    kr_value *w = kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ONES, 1, &width);
+    snprintf(full, sizeof full, "%s.bias", name);
+    kr_value *b = kr_nn_param(nn, full, KR_PARAM_PLAIN, KR_ZEROS, 1, &width), *outs[4] = {NULL};
+    kr_layernorm_attr attr = {.eps = eps, .half = kr_graph_half(nn->g)};
+    kr_apply(nn->g, &kr_op_layernorm, &attr, sizeof attr, (kr_value *[]){x, residual, w, b}, 4,
+             outs, 4);
+    if (residual) /* from the sum, which is kept for the gradient */
+        kr_graph_recompute_dear(nn->g, outs[0], (kr_value *[]){outs[1], NULL, w, b}, 4);
+    else
+        kr_graph_recompute(nn->g, outs[0]);
     if (sum) *sum = residual ? outs[1] : x;
     return outs[0];
 }

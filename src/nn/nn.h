@@ -79,5 +79,8 @@ kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w);
  * NULL: no weight. */
 kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name, int64_t width,
                         double eps, kr_value **sum);
+/* The same with the mean taken away, and a bias. */
+kr_value *kr_nn_layernorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name,
+                          int64_t width, double eps, kr_value **sum);
 
 #endif
