@@ -3,10 +3,8 @@
 
 #include <math.h>
 
-static void philox(const kr_rng *r, uint64_t block, uint32_t out[4]) {
-    uint32_t c[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)r->stream,
-                     (uint32_t)(r->stream >> 32)};
-    uint32_t k0 = (uint32_t)r->key, k1 = (uint32_t)(r->key >> 32);
+void kr_philox(uint64_t key, uint32_t c[4]) {
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
         uint32_t n[4] = {(uint32_t)(p1 >> 32) ^ c[1] ^ k0, (uint32_t)p1,
@@ -15,13 +13,14 @@ static void philox(const kr_rng *r, uint64_t block, uint32_t out[4]) {
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < 4; i++) out[i] = c[i];
 }
 
 uint32_t kr_rng_u32(kr_rng *r) {
-    uint32_t block[4];
-    philox(r, r->counter >> 2, block);
-    return block[r->counter++ & 3];
+    uint64_t block = r->counter >> 2;
+    uint32_t words[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)r->stream,
+                         (uint32_t)(r->stream >> 32)};
+    kr_philox(r->key, words);
+    return words[r->counter++ & 3];
 }
 
 double kr_rng_uniform(kr_rng *r) {

@@ -22,6 +22,8 @@ static inline kr_rng kr_rng_make(uint64_t seed, uint64_t stream) {
     return (kr_rng){seed, stream, 0};
 }
 
+/* One block: `words` is the counter, then four random words of it and the key. */
+void kr_philox(uint64_t key, uint32_t words[4]);
 uint32_t kr_rng_u32(kr_rng *r);
 double kr_rng_uniform(kr_rng *r); /* in (0, 1), 53 bits */
 /* mean 0, variance 1 (Box-Muller, two draws a number) */

@@ -30,6 +30,7 @@ static kr_value *part_in(kr_nn *nn, kr_stream *s, const char *name) {
 
 /* What it made joins the stream. */
 static void part_out(kr_nn *nn, kr_stream *s, const char *name, kr_value *made) {
+    made = kr_nn_dropout(nn, made);
     if (norms_first(nn))
         s->branch = made;
     else
@@ -59,12 +60,12 @@ static kr_value *channel_mixer(kr_nn *nn, kr_value *a) {
     if (c->channel_mixer == KR_CHANNEL_MLP) {
         kr_init init = kr_init_fan_in(c->width, 1);
         kr_value *up = kr_nn_linear(nn, a, "up", c->width, c->channel_width, true, init);
-        return down(nn, kr_nn_map(nn, KR_FUNCTION_GELU, up), true);
+        return down(nn, kr_nn_dropout(nn, kr_nn_map(nn, KR_FUNCTION_GELU, up)), true);
     }
     bool glu = c->channel_mixer == KR_CHANNEL_GLU;
     halves(nn, a, glu ? c->width : c->channel_width, glu, half);
     if (glu) return kr_nn_gate(nn, KR_FUNCTION_SIGMOID, half[0], half[1]);
-    return down(nn, kr_nn_gate(nn, KR_FUNCTION_SILU, half[0], half[1]), false);
+    return down(nn, kr_nn_dropout(nn, kr_nn_gate(nn, KR_FUNCTION_SILU, half[0], half[1])), false);
 }
 
 /* ---- layers ---- */

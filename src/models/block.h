@@ -8,6 +8,9 @@
  *                   gated_mlp:   down (p * silu(q)),     [p ; q] = up a
  *                   glu:         p * sigmoid(q),         [p ; q] = up a + b
  *
+ * In training, dropout works on what each part made, and behind the function inside mlp and
+ * gated_mlp (mixers have places of their own: kr_nn_dropout).
+ *
  * a [M,D] is one token's: only mixers let tokens see each other. The width of mlp and gated_mlp is
  * channel_width. Sources: Vaswani et al. 2017 (mlp, norm behind), Dauphin et al. 2017 (glu),
  * Shazeer 2020 (gated_mlp). docs/references.md has the full titles. */

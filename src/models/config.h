@@ -36,7 +36,7 @@ typedef struct kr_config {
     int64_t vocabulary;      /* rows of the embedding, padding included */
     int64_t vocabulary_used; /* ids below this exist; = vocabulary when unknown */
     double norm_eps;
-    int norm;                /* kr_norm */
+    int norm;              /* kr_norm */
     int norm_place;        /* kr_norm_place */
     int channel_mixer;     /* kr_channel_mixer: what follows the mixer in each layer */
     int64_t channel_width; /* of mlp and gated_mlp, else 0 */

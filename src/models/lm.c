@@ -33,6 +33,8 @@ static void add_inputs(kr_lm *lm, const kr_config *c, const kr_lm_options *o) {
         lm->spans = kr_graph_input(g, "spans", KR_I64, KR_DIM0_ROWS, 2, (int64_t[]){o->rows, 3});
     else if (o->rows > 0)
         lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
+    if (o->graph.training && o->dropout > 0)
+        lm->draw = kr_graph_input(g, "draw", KR_I64, KR_DIM0_FIXED, 1, (int64_t[]){2});
     if (!o->loss) return;
     lm->targets = kr_graph_input(g, "targets", KR_I32, logit_dim0, 1, &logit_rows);
     if (o->graph.training)
@@ -213,6 +215,7 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
     }
     add_inputs(lm, c, o);
     kr_nn nn = {.g = lm->g, .config = c, .seqs = lm->seqs, .reset = lm->reset};
+    nn.dropout = (kr_nn_leaving_out){lm->draw, o->dropout, o->dropout_tied, 0};
     if (o->step) nn.step_rows = o->tokens;
     kr_value *x = backbone(lm, &nn, mixer, o);
     kr_graph_scope(lm->g, "lm_head");

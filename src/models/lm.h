@@ -29,6 +29,10 @@ typedef struct kr_lm_options {
     bool loss; /* adds targets, nll */
     /* with loss: no logits are wanted; on the GPU they are then never all in memory */
     bool no_logits;
+    /* training: the share of numbers that each part of a layer leaves out at random; tied: the same
+     * columns in all rows of a sequence. 0: none */
+    double dropout;
+    bool dropout_tied;
     /* training: gradients of the states in, seeds for the gradients of the states out */
     bool state_gradient;
 } kr_lm_options;
@@ -44,6 +48,7 @@ typedef struct kr_lm {
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */
+    kr_value *draw;   /* input I64 [2], training with dropout: the seed, and which run it is */
     kr_value *logits; /* output real [M,V] or [R,V]; NULL with no_logits on the GPU */
     /* output real: -log p(target) in nats, 0 where the target is -1; NULL without loss */
     kr_value *nll;

@@ -87,6 +87,7 @@ typedef struct rig {
     uint8_t reset[T];
     int64_t seqs[SLOTS][3];
     double seed[T];
+    int64_t draw[2];
     double
         *states[96]; /* in, out and seed of each state: 3 * n_states pointers, row major by state */
 } rig;
@@ -110,7 +111,8 @@ static void bind_states(rig *r, kr_rng *rng) {
     }
 }
 
-static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool recompute) {
+static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool recompute,
+                     double dropout) {
     memset(r, 0, sizeof *r);
     assert_int_equal(kr_config_make(&r->c, mixer->name, 6, 2, V, variant, NULL), 0);
     kr_lm_options o = {
@@ -120,6 +122,8 @@ static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool re
         .slots = SLOTS,
         .reset = true,
         .loss = true,
+        .dropout = dropout,
+        .dropout_tied = recompute,
         .state_gradient = true};
     krait_error e;
     if (kr_lm_build(&r->lm, &r->c, &o, &e) < 0) fail_msg("%s", e.message);
@@ -147,6 +151,7 @@ static void open_rig(rig *r, const kr_mixer *mixer, const char *variant, bool re
     bind_raw(r, r->lm.reset, r->reset);
     bind_raw(r, r->lm.seqs, r->seqs);
     bind_raw(r, r->lm.seed, r->seed);
+    if (r->lm.draw) bind_raw(r, r->lm.draw, r->draw);
     bind_states(r, &rng);
 }
 
@@ -203,9 +208,10 @@ static double *copy_of_gradient(rig *r, kr_value *v, int64_t *n) {
     return copy;
 }
 
-static void check_all_gradients(const kr_mixer *mixer, const char *variant, bool recompute) {
+static void check_all_gradients(const kr_mixer *mixer, const char *variant, bool recompute,
+                                double dropout) {
     rig r;
-    open_rig(&r, mixer, variant, recompute);
+    open_rig(&r, mixer, variant, recompute, dropout);
     double worst = 0;
     int n_params = kr_graph_param_count(r.lm.g), checked = 0;
     for (int i = 0; i < n_params + r.lm.n_states; i++) {
@@ -222,6 +228,7 @@ static void check_all_gradients(const kr_mixer *mixer, const char *variant, bool
     }
     printf("%s %s%s: %d tensors, worst relative difference %.2g\n", mixer->name, variant,
            recompute ? " recomputed" : "", checked, worst);
+    if (dropout > 0) printf("  the above with dropout\n");
     assert_true(worst < 1e-6);
     close_rig(&r);
 }
@@ -232,22 +239,48 @@ static void gradients(void **state) {
     const char *v;
     for (int i = 0; kr_mixers[i]; i++)
         for (int k = 0; (v = kr_config_variant(kr_mixers[i]->name, k, text)); k++)
-            check_all_gradients(kr_mixers[i], v, false);
+            check_all_gradients(kr_mixers[i], v, false, 0);
 }
 
 static void recomputed_gradients(void **state) {
     (void)state;
     char text[KR_VARIANT_TEXT];
     for (int i = 0; kr_mixers[i]; i++)
-        check_all_gradients(kr_mixers[i], kr_mixers[i]->variants[0], true);
+        check_all_gradients(kr_mixers[i], kr_mixers[i]->variants[0], true, 0);
     for (int k = 0; kr_config_variant("lru", k, text); k++)
-        check_all_gradients(kr_mixer_find("lru"), kr_config_variant("lru", k, text), true);
+        check_all_gradients(kr_mixer_find("lru"), kr_config_variant("lru", k, text), true, 0);
+}
+
+static void gradients_through_dropout(void **state) {
+    (void)state;
+    char text[KR_VARIANT_TEXT];
+    const char *v;
+    for (int i = 0; kr_mixers[i]; i++)
+        for (int k = 0; (v = kr_config_variant(kr_mixers[i]->name, k, text)); k++)
+            if (strstr(v, "channel_mixer")) check_all_gradients(kr_mixers[i], v, k % 2, 0.4);
+}
+
+/* A draw decides all that is left out, and says so by its two numbers. */
+static void dropout_follows_its_draw(void **state) {
+    (void)state;
+    rig r;
+    double nll[4][T];
+    open_rig(&r, kr_mixer_find("s4d"), "state=8 channel_mixer=mlp", false, 0.4);
+    for (int i = 0; i < 4; i++) {
+        r.draw[0] = i == 2, r.draw[1] = i == 3;
+        run(&r);
+        memcpy(nll[i], kr_value_tensor(r.lm.nll)->data, sizeof nll[i]);
+    }
+    close_rig(&r);
+    assert_memory_equal(nll[0], nll[1], sizeof nll[0]);
+    assert_memory_not_equal(nll[0], nll[2], sizeof nll[0]);
+    assert_memory_not_equal(nll[0], nll[3], sizeof nll[0]);
 }
 
 /* Runs before and after id `at` is another one. */
 static void change_one(const kr_mixer *mixer, int at, double before[T], double after[T]) {
     rig r;
-    open_rig(&r, mixer, mixer->variants[0], false);
+    open_rig(&r, mixer, mixer->variants[0], false, 0);
     run(&r);
     memcpy(before, kr_value_tensor(r.lm.nll)->data, T * sizeof *before);
     r.ids[at] = (r.ids[at] + 1) % V;
@@ -343,6 +376,8 @@ int main(void) {
         cmocka_unit_test(initial_values_follow_the_paper),
         cmocka_unit_test(gradients),
         cmocka_unit_test(recomputed_gradients),
+        cmocka_unit_test(gradients_through_dropout),
+        cmocka_unit_test(dropout_follows_its_draw),
         cmocka_unit_test(later_tokens_change_nothing_before),
         cmocka_unit_test(documents_and_sequences_do_not_leak),
         cmocka_unit_test(packed_documents_are_as_if_alone),

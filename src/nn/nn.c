@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "ops/cast/cast.h"
+#include "ops/dropout/dropout.h"
 #include "ops/layernorm/layernorm.h"
 #include "ops/linear/linear.h"
 #include "ops/mamba_step/mamba_step.h"
@@ -52,6 +53,16 @@ kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x) {
 kr_value *kr_nn_gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b) {
     kr_value *y = kr_apply1(nn->g, &kr_op_gate, &(kr_elementwise_attr){f},
                             sizeof(kr_elementwise_attr), (kr_value *[]){a, b}, 2);
+    kr_graph_recompute(nn->g, y);
+    return y;
+}
+
+kr_value *kr_nn_dropout(kr_nn *nn, kr_value *x) {
+    kr_nn_leaving_out *o = &nn->dropout;
+    if (!o->draw) return x;
+    kr_dropout_attr attr = {o->share, o->sites++};
+    kr_value *y = kr_apply1(nn->g, &kr_op_dropout, &attr, sizeof attr,
+                            (kr_value *[]){x, o->draw, o->tied ? nn->seqs : NULL}, 3);
     kr_graph_recompute(nn->g, y);
     return y;
 }

@@ -10,6 +10,14 @@
 
 struct kr_config;
 
+/* Dropout, where a graph has it. */
+typedef struct kr_nn_leaving_out {
+    kr_value *draw; /* I64 [2]: ops/dropout/dropout.h; NULL: nothing is left out */
+    double share;
+    bool tied;     /* alike in all rows of a sequence */
+    int64_t sites; /* so far */
+} kr_nn_leaving_out;
+
 /* What a mixer or a model builds with: where it is, and what runs beside the tokens. */
 typedef struct kr_nn {
     kr_graph *g;
@@ -19,6 +27,7 @@ typedef struct kr_nn {
     kr_value *reset; /* U8 [M] or NULL */
     /* > 0: a decode step of at most so many rows: row r is sequence r, of one token or none */
     int64_t step_rows;
+    kr_nn_leaving_out dropout;
     kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
     kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
 } kr_nn;
@@ -62,6 +71,9 @@ kr_value *kr_nn_param_drawn(kr_nn *nn, const char *name, kr_param_kind kind,
 /* y = f(x), and y = a f(b): a function of ops/elementwise/functions.def. */
 kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x);
 kr_value *kr_nn_gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b);
+
+/* x [M,D] with some numbers left out, where the graph trains with dropout; else x itself. */
+kr_value *kr_nn_dropout(kr_nn *nn, kr_value *x);
 
 /* x [M,in] -> [M,out] by w [out,in], which may be computed; bias [out] or NULL. */
 kr_value *kr_nn_product(kr_nn *nn, kr_value *x, kr_value *w, kr_value *bias);

@@ -9,7 +9,7 @@ static int64_t targets_of(const kr_batch_shape *s) { return s->picks ? s->picks 
 
 /* Parts of the block in order: those of 8 bytes, of 4, of 1. */
 size_t kr_micro_batches_bytes(const kr_batch_shape *s) {
-    int64_t wide = s->count * (3 + 3 * s->lanes + picks_of(s));
+    int64_t wide = s->count * (5 + 3 * s->lanes + picks_of(s));
     int64_t inputs = s->rows * (s->channels ? s->channels : 1);
     int64_t narrow = s->count * (inputs + targets_of(s)) + targets_of(s);
     return (size_t)wide * sizeof(int64_t) + (size_t)narrow * 4 + (size_t)(s->count * s->rows);
@@ -24,7 +24,8 @@ int kr_micro_batches_create(kr_micro_batches *b, const kr_batch_shape *s, krait_
     b->r = b->m + A;
     b->s = b->r + A;
     b->seqs = b->s + A;
-    b->picks = b->seqs + 3 * A * B;
+    b->draws = b->seqs + 3 * A * B;
+    b->picks = b->draws + 2 * A;
     b->ids = (int32_t *)(b->picks + A * picks_of(s));
     b->values = (float *)b->ids;
     b->targets = b->ids + A * M * (s->channels ? s->channels : 1);
@@ -51,6 +52,13 @@ void kr_micro_batches_free(kr_micro_batches *b) {
 void kr_micro_batches_seed(kr_micro_batches *b) {
     for (int64_t i = 0; i < targets_of(&b->shape); i++)
         b->seed[i] = b->valid ? 1.0f / (float)b->valid : 0;
+}
+
+void kr_micro_batches_draw(kr_micro_batches *b, int64_t seed, int64_t step) {
+    for (int64_t i = 0; i < b->shape.count; i++) {
+        b->draws[2 * i] = seed;
+        b->draws[2 * i + 1] = step * b->shape.count + i;
+    }
 }
 
 int kr_micro_batches_fetch(kr_micro_batches *b, kr_loader *l, krait_error *e) {
@@ -97,5 +105,7 @@ int kr_micro_batches_bind(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait
     KR_TRY(bind_picks(b, i, lm, e));
     if (lm->targets) KR_TRY(kr_graph_bind(lm->g, lm->targets, &targets, e));
     if (lm->seed) KR_TRY(kr_graph_bind(lm->g, lm->seed, &seed, e));
+    kr_tensor draw = kr_tensor_make(b->draws + 2 * i, KR_I64, 1, (const int64_t[]){2});
+    if (lm->draw) KR_TRY(kr_graph_bind(lm->g, lm->draw, &draw, e));
     return kr_graph_bind(lm->g, lm->seqs, &cut, e);
 }

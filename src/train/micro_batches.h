@@ -25,6 +25,7 @@ typedef struct kr_micro_batches {
     void *block;            /* the arrays below */
     int64_t *m, *r, *s;     /* [A]: rows, picked rows and sequences that a micro-batch has */
     int64_t *seqs;          /* [A,B,3]: first row, rows, slot */
+    int64_t *draws;         /* [A,2]: dropout's seed, and the number of the run */
     int64_t *picks;         /* [A,R] rows, or with spans [A,R,3] as seqs; with R > 0 */
     int32_t *ids, *targets; /* [A,M]; [A,R] or [A,M] */
     float *values;          /* [A,M,C] */
@@ -40,6 +41,8 @@ void kr_micro_batches_free(kr_micro_batches *b);
 int kr_micro_batches_fetch(kr_micro_batches *b, kr_loader *l, krait_error *e);
 /* The seed of the loss, once all is filled and `valid` is known. */
 void kr_micro_batches_seed(kr_micro_batches *b);
+/* What dropout draws in step `step`, counted from 0. */
+void kr_micro_batches_draw(kr_micro_batches *b, int64_t seed, int64_t step);
 /* Binds micro-batch i to the inputs of lm. */
 int kr_micro_batches_bind(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait_error *e);
 /* How many losses micro-batch i gives. */

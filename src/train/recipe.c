@@ -33,6 +33,8 @@ static const kr_setting keys[] = {
         carry_state, false,
         "each window starts from the state the one before it left (truncated backpropagation)"),
     BOOL_KEY(reset, true, "documents packed into one window do not see each other"),
+    REAL_KEY(dropout, 0, 0, 0.99, "share of what each part of a layer makes that is left out"),
+    BOOL_KEY(dropout_tied, false, "dropout leaves out the same columns in all rows of a sequence"),
     INT_KEY(seed, 1, 0, 9007199254740992.0, "of initial weights, data order and samples"),
     TEXT_KEY(precision, "auto|f32|bf16", "of activations; auto: bf16 on a GPU, f32 on the CPU"),
     TEXT_KEY(about, NULL, "what this recipe is for"),
@@ -327,6 +329,8 @@ int kr_recipe_finish(kr_recipe *r, krait_error *e) {
     r->steps = steps;
     if (r->carry_state && !r->reset)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: carry_state needs reset = true");
+    if (r->dropout_tied && r->dropout == 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: dropout_tied has no effect: dropout is 0");
     return finish_schedule(r, e);
 }
 

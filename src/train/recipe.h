@@ -31,6 +31,8 @@ typedef struct kr_recipe {
     int64_t batch, window, accumulate;
     double held_out;
     bool carry_state, reset;
+    double dropout;
+    bool dropout_tied;
     int64_t seed;
     /* optimiser */
     int64_t steps, tokens;

@@ -131,9 +131,10 @@ static void a_run_that_goes_on_is_the_same(void **state) {
     static const char *const runs[][MOST] = {
         {"task=listops", "depth=4", "shortest=5", "longest=30", "width=16", "layers=1", "batch=4",
          "steps=9", "warmup=2", "eval_every=3", "eval_batches=2", "log_every=1", "pooling=last",
-         NULL},
+         "dropout=0.2", NULL},
         {"task=pathfinder", "width=8", "layers=1", "batch=2", "steps=5", "warmup=2", "eval_every=2",
-         "eval_batches=1", "accumulate=2", "log_every=1", NULL}};
+         "eval_batches=1", "accumulate=2", "log_every=1", "dropout=0.1", "dropout_tied=true",
+         "mixer=lru", NULL}};
     for (int i = 0; i < 2; i++) {
         char whole[32], parts[32];
         krait_error e;
@@ -255,6 +256,7 @@ static void refusals(void **state) {
         {"must be even and at least 4", "task=mqar", "length=9", NULL},
         {"decides channels (0) and classes (0)", "task=mqar", "classes=4", NULL},
         {"pooling has no effect", "task=mqar", "pooling=last", NULL},
+        {"dropout_tied has no effect", "task=mqar", "dropout_tied=true", NULL},
         {"needs data, or a task", "steps=3", "warmup=1", NULL}};
     char folder[32];
     make_folder(folder);

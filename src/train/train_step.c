@@ -58,6 +58,7 @@ int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
         KR_TRY(kr_task_batches_fill(&t->examples, &t->batches, e));
     else
         KR_TRY(kr_micro_batches_fetch(&t->batches, t->data, e));
+    kr_micro_batches_draw(&t->batches, t->recipe.seed, t->step);
     kr_graph_zero_gradients(t->lm.g);
     for (int64_t i = 0; i < t->batches.shape.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
     r->loss = t->batches.valid ? sum / (double)t->batches.valid : 0;

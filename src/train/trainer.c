@@ -255,7 +255,9 @@ kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recomput
                            .slots = r->carry_state ? batch : 0,
                            .reset = r->reset && !kr_trainer_has_task(t),
                            .loss = true,
-                           .no_logits = true};
+                           .no_logits = true,
+                           .dropout = r->dropout,
+                           .dropout_tied = r->dropout_tied};
 }
 
 static void tell_idle_rate(kr_trainer *t) {

@@ -132,6 +132,7 @@ static kr_value *build(kr_nn *nn, kr_value *u) {
     int64_t H = nn->config->width;
     kr_value *z = kr_nn_map(nn, KR_FUNCTION_GELU, recurrence(nn, &s, u));
     if (s.mixing == KR_LRU_NO_MIXING) return z;
+    z = kr_nn_dropout(nn, z);
     bool half = s.mixing == KR_LRU_HALF_GLU;
     kr_value *ab =
         kr_nn_linear(nn, z, "glu", H, half ? H : 2 * H, true, normal(1 / sqrt((double)H)));

@@ -134,6 +134,7 @@ static kr_value *build(kr_nn *nn, kr_value *u) {
     kr_s4d s = kr_s4d_of(nn->config);
     int64_t H = nn->config->width;
     kr_value *z = kr_nn_map(nn, KR_FUNCTION_GELU, recurrence(nn, &s, u));
+    z = kr_nn_dropout(nn, z);
     kr_value *v = kr_nn_linear(nn, z, "out_proj", H, s.glu ? 2 * H : H, true, kr_init_fan_in(H, 1));
     if (!s.glu) return v;
     return kr_nn_gate(nn, KR_FUNCTION_SIGMOID, kr_graph_columns(nn->g, v, 0, H),

@@ -10,6 +10,7 @@
  */
 #include "base/rng.h"
 #include "device/cuda/kernel.cuh"
+#include "device/cuda/philox.cuh"
 #include "ops/sample/sample.h"
 
 enum {
@@ -360,21 +361,11 @@ static __device__ int32_t draw(const row_of &row, rank_key mine, float largest, 
     return id_of(row, m->list[drawn < end ? drawn : end - 1]);
 }
 
-/* Philox 4x32-10 as in base/rng.c: number `counter` of a stream. */
+/* Number `counter` of a stream. */
 static __device__ uint32_t random_bits(uint64_t seed, uint64_t stream, uint64_t counter) {
     uint32_t c[4] = {(uint32_t)(counter >> 2), (uint32_t)(counter >> 34), (uint32_t)stream,
                      (uint32_t)(stream >> 32)};
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint32_t h0 = __umulhi(0xD2511F53u, c[0]), l0 = 0xD2511F53u * c[0];
-        uint32_t h1 = __umulhi(0xCD9E8D57u, c[2]), l1 = 0xCD9E8D57u * c[2];
-        c[0] = h1 ^ c[1] ^ k0;
-        c[1] = l1;
-        c[2] = h0 ^ c[3] ^ k1;
-        c[3] = l0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
+    kr_philox_block(seed, c);
     int at = (int)(counter & 3);
     return at == 0 ? c[0] : at == 1 ? c[1] : at == 2 ? c[2] : c[3];
 }
