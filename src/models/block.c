@@ -4,6 +4,9 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "ops/add/add.h"
+#include "ops/reverse_rows/reverse_rows.h"
+
 static void enter(kr_nn *nn, int layer, const char *part) {
     snprintf(nn->prefix, sizeof nn->prefix, "backbone.layers.%d.%s", layer, part);
     kr_graph_scope(nn->g, nn->prefix);
@@ -70,6 +73,19 @@ static kr_value *channel_mixer(kr_nn *nn, kr_value *a) {
 
 /* ---- layers ---- */
 
+static kr_value *reversed(kr_nn *nn, kr_value *x) {
+    return kr_apply1(nn->g, &kr_op_reverse_rows, NULL, 0, (kr_value *[]){x, nn->seqs}, 2);
+}
+
+static kr_value *mix(kr_nn *nn, const kr_mixer *mixer, int layer, kr_value *a) {
+    enter(nn, layer, "mixer.");
+    kr_value *y = mixer->build(nn, a);
+    if (!nn->config->bidirectional) return y;
+    enter(nn, layer, "mixer_back.");
+    kr_value *z = reversed(nn, mixer->build(nn, reversed(nn, a)));
+    return kr_apply1(nn->g, &kr_op_add, NULL, 0, (kr_value *[]){y, z}, 2);
+}
+
 /* Can the mixer do the whole layer of a decode step in its own way? */
 static bool may_step(const kr_nn *nn, const kr_mixer *mixer, const kr_stream *s) {
     return nn->step_rows > 0 && mixer->step && !s->sum && kr_config_is_plain(nn->config);
@@ -87,8 +103,7 @@ void kr_block_build(kr_nn *nn, const kr_mixer *mixer, int layer, kr_stream *s) {
         enter(nn, layer, "");
     }
     kr_value *a = part_in(nn, s, "norm");
-    enter(nn, layer, "mixer.");
-    a = mixer->build(nn, a);
+    a = mix(nn, mixer, layer, a);
     enter(nn, layer, "");
     part_out(nn, s, "norm", a);
     if (c->channel_mixer == KR_CHANNEL_NONE) return;

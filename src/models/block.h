@@ -3,6 +3,9 @@
  *   norm_place before:   r = x + mixer(norm(x)),     y = r + channel(norm2(r)),   a norm at the end
  *   norm_place after:    r = norm(x + mixer(x)),     y = norm2(r + channel(r))
  *
+ *   bidirectional:       mixer(a) + R mixer_back(R a) for mixer(a), R: the rows of each sequence
+ * from the last to the first
+ *
  *   channel mixer   none:        y = r
  *                   mlp:         down gelu(up a + b) + c
  *                   gated_mlp:   down (p * silu(q)),     [p ; q] = up a

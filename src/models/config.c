@@ -24,6 +24,8 @@ const kr_setting kr_config_settings[] = {
                          "the norms; layernorm takes the mean away too, and has a bias"),
     KR_SETTING_CHOICE_OF(kr_config, norm_place, KR_NORM_BEFORE, "before|after",
                          "the norms stand before each part of a layer, or behind its sum"),
+    KR_SETTING_BOOL_OF(kr_config, bidirectional, false,
+                       "a second mixer in each layer reads sequences from behind; needs classes"),
     KR_SETTING_CHOICE_OF(kr_config, channel_mixer, KR_CHANNEL_NONE, "none|mlp|glu|gated_mlp",
                          "what follows the mixer in each layer"),
     KR_SETTING_INT_OF(kr_config, channel_width, 0, 0, 4 * MAX_WIDTH,
@@ -157,6 +159,9 @@ static int check_ends(const kr_config *c, krait_error *e) {
 }
 
 static int check_block(const kr_config *c, krait_error *e) {
+    if (c->bidirectional && c->classes == 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "bidirectional needs classes: what predicts the next id may not see it");
     bool wide = c->channel_mixer == KR_CHANNEL_MLP || c->channel_mixer == KR_CHANNEL_GATED_MLP;
     if (wide && c->channel_width < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "channel_width must be 1 or more");

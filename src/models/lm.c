@@ -195,6 +195,14 @@ static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e
                    c->classes > 0 ? "classifies sequences" : "reads numbers");
 }
 
+/* What reads from behind has no state to go on from, and knows no documents within a sequence. */
+static int check_whole(const kr_config *c, const kr_lm_options *o, krait_error *e) {
+    if (!c->bidirectional || (o->slots == 0 && !o->step && !o->reset)) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "a bidirectional model reads whole sequences: it cannot %s",
+                   o->reset ? "pack documents" : "go on from a state");
+}
+
 static int check_place(const kr_config *c, const kr_lm_options *o, krait_error *e) {
     if (c->norm_place == KR_NORM_BEFORE || !o->graph.half) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
@@ -205,6 +213,7 @@ int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_err
     *lm = (kr_lm){0};
     KR_TRY(kr_config_check(c, e));
     KR_TRY(check_ends(c, o, e));
+    KR_TRY(check_whole(c, o, e));
     KR_TRY(check_place(c, o, e));
     const kr_mixer *mixer = kr_mixer_find(c->mixer);
     KR_TRY(allocate_states(lm, c, e));

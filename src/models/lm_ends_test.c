@@ -1,6 +1,6 @@
 /* lm_ends_test.c - the ends of a model other than a language model's: rows of numbers in, classes
- * out by the mean, the last or every row. Gradients in double against finite differences; what does
- * not go together is refused. */
+ * out by the mean, the last or every row, read one way or both. Gradients in double against finite
+ * differences; what does not go together is refused. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -36,11 +36,11 @@ static void bind(rig *r, kr_value *v, void *data) {
     if (kr_graph_bind(r->lm.g, v, &t, &e) < 0) fail_msg("%s", e.message);
 }
 
-static void build(rig *r, const char *settings, bool training) {
+static void build_of(rig *r, const char *mixer, const char *settings, bool training) {
     memset(r, 0, sizeof *r);
     krait_error e;
     bool numbers = strstr(settings, "channels") != NULL;
-    if (kr_config_make(&r->c, "mamba1", 6, 2, numbers ? 0 : 11, settings, &e) < 0)
+    if (kr_config_make(&r->c, mixer, 6, 2, numbers ? 0 : 11, settings, &e) < 0)
         fail_msg("%s", e.message);
     r->r = r->c.pooling == KR_POOL_EVERY ? T : S;
     kr_lm_options o = {.graph = {.f64 = true, .training = training, .threads = 1},
@@ -54,6 +54,10 @@ static void build(rig *r, const char *settings, bool training) {
     if (kr_lm_bind_weights(&r->lm, &r->w, &e) < 0) fail_msg("%s", e.message);
     if (kr_graph_plan(r->lm.g, &e) < 0) fail_msg("%s", e.message);
     assert_int_equal(kr_graph_allocate(r->lm.g, &e), 0);
+}
+
+static void build(rig *r, const char *settings, bool training) {
+    build_of(r, "mamba1", settings, training);
 }
 
 static void fill(rig *r) {
@@ -113,6 +117,22 @@ static double compare(rig *r, kr_value *v) {
     return worst / scale;
 }
 
+static void check_gradients(const char *mixer, const char *settings) {
+    rig r;
+    double worst = 0;
+    build_of(&r, mixer, settings, true);
+    fill(&r);
+    for (int k = 0; k < kr_graph_param_count(r.lm.g); k++) {
+        const kr_param_decl *d;
+        worst = fmax(worst, compare(&r, kr_graph_param_at(r.lm.g, k, &d)));
+    }
+    printf("%s %s: %d tensors, worst relative difference %.2g\n", mixer, settings,
+           kr_graph_param_count(r.lm.g), worst);
+    assert_true(worst < 1e-6);
+    kr_lm_free(&r.lm);
+    kr_weights_free(&r.w);
+}
+
 static void gradients(void **state) {
     (void)state;
     static const char *const settings[] = {"inner=10 state=3 classes=4 channels=3",
@@ -120,18 +140,78 @@ static void gradients(void **state) {
                                            "inner=10 state=3 classes=4 channels=3 pooling=every",
                                            "inner=10 state=3 classes=4",
                                            "inner=10 state=3 classes=4 pooling=last"};
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        rig r;
-        double worst = 0;
-        build(&r, settings[i], true);
-        fill(&r);
-        for (int k = 0; k < kr_graph_param_count(r.lm.g); k++) {
-            const kr_param_decl *d;
-            worst = fmax(worst, compare(&r, kr_graph_param_at(r.lm.g, k, &d)));
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        check_gradients("mamba1", settings[i]);
+}
+
+/* ---- both directions ---- */
+
+static const char *both_ways(const kr_mixer *m, char text[400]) {
+    snprintf(text, 400, "%s channels=3 classes=4 pooling=every bidirectional=true", m->variants[0]);
+    return text;
+}
+
+static void gradients_of_both_ways(void **state) {
+    (void)state;
+    char text[400];
+    for (int i = 0; kr_mixers[i]; i++)
+        check_gradients(kr_mixers[i]->name, both_ways(kr_mixers[i], text));
+}
+
+static void logits_of(rig *r, double logits[T][CLASSES]) {
+    krait_error e;
+    if (kr_graph_run(r->lm.g, T, r->r, &e) < 0) fail_msg("%s", e.message);
+    memcpy(logits, kr_value_tensor(r->lm.logits)->data, sizeof(double[T][CLASSES]));
+}
+
+/* The weights of one direction become those of the other. */
+static void swap_ways(rig *r) {
+    for (int64_t i = 0; i < r->w.count; i++) {
+        char name[240];
+        const char *own = r->w.items[i].name, *at = strstr(own, ".mixer.");
+        if (!at) continue;
+        snprintf(name, sizeof name, "%.*s.mixer_back.%s", (int)(at - own), own, at + 7);
+        const kr_tensor *a = &r->w.items[i].tensor, *b = kr_weights_find(&r->w, name);
+        assert_non_null(b);
+        for (int64_t k = 0; k < kr_tensor_count(a); k++) {
+            double *x = (double *)a->data + k, *y = (double *)b->data + k, kept = *x;
+            *x = *y;
+            *y = kept;
         }
-        printf("%s: %d tensors, worst relative difference %.2g\n", settings[i],
-               kr_graph_param_count(r.lm.g), worst);
-        assert_true(worst < 1e-6);
+    }
+}
+
+/* Every row hears all of its own sequence and nothing of another; and the first sequence, read from
+ * behind by weights that changed places, gives the same answers from behind. */
+static void both_ways_are_two_causal_ways(void **state) {
+    (void)state;
+    double before[T][CLASSES], after[T][CLASSES], back[T][CLASSES];
+    char text[400];
+    for (int i = 0; kr_mixers[i]; i++) {
+        rig r;
+        build_of(&r, kr_mixers[i]->name, both_ways(kr_mixers[i], text), false);
+        fill(&r);
+        logits_of(&r, before);
+        r.values[3][0] += 1;
+        logits_of(&r, after);
+        for (int t = 0; t < T; t++)
+            assert_true((memcmp(before[t], after[t], sizeof before[t]) != 0) == (t < 5));
+        r.values[3][0] -= 1;
+        for (int t = 0; t < 2; t++)
+            for (int k = 0; k < C; k++) {
+                double kept = r.values[t][k];
+                r.values[t][k] = r.values[4 - t][k];
+                r.values[4 - t][k] = kept;
+            }
+        swap_ways(&r);
+        kr_graph_params_changed(r.lm.g);
+        logits_of(&r, back);
+        double worst = 0;
+        for (int t = 0; t < 5; t++)
+            for (int k = 0; k < CLASSES; k++)
+                worst = fmax(worst, fabs(before[t][k] - back[4 - t][k]));
+        printf("%s: from behind and from in front differ by %.2g\n", kr_mixers[i]->name, worst);
+        assert_true(worst < 1e-12);
         kr_lm_free(&r.lm);
         kr_weights_free(&r.w);
     }
@@ -170,6 +250,7 @@ static void refusals(void **state) {
     (void)state;
     static const char *const bad[][2] = {{"channels=2", "needs classes"},
                                          {"pooling=last", "pooling has no effect"},
+                                         {"bidirectional=true", "bidirectional needs classes"},
                                          {"classes=-1", "classes must be"},
                                          {"pooling=first", "one of mean|last|every"}};
     kr_config c;
@@ -186,6 +267,17 @@ static void refusals(void **state) {
     assert_true(kr_lm_build(&lm, &c, &o, &e) < 0);
     printf("%s\n", e.message);
     assert_non_null(strstr(e.message, "classifies sequences"));
+    assert_int_equal(kr_config_make(&c, "lru", 8, 1, 16, "classes=3 bidirectional=true", &e), 0);
+    for (int i = 0; i < 3; i++) {
+        o = (kr_lm_options){.graph = {.threads = 1}, .tokens = 4, .sequences = 1, .any_ends = true};
+        o.rows = 1;
+        if (i == 0) o.slots = 1;
+        if (i == 1) o.step = true;
+        if (i == 2) o.reset = true;
+        assert_true(kr_lm_build(&lm, &c, &o, &e) < 0);
+        printf("%s\n", e.message);
+        assert_non_null(strstr(e.message, i == 2 ? "pack documents" : "go on from a state"));
+    }
 }
 
 /* A file must say which ends a model has: only Krait's own dialect can. */
@@ -207,6 +299,8 @@ static void ends_are_written(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gradients),
+                                       cmocka_unit_test(gradients_of_both_ways),
+                                       cmocka_unit_test(both_ways_are_two_causal_ways),
                                        cmocka_unit_test(pooling_is_what_it_says),
                                        cmocka_unit_test(ends_are_written),
                                        cmocka_unit_test(refusals)};

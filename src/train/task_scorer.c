@@ -72,6 +72,7 @@ static int create(kr_task_scorer *s, const kr_config *c, kr_weights *w, const kr
                           .pooling = c->pooling,
                           .logits = c->classes ? c->classes : c->vocabulary};
     KR_TRY(kr_task_fits(source, c, e));
+    if (c->bidirectional && whole < source->longest) whole = source->longest; /* no chunks */
     kr_batch_shape shape = choose_shape(s, most, rows, whole);
     s->lanes = shape.lanes;
     s->rows.shape = shape;

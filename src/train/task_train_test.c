@@ -134,7 +134,7 @@ static void a_run_that_goes_on_is_the_same(void **state) {
          "dropout=0.2", NULL},
         {"task=pathfinder", "width=8", "layers=1", "batch=2", "steps=5", "warmup=2", "eval_every=2",
          "eval_batches=1", "accumulate=2", "log_every=1", "dropout=0.1", "dropout_tied=true",
-         "mixer=lru", NULL}};
+         "mixer=lru", "bidirectional=true", NULL}};
     for (int i = 0; i < 2; i++) {
         char whole[32], parts[32];
         krait_error e;
@@ -181,6 +181,7 @@ static void chunks_give_what_whole_examples_give(void **state) {
         {"selective_copying", "length=60 memorise=5 symbols=8", "state=4"},
         {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10"},
         {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10 pooling=last"},
+        {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10 bidirectional=true"},
         {"mqar", "length=64 pairs=4 symbols=40", "state=4"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
