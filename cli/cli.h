@@ -61,6 +61,12 @@ typedef struct cli_option {
         .kind = CLI_DEVICE, .name = "device", .arg = "NAME", .value = "cpu",                       \
         .help = "cpu, cuda or cuda:N: where to compute."                                           \
     }
+#define CLI_OPT_RATE                                                                               \
+    {                                                                                              \
+        .kind = CLI_REAL, .name = "rate", .arg = "R", .value = "1", .least = 1e-6, .most = 1e6,    \
+        .help = "The data's steps are R times as long as those of training: 2 where they are "     \
+                "sampled half as often. Only mixers in continuous time (s4d) can."                 \
+    }
 #define CLI_OPT_DTYPE                                                                              \
     {                                                                                              \
         .kind = CLI_TEXT, .name = "dtype", .arg = "TYPE", .value = "keep",                         \

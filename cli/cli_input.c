@@ -50,6 +50,7 @@ krait_model *cli_open_model(const cli_args *a, cli_tokenizer tokenizer) {
     o.without_tokenizer = tokenizer == CLI_NO_TOKENIZER;
     o.tokenizer_optional = tokenizer == CLI_ANY_TOKENIZER;
     model_dtype(a, &o);
+    if (has_option(a, "rate")) o.rate = cli_real(a, "rate");
     if (has_option(a, "device")) o.device = cli_text(a, "device");
     if (krait_model_open(&model, cli_text(a, "model"), &o, &e) < 0) cli_fail(a, "%s", e.message);
     return model;

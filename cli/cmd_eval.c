@@ -240,6 +240,7 @@ static const cli_option options[] = {
      .help = "Print {\"doc\", \"pos\", \"id\", \"logprob\"} a line for each token after the first "
              "of its "
              "document. Needs --json."},
+    CLI_OPT_RATE,
     CLI_OPT_DTYPE,
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,

@@ -281,6 +281,7 @@ static const cli_option options[] = {
      .most = 1048576,
      .help = "Prompts are read in pieces of at most this many tokens; 0: 512, on a GPU "
              "4096."},
+    CLI_OPT_RATE,
     CLI_OPT_DTYPE,
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,

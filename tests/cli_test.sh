@@ -114,6 +114,8 @@ unset CUDA_VISIBLE_DEVICES
 holds test ! -e run4/log.jsonl
 
 # ---- info, convert
+refused 1 'no system in continuous time' generate --model run --prompt x --rate 2
+refused 2 'rate' eval --model run --data text --rate 0
 expect 0 info run
 has 'parameters'
 expect 0 info run --json

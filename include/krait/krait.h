@@ -57,9 +57,13 @@ typedef struct krait_model_options {
      * sessions of the model share and compute on. It computes in bf16 (sums, states and the
      * residual stream in f32) when all matrices are bf16 in memory, else in f32. */
     const char *device;
+    /* The length of a step of the data, in steps of the data that the model was trained on: 2 where
+     * they are sampled half as often, 0.5 twice as often. Only of mixers that are systems in
+     * continuous time (s4d): others are refused. 1 or 0: as it is. */
+    double rate;
 } krait_model_options;
 #define KRAIT_MODEL_OPTIONS_INIT                                                                   \
-    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0, NULL }
+    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0, NULL, 1 }
 
 /* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
  * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model

@@ -2,6 +2,7 @@
  * fits. The dialects themselves are files of their own (dialect.h). */
 #include "models/config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -134,6 +135,27 @@ const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEX
     if (!layers[i - n]) return NULL;
     snprintf(text, KR_VARIANT_TEXT, "%s %s", own[0], layers[i - n]);
     return text;
+}
+
+int kr_config_resample(kr_config *c, double rate, krait_error *e) {
+    char names[200] = "";
+    const kr_mixer *m = kr_mixer_find(c->mixer);
+    const kr_setting *k = m ? kr_settings_find(m->settings, "rate", 4) : NULL;
+    if (!(rate > 0) || isinf(rate))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "rate must be above 0, is %g", rate);
+    if (k) {
+        *(double *)(void *)(c->settings + k->at) *= rate;
+        return kr_settings_check(m->settings, c->settings, "rate", e);
+    }
+    for (int i = 0; kr_mixers[i]; i++) {
+        size_t used = strlen(names);
+        if (kr_settings_find(kr_mixers[i]->settings, "rate", 4))
+            snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "",
+                     kr_mixers[i]->name);
+    }
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "mixer %s is no system in continuous time, it has no rate; these have one: %s",
+                   c->mixer, names);
 }
 
 /* ---- checking ---- */

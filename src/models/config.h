@@ -72,6 +72,10 @@ const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEX
  * say. */
 bool kr_config_is_plain(const kr_config *c);
 
+/* The same model on data whose steps are `rate` times as long: multiplies the setting "rate" of its
+ * mixer, which a system in continuous time has and others do not. */
+int kr_config_resample(kr_config *c, double rate, krait_error *e);
+
 /* Refuses sizes that are not positive, absurd, or inconsistent, with one line. */
 int kr_config_check(const kr_config *c, krait_error *e);
 

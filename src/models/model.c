@@ -139,6 +139,7 @@ static int read_config(krait_model *m, const char *folder, krait_error *e) {
 static int load(krait_model *m, const char *folder, const char *file, const krait_model_options *o,
                 krait_error *e) {
     KR_TRY(read_config(m, folder, e));
+    if (o->rate != 1 && o->rate != 0) KR_TRY(kr_config_resample(&m->config, o->rate, e));
     KR_TRY(take_companions(m, folder, e));
     if (!o->without_tokenizer) KR_TRY(open_tokenizer(m, folder, o->tokenizer_optional != 0, e));
     KR_TRY(read_weights(m, folder, file, e));

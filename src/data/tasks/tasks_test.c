@@ -453,6 +453,32 @@ static void pathfinder_sizes(void **state) {
     }
 }
 
+/* ---- tones ---- */
+
+/* Given less often, the same signal; and without noise the tone of the label alone. */
+static void tones_are_sampled(void **state) {
+    (void)state;
+    static const char *const all[] = {"noise=0", NULL}, *const some[] = {"noise=0", "every=3",
+                                                                         NULL};
+    kr_task_source s, t;
+    kr_example x = {0}, y = {0};
+    open_with(&s, "tones", 5, all);
+    open_with(&t, "tones", 5, some);
+    for (int64_t i = 0; i < 20; i++) {
+        make(&s, KR_TASK_TEST, i, &x);
+        make(&t, KR_TASK_TEST, i, &y);
+        assert_true(x.count == 256 && y.count == 86 && x.label == y.label);
+        for (int64_t k = 0; k < y.count; k++) assert_true(y.values[k] == x.values[3 * k]);
+        double rises = 0, f = pow(6.4, (double)x.label / 3) / 64;
+        for (int64_t k = 1; k < x.count; k++) rises += x.values[k - 1] < 0 && x.values[k] >= 0;
+        assert_true(fabs(rises - f * 255) <= 1.5 + 0.05 * f * 255);
+    }
+    kr_example_free(&x);
+    kr_example_free(&y);
+    kr_task_close(&s);
+    kr_task_close(&t);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------- */
 
 static void refusals(void **state) {
@@ -515,6 +541,7 @@ int main(void) {
         cmocka_unit_test(copying_keeps_the_order),
         cmocka_unit_test(plain_copying_stands_in_front),
         cmocka_unit_test(induction_asks_for_what_followed),
+        cmocka_unit_test(tones_are_sampled),
         cmocka_unit_test(mqar_pairs_keys_with_values),
         cmocka_unit_test(listops_by_hand),
         cmocka_unit_test(listops_acceptance),
