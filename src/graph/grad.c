@@ -53,11 +53,23 @@ static void complete(kr_graph *g, kr_value *v) {
     }
 }
 
+static bool persistent(const kr_value *v) { return v->kind == KR_VALUE_PARAM || v->wanted; }
+
+/* Parameters and wanted inputs have a gradient of their own memory, from the start. */
+static kr_value *persistent_slot(kr_graph *g, kr_value *v) {
+    if (!v->grad) v->grad = new_gradient(g, v, KR_VALUE_GRADIENT);
+    return v->grad;
+}
+
 /* The place for the gradient of view v, inside its parent's. *accumulate is set when something is
  * there already. */
 static kr_value *view_slot(kr_graph *g, kr_value *v, bool *accumulate) {
     kr_value *whole = v->parent;
     int64_t count = v->t.shape[v->t.rank - 1];
+    if (persistent(whole)) {
+        *accumulate = true;
+        return kr_graph_columns(g, persistent_slot(g, whole), v->first, count);
+    }
     if (!whole->grad) {
         whole->grad = new_gradient(g, whole, KR_VALUE_ACTIVATION);
         whole->grad_partial = true;
@@ -96,14 +108,6 @@ kr_value *kr_rule_dout(kr_tape *t, const kr_node *n, int i) {
     kr_value *v = kr_rule_out(n, i);
     if (!v) return NULL;
     complete(t->g, v);
-    return v->grad;
-}
-
-static bool persistent(const kr_value *v) { return v->kind == KR_VALUE_PARAM || v->wanted; }
-
-/* Parameters and wanted inputs have a gradient of their own memory, from the start. */
-static kr_value *persistent_slot(kr_graph *g, kr_value *v) {
-    if (!v->grad) v->grad = new_gradient(g, v, KR_VALUE_GRADIENT);
     return v->grad;
 }
 

@@ -86,7 +86,7 @@ static bool holds(const kr_config *c) {
     if (strcmp(c->mixer, "mamba2") != 0 || !kr_config_is_plain(c)) return false;
     kr_mamba2 s = kr_mamba2_of(c);
     return s.gated_norm && !s.norm_before_gate && !s.skip_per_channel &&
-           s.inner == s.expand * c->width && (s.dt_most > 0 || s.dt_least == 0);
+           s.inner == s.expand * c->width && s.ssm == s.inner && (s.dt_most > 0 || s.dt_least == 0);
 }
 
 /* Without limits time_step_limit is left out: its default says so, and JSON has no infinity. */
@@ -128,13 +128,21 @@ const kr_dialect kr_dialect_mamba2 = {
 /* ---- the state-spaces layout ---- */
 
 static const kr_dialect_key ssm_keys[] = {
-    {"d_state", "state"},          {"d_conv", "kernel"},
-    {"expand", "expand"},          {"headdim", "head_dim"},
-    {"ngroups", "groups"},         {"D_has_hdim", "skip_per_channel"},
-    {"rmsnorm", "gated_norm"},     {"norm_before_gate", "norm_before_gate"},
-    {"dt_min", "dt_min"},          {"dt_max", "dt_max"},
-    {"dt_init_floor", "dt_floor"}, {"conv_init", "conv_init"},
-    {"conv_bias", "conv_bias"},    {"bias", "linear_bias"},
+    {"d_state", "state"},
+    {"d_conv", "kernel"},
+    {"expand", "expand"},
+    {"headdim", "head_dim"},
+    {"ngroups", "groups"},
+    {"D_has_hdim", "skip_per_channel"},
+    {"rmsnorm", "gated_norm"},
+    {"norm_before_gate", "norm_before_gate"},
+    {"dt_min", "dt_min"},
+    {"dt_max", "dt_max"},
+    {"dt_init_floor", "dt_floor"},
+    {"conv_init", "conv_init"},
+    {"conv_bias", "conv_bias"},
+    {"bias", "linear_bias"},
+    {"d_ssm", "ssm"},
 };
 
 static void read_rates(kr_reader *r, kr_config *c) {
@@ -150,8 +158,8 @@ static void read_rates(kr_reader *r, kr_config *c) {
 }
 
 /* How it computes, or its defaults. */
-static const char *const others[] = {"layer",      "A_init_range",     "dt_limit",
-                                     "chunk_size", "use_mem_eff_path", "d_ssm"};
+static const char *const others[] = {"layer", "A_init_range", "dt_limit", "chunk_size",
+                                     "use_mem_eff_path"};
 
 static bool known_ssm(const char *key) {
     for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
@@ -174,10 +182,6 @@ static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
     kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
     read_rates(&r, c);
     read_limit(&r, "dt_limit", c);
-    const json_t *part = json_object_get(json, "d_ssm");
-    kr_mamba2 s = kr_mamba2_of(c);
-    if (json_is_integer(part) && json_integer_value(part) != s.expand * c->width)
-        kr_read_refuse(&r, "\"d_ssm\" other than the inner width is not supported");
     outer->rc = r.rc;
 }
 

@@ -1,17 +1,18 @@
 /* mamba2.c - the Mamba-2 mixer: a selective linear recurrence whose decay is one number a head
  * (state space duality).
  *
- *   [z ; xBC ; dt]  = in_proj a                       E, E + 2 G N, H columns
+ *   [z0 ; x0 ; z ; xBC ; dt] = in_proj a              E - S twice, S, S + 2 G N, H columns
  *   [x ; B ; C]     = silu(conv1d(xBC))               depthwise, causal
  *   delta           = clamp(softplus(dt + dt_bias))   (inside the scan)
  *   h_t             = exp(delta A) h_{t-1} + delta x (x) B,   A = -exp(A_log)     [P,N] a head
  *   y               = h C + D x
  *   v               = weight rms(y silu(z)), or weight rms(y) silu(z)   over the columns of a group
- *   out             = out_proj v
+ *   out             = out_proj [silu(z0) x0 ; v]
  *
- * Heads share B and C by groups. Without the norm v = y silu(z). State of a sequence: the last K-1
- * inputs of the convolution, and h in f32. Source: Dao & Gu 2024. docs/references.md has the full
- * title. */
+ * S of the E inner channels go through the recurrence (all but rarely: then there are no z0 and
+ * x0), the others through a gated map. Heads share B and C by groups. Without the norm v = y
+ * silu(z). State of a sequence: the last K-1 inputs of the convolution, and h in f32. Source: Dao &
+ * Gu 2024. docs/references.md has the full title. */
 #include "mixers/mamba2/mamba2.h"
 
 #include <krait/scan.h>
@@ -20,15 +21,19 @@
 
 #include "base/err.h"
 #include "nn/nn.h"
+#include "ops/add/add.h"
 #include "ops/causal_conv/causal_conv.h"
 #include "ops/elementwise/elementwise.h"
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
+#include "ops/linear/linear.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
 
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(kr_mamba2, expand, 2, 1, 1 << 20, "inner width = expand * width"),
     KR_SETTING_INT_OF(kr_mamba2, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
+    KR_SETTING_INT_OF(kr_mamba2, ssm, 0, 0, 1 << 20,
+                      "inner channels with a recurrence, the others have a gate alone; 0: all"),
     KR_SETTING_INT_OF(kr_mamba2, head_dim, 64, 1, 1 << 16, "channels of a head"),
     KR_SETTING_INT_OF(kr_mamba2, state, 128, 1, 4096, "state size N of each channel"),
     KR_SETTING_INT_OF(kr_mamba2, groups, 1, 1, 1 << 16, "groups of heads that share B and C"),
@@ -57,21 +62,27 @@ static const char *const variants[] = {
     "inner=12 head_dim=3 state=4 groups=2 kernel=3",
     "inner=24 head_dim=8 state=3 kernel=2 norm_before_gate=true skip_per_channel=true "
     "linear_bias=true tied=false dt_least=0.05 dt_most=0.9",
-    "inner=16 head_dim=16 state=5 gated_norm=false", NULL};
+    "inner=16 head_dim=16 state=5 gated_norm=false",
+    "inner=11 ssm=8 head_dim=4 state=3 groups=2 linear_bias=true", NULL};
 
 static void fill(kr_config *c) {
     kr_mamba2 s = kr_mamba2_of(c);
     if (!s.inner) s.inner = s.expand * c->width;
+    if (!s.ssm) s.ssm = s.inner;
     s.expand = (s.inner + c->width - 1) / c->width;
     memcpy(c->settings, &s, sizeof s);
 }
 
 static int check(const kr_config *c, krait_error *e) {
     kr_mamba2 s = kr_mamba2_of(c);
-    if (s.inner % s.head_dim != 0)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "head_dim (%lld) does not divide the inner width (%lld)",
-                       (long long)s.head_dim, (long long)s.inner);
+    if (s.ssm > s.inner)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "ssm (%lld) is above the inner width (%lld)",
+                       (long long)s.ssm, (long long)s.inner);
+    if (s.ssm % s.head_dim != 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "head_dim (%lld) does not divide the %s (%lld)",
+                       (long long)s.head_dim,
+                       s.ssm < s.inner ? "channels of the recurrence, ssm" : "inner width",
+                       (long long)s.ssm);
     if (kr_mamba2_heads(&s) % s.groups != 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "groups (%lld) does not divide the %lld heads",
                        (long long)s.groups, (long long)kr_mamba2_heads(&s));
@@ -88,7 +99,7 @@ static int check(const kr_config *c, krait_error *e) {
 static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
     kr_mamba2 m = kr_mamba2_of(c);
     s[0] = (kr_state_decl){"conv", 2, {m.kernel - 1, kr_mamba2_mixed(&m)}};
-    s[1] = (kr_state_decl){"ssm", 2, {m.inner, m.state}};
+    s[1] = (kr_state_decl){"ssm", 2, {m.ssm, m.state}};
     return 2;
 }
 
@@ -119,7 +130,7 @@ static krait_scan_desc describe(const kr_mamba2 *m) {
 }
 
 static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw) {
-    int64_t E = m->inner, GN = m->groups * m->state, H = kr_mamba2_heads(m);
+    int64_t E = m->ssm, GN = m->groups * m->state, H = kr_mamba2_heads(m);
     kr_value *bias =
         kr_nn_param(nn, "dt_bias", KR_PARAM_PLAIN,
                     (kr_init){KR_INIT_SOFTPLUS_INV, m->dt_min, m->dt_max, m->dt_floor}, 1, &H);
@@ -149,7 +160,7 @@ static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value
 static kr_value *gated(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) {
     kr_value *outs[2] = {NULL, NULL};
     if (m->gated_norm) {
-        kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->inner);
+        kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->ssm);
         kr_gated_rmsnorm_attr attr = {nn->config->norm_eps, m->groups, m->norm_before_gate};
         kr_apply(nn->g, &kr_op_gated_rmsnorm, &attr, sizeof attr, (kr_value *[]){y, z, w}, 3, outs,
                  2);
@@ -161,19 +172,39 @@ static kr_value *gated(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) 
     return outs[0];
 }
 
+/* out_proj of y; its weight has columns for the gated map in front of those for y. */
+static kr_value *project_out(kr_nn *nn, const kr_mamba2 *m, kr_value *mapped, kr_value *y) {
+    int64_t D = nn->config->width, E = m->inner, rest = E - m->ssm;
+    /* scaled so that the residual stream's variance does not grow with depth */
+    kr_init init = kr_init_fan_in(E, 1 / sqrt((double)nn->config->layers));
+    if (!rest) return kr_nn_linear(nn, y, "out_proj", E, D, m->linear_bias, init);
+    kr_value *w = kr_nn_param(nn, "out_proj.weight", KR_PARAM_MATRIX, init, 2, (int64_t[]){D, E});
+    kr_value *b = NULL, *half = kr_nn_half_copy(nn, w);
+    if (m->linear_bias) b = kr_nn_param(nn, "out_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &D);
+    kr_value *left[4] = {mapped, kr_graph_columns(nn->g, w, 0, rest), b,
+                         kr_graph_columns(nn->g, half, 0, rest)};
+    kr_value *right[4] = {y, kr_graph_columns(nn->g, w, rest, m->ssm), NULL,
+                          kr_graph_columns(nn->g, half, rest, m->ssm)};
+    kr_value *sum[2] = {kr_apply1(nn->g, &kr_op_linear, NULL, 0, left, 4),
+                        kr_apply1(nn->g, &kr_op_linear, NULL, 0, right, 4)};
+    return kr_apply1(nn->g, &kr_op_add, NULL, 0, sum, 2);
+}
+
 static kr_value *build(kr_nn *nn, kr_value *a) {
     const kr_config *c = nn->config;
     kr_mamba2 m = kr_mamba2_of(c);
-    int64_t D = c->width, E = m.inner, mixed = kr_mamba2_mixed(&m), H = kr_mamba2_heads(&m);
+    int64_t D = c->width, S = m.ssm, rest = m.inner - S, mixed = kr_mamba2_mixed(&m);
+    int64_t H = kr_mamba2_heads(&m), at = 2 * rest;
     kr_value *all =
-        kr_nn_linear(nn, a, "in_proj", D, E + mixed + H, m.linear_bias, kr_init_fan_in(D, 1));
-    kr_value *z = kr_graph_columns(nn->g, all, 0, E);
-    kr_value *u = convolution(nn, &m, kr_graph_columns(nn->g, all, E, mixed));
-    kr_value *raw = kr_graph_columns(nn->g, all, E + mixed, H);
+        kr_nn_linear(nn, a, "in_proj", D, at + S + mixed + H, m.linear_bias, kr_init_fan_in(D, 1));
+    kr_value *mapped = NULL, *z = kr_graph_columns(nn->g, all, at, S);
+    if (rest)
+        mapped = kr_nn_gate(nn, KR_FUNCTION_SILU, kr_graph_columns(nn->g, all, rest, rest),
+                            kr_graph_columns(nn->g, all, 0, rest));
+    kr_value *u = convolution(nn, &m, kr_graph_columns(nn->g, all, at + S, mixed));
+    kr_value *raw = kr_graph_columns(nn->g, all, at + S + mixed, H);
     kr_value *y = gated(nn, &m, recurrence(nn, &m, u, raw), z);
-    /* scaled so that the residual stream's variance does not grow with depth */
-    kr_init out = kr_init_fan_in(E, 1 / sqrt((double)c->layers));
-    return kr_nn_linear(nn, y, "out_proj", E, D, m.linear_bias, out);
+    return project_out(nn, &m, mapped, y);
 }
 
 const kr_mixer kr_mixer_mamba2 = {

@@ -7,7 +7,7 @@
 #include "mixers/mixer.h"
 
 typedef struct kr_mamba2 {
-    int64_t expand, inner, head_dim, state, groups, kernel;
+    int64_t expand, inner, ssm, head_dim, state, groups, kernel;
     bool conv_bias, linear_bias;
     bool gated_norm, norm_before_gate, skip_per_channel;
     double dt_min, dt_max, dt_floor; /* of the initial step sizes */
@@ -22,10 +22,10 @@ static inline kr_mamba2 kr_mamba2_of(const kr_config *c) {
     return s;
 }
 
-static inline int64_t kr_mamba2_heads(const kr_mamba2 *s) { return s->inner / s->head_dim; }
+static inline int64_t kr_mamba2_heads(const kr_mamba2 *s) { return s->ssm / s->head_dim; }
 /* Channels of the convolution: x, B and C. */
 static inline int64_t kr_mamba2_mixed(const kr_mamba2 *s) {
-    return s->inner + 2 * s->groups * s->state;
+    return s->ssm + 2 * s->groups * s->state;
 }
 
 #endif
