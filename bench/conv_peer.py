@@ -3,9 +3,8 @@
 by turn in one process on the same cores.
 
 Both are given a, b, c of every mode, D and x [B,T,H], and dL/dy, and compute y and the gradients of
-all of them. PyTorch has the kernel's transform and the product of spectra (rfft of 2 T numbers), and
-forms the kernel in one of two ways (all powers at once, as the S4D paper lists it, need more memory
-than most machines have):
+all of them. PyTorch multiplies spectra (rfft of 2 T numbers), and forms the kernel in one of two
+ways (all powers at once, as the S4D paper lists it, need more memory than most machines have):
   blocks   a^(64 q) a^r, as products of matrices: as little work as there is
   given    not at all: the kernel is a leaf whose gradient is where the work ends
 
@@ -102,7 +101,8 @@ def krait(path, v, threads):
 def blocks(a, w, T, span=64):
     log = torch.log(a)[..., None]
     far = w[..., None] * torch.exp(log * torch.arange(0, T, span))
-    return 2 * torch.bmm(far.mT, torch.exp(log * torch.arange(span))).real.reshape(len(a), -1)[:, :T]
+    near = torch.exp(log * torch.arange(span))
+    return 2 * torch.bmm(far.mT, near).real.reshape(len(a), -1)[:, :T]
 
 
 def peer(v, form):

@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 krait=${KRAIT:-$here/../build/bin/krait} python=${KRAIT_PEER_PYTHON:-python3}
 runs=${RUNS:-5} threads=${THREADS:-$(nproc)}
 
-echo "| mixer | sequences x tokens | Krait, tok/s | PyTorch, tok/s | times as fast | PyTorch's way |"
+echo "| mixer | sequences x tokens | Krait tok/s | PyTorch tok/s | times as fast | PyTorch's way |"
 echo "|---|---|---|---|---|---|"
 IFS=';' read -ra shapes <<<"${SHAPES:-16 128;4 1024}"
 for mixer in ${MEMBERS:-s4d lru mamba2}; do
@@ -28,4 +28,5 @@ print("| {mixer} | {batch} x {tokens} | {k:.0f} | {p:.0f} | {ratio:.1f} | {way} 
   done
 done
 echo
-"$python" "$here/conv_peer.py" "$(dirname "$krait")/../libkrait.so" 16384 512 64 1 "$runs" "$threads"
+"$python" "$here/conv_peer.py" "$(dirname "$krait")/../libkrait.so" 16384 512 64 1 "$runs" \
+  "$threads"

@@ -2,10 +2,10 @@
 """family_peer.py - training steps of a language model of the family of linear recurrences, in krait
 and in PyTorch, turn by turn on the same cores.
 
-The model is that of a recipe (S4D, LRU or Mamba-2), of fresh weights: RMSNorm in front of each layer,
-tied embedding, AdamW with the recipe's two groups. PyTorch computes it in whichever of several ways
-is fastest here: an LRU's recurrence by a loop over time, by doubling, or by one product with the
-matrix of powers; S4D's convolution by Fourier transforms, its kernel from all powers (the paper's own
+The model is that of a recipe (S4D, LRU or Mamba-2), of fresh weights: RMSNorm in front of each
+layer, tied embedding, AdamW with two groups. PyTorch computes it in whichever of several ways is
+fastest here: an LRU's recurrence by a loop over time, by doubling, or by one product with the
+matrix of powers; S4D's convolution by Fourier transforms, its kernel from all powers (the paper's
 listing) or as products of matrices; Mamba-2 by transformers' Mamba2ForCausalLM.
 
 Usage: family_peer.py KRAIT RECIPE [BATCH TOKENS RUNS THREADS]   (16 128 5 2)

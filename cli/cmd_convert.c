@@ -1,4 +1,5 @@
-/* cmd_convert.c - krait convert: any layout that krait reads in, a Hugging Face folder out. */
+/* cmd_convert.c - krait convert: any layout that krait reads in, a folder in one of two layouts
+ * out. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ static int run(const cli_args *a) {
                          "a model and a folder to write are needed; krait convert --help shows an "
                          "example");
     choose_dtype(a, &save);
+    if (strcmp(cli_text(a, "layout"), "state_spaces") == 0) save.layout = KRAIT_LAYOUT_STATE_SPACES;
     save.shard_bytes = cli_int(a, "shard-mb") * 1000000;
     o.tokenizer_optional = 1; /* a model made for token ids is converted too */
     if (krait_model_open(&model, a->words[0], &o, &e) < 0) return cli_fail(a, "%s", e.message);
@@ -36,6 +38,9 @@ static int run(const cli_args *a) {
                 cli_human_count((double)info.parameters, bytes), a->words[0]);
     if (rc == 0 && !krait_model_tokenizer(model))
         fprintf(stderr, "%s has no tokenizer: %s gets none\n", a->words[0], a->words[1]);
+    if (rc == 0 && save.layout == KRAIT_LAYOUT_STATE_SPACES)
+        fprintf(stderr, "ids of special tokens, and that tokens are bytes, have no place in this "
+                        "layout: they stayed behind\n");
     krait_model_close(&model);
     return rc < 0 ? cli_fail(a, "%s", e.message) : CLI_OK;
 }
@@ -47,6 +52,12 @@ static const cli_option options[] = {
      .value = "keep",
      .choices = "keep|f32|bf16|f16",
      .help = "Type of the matrices in the file; keep: as they are."},
+    {.kind = CLI_TEXT,
+     .name = "layout",
+     .arg = "L",
+     .value = "hugging_face",
+     .choices = "hugging_face|state_spaces",
+     .help = "state_spaces: config.json and pytorch_model.bin for mamba_ssm; Mamba and Mamba-2."},
     {.kind = CLI_INT,
      .name = "shard-mb",
      .arg = "N",
@@ -59,15 +70,17 @@ static const cli_option options[] = {
 
 const cli_command cli_command_convert = {
     .name = "convert",
-    .summary = "Read a model in any layout, write a Hugging Face folder",
-    .synopsis = "IN OUT [--dtype TYPE] [--shard-mb N]",
+    .summary = "Read a model in any layout, write it in another",
+    .synopsis = "IN OUT [--dtype TYPE] [--layout L] [--shard-mb N]",
     .description =
         "IN is a folder in the Hugging Face layout (config.json, model.safetensors or its shards), "
         "a "
         "folder in the state-spaces layout (config.json, pytorch_model.bin), or the name of a "
         "model that "
         "ships with the program. OUT gets config.json, model.safetensors and tokenizer.json; "
-        "transformers loads it by from_pretrained. Every file appears whole or not at all.\n\n"
+        "transformers loads it by from_pretrained. With --layout state_spaces it gets what "
+        "mamba_ssm's from_pretrained loads; ids of special tokens have no place there. Every "
+        "file appears whole or not at all.\n\n"
         "Norms, biases, A_log and D stay f32 whatever the type of the matrices.",
     .options = options,
     .example = "krait convert demo my-demo --dtype bf16\nkrait info my-demo",

@@ -224,6 +224,7 @@ int main(void) {
         {"Mamba-2, groups, limits", check, NULL, NULL, (void *)(uintptr_t) "mamba2_bias"},
         {"Mamba-2, official", check, NULL, NULL, (void *)(uintptr_t) "mamba2_official"},
         {"Mamba-2, norm first", check, NULL, NULL, (void *)(uintptr_t) "mamba2_before"},
+        {"Mamba-2, part of it", check, NULL, NULL, (void *)(uintptr_t) "mamba2_part"},
         {"state-spaces layout", check, NULL, NULL, (void *)(uintptr_t) "mamba_statespaces"},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -114,17 +114,25 @@ typedef struct krait_tensor_info {
 KRAIT_API int64_t krait_model_tensor_count(const krait_model *model);
 KRAIT_API int krait_model_tensor(const krait_model *model, int64_t index, krait_tensor_info *info);
 
+typedef enum krait_layout {
+    KRAIT_LAYOUT_HUGGING_FACE, /* config.json, model.safetensors */
+    KRAIT_LAYOUT_STATE_SPACES  /* of Mamba's own authors: config.json, pytorch_model.bin; Mamba and
+                                  Mamba-2 only */
+} krait_layout;
+
 typedef struct krait_save_options {
     size_t size;
     int keep_dtype; /* 1 (default): each matrix in the type it has in memory */
     krait_dtype dtype;
     int64_t shard_bytes; /* 0: one file; else model-00001-of-000NN.safetensors and their index */
+    krait_layout layout;
 } krait_save_options;
 #define KRAIT_SAVE_OPTIONS_INIT                                                                    \
-    { sizeof(krait_save_options), 1, KRAIT_F32, 0 }
+    { sizeof(krait_save_options), 1, KRAIT_F32, 0, KRAIT_LAYOUT_HUGGING_FACE }
 
-/* Writes a Hugging Face folder that transformers loads by from_pretrained. Each file appears whole
- * or not at all. A model that was in the folder is replaced, its tokenizer too. */
+/* Writes a Hugging Face folder that transformers loads by from_pretrained, or the folder that
+ * mamba_ssm's from_pretrained loads, which has no place for ids of special tokens. Each file
+ * appears whole or not at all. A model that was in the folder is replaced, its tokenizer too. */
 KRAIT_API int krait_model_save(const krait_model *model, const char *folder,
                                const krait_save_options *options, krait_error *e);
 

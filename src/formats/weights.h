@@ -71,6 +71,10 @@ int kr_pth_read(kr_weights *w, const char *path, krait_error *e);
 int kr_pth_read_bytes(kr_weights *w, const void *bytes, size_t size, const char *path,
                       krait_error *e);
 
+/* One pytorch_model.bin as torch.save writes it (pth_write.c). Tensors of one place in memory share
+ * a storage. Durable: the file appears whole or not at all. */
+int kr_pth_write(const kr_weights *w, const char *path, krait_error *e);
+
 /* Folders (weights_folder.c): model.safetensors, or its shards by their index, or
  * pytorch_model.bin, or its shards. */
 int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e);
@@ -78,5 +82,7 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e);
  * of the other layout that lay in the folder are removed once the new ones are in place. */
 int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
                             krait_error *e);
+/* One pytorch_model.bin; safetensors that lay in the folder are removed once it is in place. */
+int kr_weights_write_pth(const kr_weights *w, const char *folder, krait_error *e);
 
 #endif

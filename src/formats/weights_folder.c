@@ -13,6 +13,7 @@
 #define MAX_INDEX ((size_t)64 << 20)
 #define MAX_NAME 255
 #define SINGLE "model.safetensors"
+#define PTH "pytorch_model.bin"
 #define INDEX "model.safetensors.index.json"
 
 typedef int read_file(kr_weights *w, const char *path, krait_error *e);
@@ -109,8 +110,8 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
     } layouts[] = {
         {SINGLE, kr_safetensors_read, false},
         {INDEX, kr_safetensors_read, true},
-        {"pytorch_model.bin", kr_pth_read, false},
-        {"pytorch_model.bin.index.json", kr_pth_read, true},
+        {PTH, kr_pth_read, false},
+        {PTH ".index.json", kr_pth_read, true},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         bool found = false;
@@ -119,8 +120,7 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
                      : read_if_there(w, folder, layouts[i].name, layouts[i].read, &found, e);
         if (rc < 0 || found) return rc;
     }
-    return kr_fail(e, KRAIT_ERR_IO,
-                   "%s: no weights: neither " SINGLE " nor its index nor pytorch_model.bin",
+    return kr_fail(e, KRAIT_ERR_IO, "%s: no weights: neither " SINGLE " nor its index nor " PTH,
                    folder);
 }
 
@@ -219,4 +219,13 @@ int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t sha
     int rc = shards > 1 ? write_shards(w, folder, first, shards, e) : write_single(w, folder, e);
     kr_free(first);
     return rc;
+}
+
+int kr_weights_write_pth(const kr_weights *w, const char *folder, krait_error *e) {
+    KR_TRY(kr_make_dirs(folder, e));
+    char *path = kr_path_join(folder, PTH);
+    int rc = path ? kr_pth_write(w, path, e) : kr_fail_memory(e, folder);
+    kr_free(path);
+    if (rc == 0) rc = kr_remove_old(folder, SINGLE, e); /* what would be read before it */
+    return rc < 0 ? rc : kr_remove_old(folder, INDEX, e);
 }

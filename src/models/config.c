@@ -283,10 +283,40 @@ int kr_config_read(kr_config *c, const char *path, krait_error *e) {
     return rc;
 }
 
-int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e) {
-    KR_TRY(kr_config_check(c, e));
-    json_t *json = dialect_for(c)->make(c, dtype);
+static int write_in(const kr_dialect *d, const kr_config *c, const char *path, const char *dtype,
+                    krait_error *e) {
+    json_t *json = d->make(c, dtype);
     int rc = json ? kr_json_write(json, path, e) : kr_fail_memory(e, path);
     json_decref(json);
     return rc;
+}
+
+int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e) {
+    KR_TRY(kr_config_check(c, e));
+    return write_in(dialect_for(c), c, path, dtype, e);
+}
+
+/* NULL: it has no words for this model. */
+static const kr_dialect *state_spaces_for(const kr_config *c, const char *path, krait_error *e) {
+    for (int i = 0; dialects[i]; i++) {
+        if (!dialects[i]->mixer || strcmp(dialects[i]->mixer, c->mixer) != 0) continue;
+        const char *lacks = dialects[i]->lacks(c);
+        if (!lacks) return dialects[i];
+        kr_fail(e, KRAIT_ERR_UNSUPPORTED, "%s: the state-spaces layout cannot say %s", path, lacks);
+        return NULL;
+    }
+    kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+            "%s: the state-spaces layout is of mixers mamba1 and mamba2, this model is %s", path,
+            c->mixer);
+    return NULL;
+}
+
+int kr_config_check_state_spaces(const kr_config *c, const char *path, krait_error *e) {
+    KR_TRY(kr_config_check(c, e));
+    return state_spaces_for(c, path, e) ? 0 : KRAIT_ERR_UNSUPPORTED;
+}
+
+int kr_config_write_state_spaces(const kr_config *c, const char *path, krait_error *e) {
+    KR_TRY(kr_config_check_state_spaces(c, path, e));
+    return write_in(state_spaces_for(c, path, e), c, path, NULL, e);
 }

@@ -89,5 +89,9 @@ int kr_config_read_bytes(kr_config *c, const char *text, size_t size, const char
 /* Writes config.json so that transformers' from_pretrained takes it, where transformers has such a
  * model, else in Krait's dialect. dtype: "float32", "bfloat16", "float16". */
 int kr_config_write(const kr_config *c, const char *path, const char *dtype, krait_error *e);
+/* The same as the original code of state-spaces wants it; refuses a model that it has no words for,
+ * with what that is. The ids of special tokens and the byte tokenizer have no place there. */
+int kr_config_check_state_spaces(const kr_config *c, const char *path, krait_error *e);
+int kr_config_write_state_spaces(const kr_config *c, const char *path, krait_error *e);
 
 #endif

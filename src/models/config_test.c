@@ -138,7 +138,7 @@ static void mamba2(void **state) {
                     "\"A_init_range\":[2,3],\"chunk_size\":64}}");
     m = kr_mamba2_of(&c);
     assert_true(m.skip_per_channel && m.norm_before_gate && m.dt_most == 2 && m.a_max == 3);
-    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_ssm\":64}}", "d_ssm");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_ssm\":256}}", "above the inner width");
     refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_rank\":4}}", "does not know");
 }
 

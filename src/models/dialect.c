@@ -131,3 +131,31 @@ void kr_read_state_spaces(kr_reader *r, kr_config *c) {
         kr_read_refuse(r, "\"attn_layer_idx\" is not empty: attention layers are not supported");
     pad_vocabulary(r, c);
 }
+
+/* What its vocabulary is padded to a multiple of; 0: no multiple makes this one. */
+static int64_t padding_of(const kr_config *c) {
+    int64_t used = c->vocabulary_used, whole = c->vocabulary;
+    if (used == whole) return 1;
+    for (int64_t m = 8; m <= 65536; m *= 2)
+        if ((used + m - 1) / m * m == whole) return m;
+    for (int64_t m = 2; m <= 65536; m++)
+        if ((used + m - 1) / m * m == whole) return m;
+    return 0;
+}
+
+const char *kr_state_spaces_lacks(const kr_config *c) {
+    if (c->channels > 0 || c->classes > 0)
+        return "an end other than the next id (channels, classes)";
+    if (c->norm_eps != 1e-5) return "norm_eps other than 1e-5";
+    return padding_of(c) ? NULL : "a vocabulary that is no padded multiple of what is used of it";
+}
+
+json_t *kr_make_state_spaces(const kr_config *c, json_t *ssm_cfg) {
+    if (!ssm_cfg) return NULL;
+    return json_pack("{s:I, s:i, s:I, s:I, s:o, s:[], s:{}, s:b, s:b, s:b, s:I, s:b}", "d_model",
+                     (json_int_t)c->width, "d_intermediate", 0, "n_layer", (json_int_t)c->layers,
+                     "vocab_size", (json_int_t)c->vocabulary_used, "ssm_cfg", ssm_cfg,
+                     "attn_layer_idx", "attn_cfg", "rms_norm", 1, "residual_in_fp32", 1,
+                     "fused_add_norm", 1, "pad_vocab_size_multiple", (json_int_t)padding_of(c),
+                     "tie_embeddings", (int)c->tied);
+}

@@ -37,6 +37,9 @@ void kr_read_refuse(kr_reader *r, const char *reason);
  * vocabulary with its padding; what cannot be is refused. */
 bool kr_dialect_is_state_spaces(const json_t *json);
 void kr_read_state_spaces(kr_reader *r, kr_config *c);
+const char *kr_state_spaces_lacks(const kr_config *c);
+/* Takes over ssm_cfg, which may be NULL (no memory). */
+json_t *kr_make_state_spaces(const kr_config *c, json_t *ssm_cfg);
 
 /* "float32" and so on into both members that transformers knows; tokens; extras: 0, or -1. */
 int kr_dialect_add_tokens(json_t *json, const kr_config *c);
@@ -46,8 +49,12 @@ typedef struct kr_dialect {
     const char *model_type, *architecture; /* as the file has them; NULL: `is` tells */
     bool (*is)(const json_t *json);
     void (*read)(kr_reader *r, kr_config *c);
-    /* Can this dialect say all of c? NULL: it is never written */
+    /* Can this dialect say all of c? NULL: it is written where it is asked for by name, or never */
     bool (*holds)(const kr_config *c);
+    /* Of the state-spaces layout alone. Of whose layers; and what of c it cannot say (NULL:
+     * nothing) */
+    const char *mixer;
+    const char *(*lacks)(const kr_config *c);
     json_t *(*make)(const kr_config *c, const char *dtype); /* NULL: no memory */
 } kr_dialect;
 

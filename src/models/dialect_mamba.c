@@ -206,8 +206,30 @@ static void read_state_spaces(kr_reader *r, kr_config *c) {
     read_ssm_cfg(r, c);
 }
 
+static const char *lacks(const kr_config *c) {
+    kr_mamba1 s = kr_mamba1_of(c);
+    if (s.inner % c->width != 0) return "an inner width that is no multiple of the width";
+    if (s.mixer_rms_eps > 0) return "norms of dt, B and C (mixer_rms_eps)";
+    return kr_state_spaces_lacks(c);
+}
+
+static json_t *make_state_spaces(const kr_config *c, const char *dtype) {
+    kr_mamba1 s = kr_mamba1_of(c);
+    (void)dtype;
+    return kr_make_state_spaces(
+        c, json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:b, s:b}", "layer",
+                     "Mamba1", "d_state", (json_int_t)s.state, "d_conv", (json_int_t)s.kernel,
+                     "expand", (json_int_t)(s.inner / c->width), "dt_rank", (json_int_t)s.dt_rank,
+                     "dt_min", s.dt_min, "dt_max", s.dt_max, "dt_scale", s.dt_scale, "dt_init",
+                     s.dt_init ? "constant" : "random", "dt_init_floor", s.dt_floor, "conv_bias",
+                     (int)s.conv_bias, "bias", (int)s.linear_bias));
+}
+
 const kr_dialect kr_dialect_state_spaces = {
     .architecture = "MambaForCausalLM",
     .is = kr_dialect_is_state_spaces,
     .read = read_state_spaces,
+    .mixer = "mamba1",
+    .lacks = lacks,
+    .make = make_state_spaces,
 };

@@ -197,8 +197,49 @@ static void read_state_spaces(kr_reader *r, kr_config *c) {
     read_ssm_cfg(r, c);
 }
 
+static const char *lacks(const kr_config *c) {
+    if (kr_mamba2_of(c).inner % c->width != 0)
+        return "an inner width that is no multiple of the width";
+    return kr_state_spaces_lacks(c);
+}
+
+static json_t *make_ssm_cfg(const kr_config *c, const kr_mamba2 *s) {
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:[f, f], s:b, s:b, s:b, s:f, s:f, s:f, s:b, "
+                     "s:b, s:i}",
+                     "layer", "Mamba2", "d_state", (json_int_t)s->state, "d_conv",
+                     (json_int_t)s->kernel, "expand", (json_int_t)(s->inner / c->width), "headdim",
+                     (json_int_t)s->head_dim, "ngroups", (json_int_t)s->groups, "A_init_range",
+                     s->a_min, s->a_max, "D_has_hdim", (int)s->skip_per_channel, "rmsnorm",
+                     (int)s->gated_norm, "norm_before_gate", (int)s->norm_before_gate, "dt_min",
+                     s->dt_min, "dt_max", s->dt_max, "dt_init_floor", s->dt_floor, "conv_bias",
+                     (int)s->conv_bias, "bias", (int)s->linear_bias, "chunk_size", 256);
+}
+
+/* What is as its default says is left out: no limit has no number. */
+static int add_rare(json_t *json, const kr_mamba2 *s) {
+    double most = s->dt_most > 0 ? s->dt_most : 1e30;
+    if (s->ssm < s->inner && json_object_set_new(json, "d_ssm", json_integer(s->ssm)) != 0)
+        return -1;
+    if (s->conv_init > 0 && json_object_set_new(json, "conv_init", json_real(s->conv_init)) != 0)
+        return -1;
+    if (!(s->dt_most > 0) && !(s->dt_least > 0)) return 0;
+    return json_object_set_new(json, "dt_limit", json_pack("[f, f]", s->dt_least, most));
+}
+
+static json_t *make_state_spaces(const kr_config *c, const char *dtype) {
+    kr_mamba2 s = kr_mamba2_of(c);
+    json_t *json = make_ssm_cfg(c, &s);
+    (void)dtype;
+    if (json && add_rare(json, &s) == 0) return kr_make_state_spaces(c, json);
+    json_decref(json);
+    return NULL;
+}
+
 const kr_dialect kr_dialect_state_spaces2 = {
     .architecture = "Mamba2ForCausalLM",
     .is = is_state_spaces,
     .read = read_state_spaces,
+    .mixer = "mamba2",
+    .lacks = lacks,
+    .make = make_state_spaces,
 };

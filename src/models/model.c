@@ -272,10 +272,13 @@ int krait_model_tensor(const krait_model *model, int64_t index, krait_tensor_inf
 
 /* ---- saving ---- */
 
-static int save_config(const krait_model *m, const char *folder, kr_dtype dtype, krait_error *e) {
+static int save_config(const krait_model *m, const char *folder, kr_dtype dtype,
+                       krait_layout layout, krait_error *e) {
     const char *name = dtype == KR_BF16 ? "bfloat16" : dtype == KR_F16 ? "float16" : "float32";
     char *path = kr_path_join(folder, "config.json");
-    int rc = path ? kr_config_write(&m->config, path, name, e) : kr_fail_memory(e, folder);
+    if (!path) return kr_fail_memory(e, folder);
+    int rc = layout == KRAIT_LAYOUT_STATE_SPACES ? kr_config_write_state_spaces(&m->config, path, e)
+                                                 : kr_config_write(&m->config, path, name, e);
     kr_free(path);
     return rc;
 }
@@ -301,13 +304,33 @@ static int save_companions(const krait_model *m, const char *folder, krait_error
     return 0;
 }
 
-static int save_weights(const krait_model *m, const char *folder, kr_dtype dtype, int64_t shard,
-                        krait_error *e) {
+static int save_weights(const krait_model *m, const char *folder, kr_dtype dtype,
+                        const krait_save_options *o, krait_error *e) {
     kr_weights converted = {0};
     int rc = kr_model_converted(m, dtype, &converted, e);
-    if (rc == 0) rc = kr_weights_write_folder(&converted, folder, shard, e);
+    if (rc == 0 && o->layout == KRAIT_LAYOUT_STATE_SPACES) {
+        rc = kr_model_names_of_state_spaces(&m->config, &converted, e);
+        if (rc == 0) rc = kr_weights_write_pth(&converted, folder, e);
+    } else if (rc == 0) {
+        rc = kr_weights_write_folder(&converted, folder, o->shard_bytes, e);
+    }
     kr_weights_free(&converted);
     return rc;
+}
+
+static int check_save(const krait_save_options *o, krait_error *e) {
+    if (!o->keep_dtype && !known_dtype(o->dtype))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: unknown dtype %d", (int)o->dtype);
+    if (o->shard_bytes < 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: shard_bytes is negative");
+    if (o->layout != KRAIT_LAYOUT_HUGGING_FACE && o->layout != KRAIT_LAYOUT_STATE_SPACES)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: unknown layout %d",
+                       (int)o->layout);
+    if (o->layout == KRAIT_LAYOUT_STATE_SPACES && o->shard_bytes > 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "krait_model_save: the state-spaces layout is one file, shard_bytes is %lld",
+                       (long long)o->shard_bytes);
+    return 0;
 }
 
 int krait_model_save(const krait_model *model, const char *folder,
@@ -315,13 +338,12 @@ int krait_model_save(const krait_model *model, const char *folder,
     krait_save_options o = KRAIT_SAVE_OPTIONS_INIT;
     if (!model || !folder) return kr_fail_null(e, "krait_model_save");
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_save_options", e));
-    if (!o.keep_dtype && !known_dtype(o.dtype))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: unknown dtype %d", (int)o.dtype);
-    if (o.shard_bytes < 0)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_save: shard_bytes is negative");
+    KR_TRY(check_save(&o, e));
     kr_dtype dtype = o.keep_dtype ? matrix_dtype(model) : (kr_dtype)o.dtype;
+    if (o.layout == KRAIT_LAYOUT_STATE_SPACES)
+        KR_TRY(kr_config_check_state_spaces(&model->config, folder, e));
     KR_TRY(kr_make_dirs(folder, e));
-    KR_TRY(save_weights(model, folder, dtype, o.shard_bytes, e));
+    KR_TRY(save_weights(model, folder, dtype, &o, e));
     KR_TRY(save_companions(model, folder, e));
-    return save_config(model, folder, dtype, e);
+    return save_config(model, folder, dtype, o.layout, e);
 }

@@ -52,6 +52,8 @@ int kr_model_find(char **folder, const char **file, const char *name, krait_erro
 int kr_model_unify(krait_model *m, krait_error *e);
 /* What the model's file calls the tensor that is `name` here. */
 const char *kr_model_file_name(const krait_model *m, const char *name);
+/* The other way: names of the state-spaces layout, whose head is there though it is tied. */
+int kr_model_names_of_state_spaces(const kr_config *c, kr_weights *w, krait_error *e);
 /* Converts matrices to `dtype` (KR_DTYPE_COUNT: leaves them), checks every tensor against the
  * configuration, brings the rest to f32; fills m->matrix and m->parameters. */
 int kr_model_fit(krait_model *m, kr_dtype dtype, krait_error *e);

@@ -118,6 +118,14 @@ int kr_model_unify(krait_model *m, krait_error *e) {
     return 0;
 }
 
+int kr_model_names_of_state_spaces(const kr_config *c, kr_weights *w, krait_error *e) {
+    const kr_weight *embedding = find_item(w, EMBEDDING);
+    if (!embedding) return 0;
+    kr_tensor t = embedding->tensor;
+    if (c->tied) KR_TRY(kr_weights_add(w, HEAD, &t, e));
+    return rename_item(w, EMBEDDING, EMBEDDING_OF_STATE_SPACES, e);
+}
+
 /* ---- types ---- */
 
 static bool is_float(kr_dtype t) {

@@ -19,6 +19,8 @@
 #include "base/rng.h"
 #include "data/tokenizer/tokenizer.h"
 #include "device/device.h"
+#include "mixers/mamba1/mamba1.h"
+#include "mixers/mamba2/mamba2.h"
 #include "models/lm.h"
 #include "models/model.h"
 
@@ -87,6 +89,65 @@ static void fixtures_round_trip(void **state) {
         krait_model_close(&back);
         krait_model_close(&m);
     }
+    remove_folder(folder);
+}
+
+/* A fresh model of two layers, saved as its authors' code wants it and opened again. */
+static void through_state_spaces(const char *folder, const kr_mixer *mixer, const char *variant) {
+    kr_config c;
+    kr_weights w = {0};
+    krait_model *m;
+    krait_error e;
+    krait_save_options so = KRAIT_SAVE_OPTIONS_INIT;
+    if (kr_config_make(&c, mixer->name, 6, 2, 32, variant, &e) < 0) fail_msg("%s", e.message);
+    c.vocabulary_used = 29;
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, NULL, &e), 0);
+    so.layout = KRAIT_LAYOUT_STATE_SPACES;
+    int rc = krait_model_save(m, folder, &so, &e);
+    bool words = kr_mamba1_of(&c).inner % c.width == 0 && c.norm_eps == 1e-5;
+    if (strcmp(mixer->name, "mamba2") == 0) words = kr_mamba2_of(&c).inner % c.width == 0;
+    if (strstr(variant, "mixer_rms_eps")) words = false;
+    print_message("%s %s: %s\n", mixer->name, variant, rc < 0 ? e.message : "the same again");
+    assert_true((rc == 0) == words);
+    if (rc == 0) {
+        krait_model *back = open_model(folder, &without);
+        same_weights(m, back);
+        assert_true(back->singular);
+        for (const kr_setting *k = mixer->settings; k->name; k++)
+            if (!kr_setting_equal(k, c.settings, back->config.settings)) fail_msg("%s", k->name);
+        assert_true(back->config.vocabulary == 32 && back->config.vocabulary_used == 29);
+        krait_model_close(&back);
+    }
+    krait_model_close(&m);
+}
+
+/* mamba2.md section A7, mamba.md section 9: the original layout, written and read. */
+static void state_spaces_round_trip(void **state) {
+    (void)state;
+    char folder[64], path[128];
+    krait_error e;
+    new_folder(folder);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *old = fopen(path, "w");
+    assert_non_null(old);
+    fclose(old);
+    static const char *const more[] = {"inner=12 head_dim=2 state=3",
+                                       "inner=12 ssm=8 head_dim=4 state=3 conv_init=0.25",
+                                       "inner=6 head_dim=3 state=4 dt_least=0.01 tied=false",
+                                       "inner=12 head_dim=4 groups=3 dt_most=0.5", NULL};
+    for (int i = 0; more[i]; i++) through_state_spaces(folder, kr_mixer_find("mamba2"), more[i]);
+    assert_int_not_equal(access(path, F_OK), 0); /* it would be read before the new one */
+    through_state_spaces(folder, kr_mixer_find("mamba1"), "inner=12 state=3 tied=false");
+    for (int k = 0; k < 2; k++) {
+        const kr_mixer *mixer = kr_mixer_find(k ? "mamba2" : "mamba1");
+        for (const char *const *v = mixer->variants; *v; v++)
+            through_state_spaces(folder, mixer, *v);
+    }
+    kr_config c;
+    assert_int_equal(kr_config_make(&c, "lru", 6, 2, 32, "state=5", &e), 0);
+    assert_int_equal(kr_config_check_state_spaces(&c, folder, &e), KRAIT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "this model is lru"));
     remove_folder(folder);
 }
 
@@ -490,7 +551,7 @@ int main(void) {
         cmocka_unit_test(shipped_names),       cmocka_unit_test(hash_sees_all),
         cmocka_unit_test(no_memory),           cmocka_unit_test(scan_speed),
         cmocka_unit_test(damaged_files),       cmocka_unit_test(full_disk),
-        cmocka_unit_test(tokenizer_travels),
+        cmocka_unit_test(tokenizer_travels),   cmocka_unit_test(state_spaces_round_trip),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

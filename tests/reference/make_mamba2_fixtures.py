@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # make_mamba2_fixtures.py - writes tests/data/mamba2_*: tiny random models of Mamba-2, each with
 # logits, loss and gradients (expected.safetensors): one group and biases as transformers'
-# Mamba2ForCausalLM computes them; several groups, norm before the gate and D for each channel by
+# Mamba2ForCausalLM computes them; several groups, norm before the gate, D for each channel, and a
+# gated map beside the recurrence (d_ssm) by
 # the official formulas, written out here as the recurrence they define.
 #
 # The files are committed, and mamba_reference_test.c compares against them; run this only to make
@@ -50,23 +51,23 @@ def hugging_face(name, seed, **config):
 class Official(torch.nn.Module):
     """The official block, one token after the other; parameters by their published names."""
 
-    def __init__(self, vocab, d, layers, head_dim, state, groups, kernel, before):
+    def __init__(self, vocab, d, layers, head_dim, state, groups, kernel, before, rest=0):
         super().__init__()
-        self.sizes = d, layers, head_dim, state, groups, kernel, before
-        inner, self.names = 2 * d, {}
+        self.sizes = d, layers, head_dim, state, groups, kernel, before, rest
+        inner, self.names = 2 * d - rest, {}  # of the recurrence
         heads, mixed = inner // head_dim, inner + 2 * groups * state
         self.add("backbone.embeddings.weight", vocab, d)
         for i in range(layers):
             m = f"backbone.layers.{i}.mixer."
             self.add(f"backbone.layers.{i}.norm.weight", d)
-            self.add(m + "in_proj.weight", inner + mixed + heads, d)
+            self.add(m + "in_proj.weight", 2 * rest + inner + mixed + heads, d)
             self.add(m + "conv1d.weight", mixed, 1, kernel)
             self.add(m + "conv1d.bias", mixed)
             self.add(m + "dt_bias", heads)
             self.add(m + "A_log", heads)
             self.add(m + "D", inner)
             self.add(m + "norm.weight", inner)
-            self.add(m + "out_proj.weight", d, inner)
+            self.add(m + "out_proj.weight", d, 2 * d)
         self.add("backbone.norm_f.weight", d)
 
     def add(self, name, *shape):
@@ -81,10 +82,11 @@ class Official(torch.nn.Module):
         return (g * torch.rsqrt(g.pow(2).mean(-1, keepdim=True) + eps)).flatten(-2)
 
     def mixer(self, a, m):
-        d, _, P, N, G, K, before = self.sizes
-        w, E = lambda name: self.names[m + name], 2 * d
+        d, _, P, N, G, K, before, rest = self.sizes
+        w, E = lambda name: self.names[m + name], 2 * d - rest
         H = E // P
-        z, xbc, dt = (a @ w("in_proj.weight").T).split([E, E + 2 * G * N, H], -1)
+        z0, x0, z, xbc, dt = (a @ w("in_proj.weight").T).split(
+            [rest, rest, E, E + 2 * G * N, H], -1)
         xbc = F.silu(F.conv1d(F.pad(xbc.mT, (K - 1, 0)), w("conv1d.weight"), w("conv1d.bias"),
                               groups=xbc.shape[-1]).mT)
         x, b, c = xbc.split([E, G * N, G * N], -1)
@@ -97,7 +99,7 @@ class Official(torch.nn.Module):
             y.append(torch.einsum("bhpn,bhn->bhp", h, c[:, t]) + w("D").view(H, P) * x[:, t])
         y, gate = torch.stack(y, 1).flatten(-2), F.silu(z)
         v = self.rms(y, G) * gate if before else self.rms(y * gate, G)
-        return (v * w("norm.weight")) @ w("out_proj.weight").T
+        return torch.cat([F.silu(z0) * x0, v * w("norm.weight")], -1) @ w("out_proj.weight").T
 
     def forward(self, ids, use_cache=False):
         n = self.names
@@ -110,11 +112,11 @@ class Official(torch.nn.Module):
         return self
 
 
-def official(name, seed, before):
+def official(name, seed, before, rest=0):
     """A folder as the official implementation publishes it, of several groups."""
     folder = fresh(name)
     used, padded, d, layers, state, groups, head_dim = 29, 32, 18, 2, 5, 3, 6
-    model = Official(padded, d, layers, head_dim, state, groups, 4, before)
+    model = Official(padded, d, layers, head_dim, state, groups, 4, before, rest)
     randomise(model.named_parameters(), seed)
     tensors = {k.replace("embeddings", "embedding"): v.detach().clone()
                for k, v in model.named_parameters()}
@@ -122,6 +124,8 @@ def official(name, seed, before):
     torch.save(tensors, folder / "pytorch_model.bin")
     ssm = {"layer": "Mamba2", "d_state": state, "headdim": head_dim, "ngroups": groups,
            "D_has_hdim": True, "norm_before_gate": before}
+    if rest:
+        ssm["d_ssm"] = 2 * d - rest
     config = {"d_model": d, "d_intermediate": 0, "n_layer": layers, "vocab_size": used,
               "ssm_cfg": ssm, "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True,
               "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 16,
@@ -139,6 +143,7 @@ def main():
                  use_conv_bias=False, layer_norm_epsilon=1e-3, time_step_limit=(0.05, 1.5))
     official("mamba2_official", 13, False)
     official("mamba2_before", 14, True)
+    official("mamba2_part", 15, False, 18)
 
 
 if __name__ == "__main__":

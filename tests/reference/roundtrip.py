@@ -2,6 +2,9 @@
 # roundtrip.py - what krait saves, transformers loads: converts every model of tests/data and the
 # folders given as arguments, loads the result with from_pretrained, and compares logits.
 #
+# Then the layout of the original code (pytorch_model.bin): each such fixture is read, written again
+# by --layout state_spaces and loaded by torch; every tensor and what config.json says is the same.
+#
 # Usage: roundtrip.py KRAIT [FOLDER...]. Needs torch and transformers; ctest never runs it. Fails on
 # a missing or unexpected tensor, or on logits that differ by more than 1e-5 of the largest.
 import json
@@ -55,12 +58,36 @@ def check(krait, folder):
     return error <= TOLERANCE and same
 
 
+def check_original(krait, folder):
+    """What the original code reads: one dictionary of tensors, and the arguments of its classes."""
+    with tempfile.TemporaryDirectory() as out:
+        saved = pathlib.Path(out) / "model"
+        subprocess.run([krait, "convert", folder, saved, "--layout", "state_spaces"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        both = folder, saved
+        was, now = (torch.load(f / "pytorch_model.bin", weights_only=True)
+                    for f in both)
+        said, says = (json.loads((f / "config.json").read_text()) for f in both)
+    same = sorted(was) == sorted(now) and all(torch.equal(was[k], now[k]) for k in was)
+    tied = now["lm_head.weight"].data_ptr() == now["backbone.embedding.weight"].data_ptr()
+    layer, of = said.pop("ssm_cfg"), says.pop("ssm_cfg")
+    for key in ("pad_vocab_size_multiple", "attn_cfg"):  # other multiples make the same padding
+        said.pop(key, None), says.pop(key, None)
+    told = said.items() <= says.items() and layer.items() <= of.items()
+    print(f"{folder.name}: original layout: {len(now)} tensors "
+          f"{'the same' if same and tied == said.get('tie_embeddings', True) else 'DIFFER'}, "
+          f"config.json {'says the same' if told else 'SAYS ANOTHER THING'}")
+    return same and told
+
+
 def main(args):
     if not args:
         sys.exit("usage: roundtrip.py KRAIT [FOLDER...]")
     folders = sorted(DATA.glob("mamba_*")) + [
         DATA / "mamba2_odd", DATA / "mamba2_bias"] + [pathlib.Path(f) for f in args[1:]]
     results = [check(args[0], f) for f in folders]
+    results += [check_original(args[0], DATA / n) for n in (
+        "mamba_statespaces", "mamba2_official", "mamba2_before", "mamba2_part")]
     print(f"{sum(results)} of {len(results)} models survive the round trip")
     sys.exit(not all(results))
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -271,12 +272,62 @@ static void no_memory(void **state) {
     }
 }
 
+/* What is written is read again; two tensors at one place are one storage; each allocation that
+ * fails is an error, and leaves nothing unfinished. */
+static void written_and_read(void **state) {
+    (void)state;
+    static const kr_dtype types[] = {KR_F32, KR_F64, KR_BF16, KR_F16, KR_I64, KR_I32, KR_U8};
+    enum { TYPES = sizeof types / sizeof *types, N = 24 };
+    static unsigned char bytes[TYPES][8 * N];
+    kr_weights w = {0};
+    char folder[] = "/tmp/krait-pth-XXXXXX", path[64];
+    krait_error e = {0};
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/x.pth", folder);
+    for (int i = 0; i < TYPES; i++) {
+        double counts[N];
+        for (int k = 0; k < N; k++) {
+            counts[k] = k;
+            if (types[i] == KR_I64) ((int64_t *)(void *)bytes[i])[k] = k;
+            if (types[i] == KR_I32) ((int32_t *)(void *)bytes[i])[k] = k;
+            if (types[i] == KR_U8) bytes[i][k] = (unsigned char)k;
+        }
+        if (i < 4) kr_convert(bytes[i], types[i], counts, KR_F64, N);
+        kr_tensor t = kr_tensor_make(bytes[i], types[i], 3, (int64_t[]){2, 3, 4});
+        assert_int_equal(kr_weights_add(&w, (char[]){(char)('a' + i), 0}, &t, &e), 0);
+    }
+    kr_tensor tied = kr_tensor_make(bytes[0], KR_F32, 2, (int64_t[]){6, 4});
+    assert_int_equal(kr_weights_add(&w, "tied", &tied, &e), 0);
+    int64_t failed = 0;
+    for (int64_t n = 1;; n++) { /* libzip has memory of its own */
+        kr_mem_fail_after(n);
+        int rc = kr_pth_write(&w, path, &e);
+        kr_mem_fail_after(0);
+        if (rc == 0) break;
+        failed++;
+        assert_int_equal(rc, KRAIT_ERR_MEMORY);
+    }
+    kr_weights back = {0};
+    if (kr_pth_read(&back, path, &e) < 0) fail_msg("%s", e.message);
+    print_message("%lld allocations failed first; %lld tensors come back\n", (long long)failed,
+                  (long long)back.count);
+    assert_true(failed > 1 && back.count == w.count);
+    check_counts(&back, path);
+    for (int i = 0; i < TYPES; i++) assert_int_equal(back.items[i].tensor.dtype, types[i]);
+    assert_ptr_equal(kr_weights_find(&back, "a")->data, kr_weights_find(&back, "tied")->data);
+    kr_weights_free(&back);
+    kr_weights_free(&w);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0); /* nothing else was left there */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_files),       cmocka_unit_test(in_place),
-        cmocka_unit_test(bad_files),        cmocka_unit_test(pickles),
-        cmocka_unit_test(pickle_names),     cmocka_unit_test(greedy_pickles),
-        cmocka_unit_test(damaged_archives), cmocka_unit_test(no_memory),
+        cmocka_unit_test(written_and_read), cmocka_unit_test(good_files),
+        cmocka_unit_test(in_place),         cmocka_unit_test(bad_files),
+        cmocka_unit_test(pickles),          cmocka_unit_test(pickle_names),
+        cmocka_unit_test(greedy_pickles),   cmocka_unit_test(damaged_archives),
+        cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
