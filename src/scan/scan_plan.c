@@ -3,7 +3,7 @@
 
 const char *kr_scan_plan_name(kr_scan_plan p) {
     static const char *const names[] = {"reference", "lanes",         "lanes, one step", "rows",
-                                        "chunk",     "complex lanes", "convolution"};
+                                        "chunk",     "complex lanes", "convolution",     "modes"};
     return names[p];
 }
 
@@ -85,6 +85,7 @@ kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     if (complex_fits(c)) return KR_SCAN_COMPLEX;
     if (conv_fits(d) && conv_pays(c, backward)) return KR_SCAN_CONV;
+    if (conv_fits(d) && !backward) return KR_SCAN_MODES;
     if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
     if (!lanes_fit(d) && chunk_pays(c) && chunk_fits(c)) return KR_SCAN_MATRIX;

@@ -14,7 +14,8 @@ typedef enum kr_scan_plan {
     KR_SCAN_ROWS,       /* no, SCALAR or VECTOR decay, real: vectors over N */
     KR_SCAN_MATRIX,     /* no or SCALAR decay, real: chunks of rows as matrix products (CHUNK) */
     KR_SCAN_COMPLEX,    /* complex lanes (LRU): vectors over lanes */
-    KR_SCAN_CONV        /* nothing varies in time, complex (S4D): a convolution */
+    KR_SCAN_CONV,       /* nothing varies in time, complex (S4D): a convolution */
+    KR_SCAN_MODES       /* the same, few rows a sequence, forward: vectors over N */
 } kr_scan_plan;
 
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward);
@@ -96,7 +97,8 @@ static inline int64_t kr_scan_complex_own(int64_t M) { /* of each chunk's start;
 /* ---- what is constant in time, as a convolution ----
  *
  * An item is a vector of channels with all its sequences. Scratch: two tables for the largest
- * transform, then each thread's arrays over modes and over time (vec_conv.h). */
+ * transform, then each thread's arrays over modes and over time (vec_conv.h). Plan MODES, whose
+ * items are lines of channels, needs a state and the a of its channels: far less. */
 enum {
     KR_SCAN_CONV_LEAST = 8,  /* rows a sequence, on average, from which it pays */
     KR_SCAN_CONV_SIZES = 18, /* sizes of transforms: 1 to 2^17, the longest sequence */

@@ -203,6 +203,36 @@ static void convolution(const char *name, krait_scan_desc d, int64_t M, int64_t 
     problem_free(&p);
 }
 
+/* Few rows a sequence: row by row, in vectors over modes. */
+static void few_rows(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 0, 3, 2};
+    krait_scan_desc d = krait_scan_s4d(37, 5), log = krait_scan_s4d(20, 32), back;
+    d.form = KRAIT_FORM_GIVEN;
+    log.form = KRAIT_FORM_LOG;
+    back = d;
+    back.order = KRAIT_ORDER_REVERSE;
+    const struct {
+        const char *name;
+        krait_scan_desc d;
+        int64_t M, S;
+        const int64_t *counts;
+    } list[] = {{"s4d, a step of 4", d, 4, 4, NULL},
+                {"s4d, few rows, ragged", d, 6, 4, ragged},
+                {"s4d, few rows, logarithms", log, 6, 4, ragged},
+                {"s4d, few rows, reverse", back, 6, 4, ragged}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        for (int add = 0; add < 2; add++) {
+            problem p;
+            problem_make(&p, list[i].d, KR_F32, list[i].M, list[i].S, list[i].counts);
+            p.forward.threads = p.backward.threads = 3;
+            p.forward.attr = &p.d;
+            assert_int_equal(kr_scan_pick(&p.forward, false), KR_SCAN_MODES);
+            check(list[i].name, &p, add);
+            problem_free(&p);
+        }
+}
+
 static void convolutions(void **state) {
     (void)state;
     static const int64_t ragged[] = {1, 63, 0, 36};
@@ -251,8 +281,9 @@ static void threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lanes),        cmocka_unit_test(rows),   cmocka_unit_test(complex_lanes),
-        cmocka_unit_test(convolutions), cmocka_unit_test(chunks), cmocka_unit_test(threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes),         cmocka_unit_test(rows),
+                                       cmocka_unit_test(complex_lanes), cmocka_unit_test(few_rows),
+                                       cmocka_unit_test(convolutions),  cmocka_unit_test(chunks),
+                                       cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

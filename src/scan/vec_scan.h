@@ -136,7 +136,7 @@ KR_VINLINE int64_t kr_scan_skip_each(const krait_scan_desc *d) {
 kr_kernel kr_scan_ref, kr_scan_grad_ref;
 kr_kernel KR_FN(kr_scan_lanes_step), KR_FN(kr_scan_lanes), KR_FN(kr_scan_lanes_grad),
     KR_FN(kr_scan_rows), KR_FN(kr_scan_rows_grad), KR_FN(kr_scan_chunk), KR_FN(kr_scan_chunk_grad),
-    KR_FN(kr_scan_complex), KR_FN(kr_scan_complex_grad),
-    KR_FN(kr_scan_conv), KR_FN(kr_scan_conv_grad);
+    KR_FN(kr_scan_complex), KR_FN(kr_scan_complex_grad), KR_FN(kr_scan_conv),
+    KR_FN(kr_scan_conv_grad), KR_FN(kr_scan_modes);
 
 #endif
