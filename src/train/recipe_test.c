@@ -156,6 +156,8 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
                {"mamba-2.8b", 64, 2560, 286103, 50277},
                {"mamba2-130m", 24, 768, 572205, 50277},
                {"mamba2-tinyshakespeare", 4, 192, 0, 257},
+               {"mamba3-130m", 24, 768, 572205, 50277},
+               {"mamba3-tinyshakespeare", 4, 192, 0, 257},
                {"linear-attention", 4, 192, 0, 257},
                {"retnet", 4, 192, 0, 257},
                {"gla", 4, 192, 0, 257},

@@ -37,6 +37,7 @@ typedef int32_t kr_vi __attribute__((vector_size(KR_W * 4)));
 typedef uint32_t kr_vu __attribute__((vector_size(KR_W * 4)));
 typedef uint16_t kr_vh __attribute__((vector_size(KR_W * 2))); /* bits of bf16 or f16 */
 
+typedef uint64_t kr_vpair_ __attribute__((vector_size(KR_W * 4))); /* lanes 2i and 2i + 1 */
 typedef float kr_v4_ __attribute__((vector_size(16)));
 typedef float kr_vf_any_ __attribute__((vector_size(KR_W * 4), aligned(4), may_alias));
 typedef uint16_t kr_vh_any_ __attribute__((vector_size(KR_W * 2), aligned(2), may_alias));
@@ -255,6 +256,12 @@ KR_VINLINE void kr_vload_four_n(const float *p, int64_t n, kr_vf v[4]) {
         kr_vload_four_(p, v);
     else
         for (int k = 0; k < 4; k++) v[k] = kr_vload_strided(p + k, 4, n);
+}
+
+/* Neighbours change places: lanes 1, 0, 3, 2, ... of v. */
+KR_VINLINE kr_vf kr_vswap(kr_vf v) {
+    kr_vpair_ pair = (kr_vpair_)v;
+    return (kr_vf)(pair >> 32 | pair << 32);
 }
 
 /* Lanes [0, n) of v, zero beyond: for terms that are not zero where the loads are. */
