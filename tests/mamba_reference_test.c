@@ -1,7 +1,7 @@
-/* mamba_reference_test.c - logits, loss and every gradient of the models in tests/data/mamba_* and
- * mamba2_* against those that transformers, or the official formulas, computed in fp32
- * (tests/reference/make_mamba_fixtures.py and make_mamba2_fixtures.py), and the same logits read
- * one token at a time. */
+/* mamba_reference_test.c - logits, loss and every gradient of the models in tests/data/mamba_*,
+ * mamba2_* and mamba3_* against those that transformers, or the official formulas, computed
+ * (tests/reference/make_mamba_fixtures.py, make_mamba2_fixtures.py and make_mamba3_fixtures.py),
+ * and the same logits read one token at a time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -226,6 +226,12 @@ int main(void) {
         {"Mamba-2, norm first", check, NULL, NULL, (void *)(uintptr_t) "mamba2_before"},
         {"Mamba-2, part of it", check, NULL, NULL, (void *)(uintptr_t) "mamba2_part"},
         {"state-spaces layout", check, NULL, NULL, (void *)(uintptr_t) "mamba_statespaces"},
+        {"Mamba-3", check, NULL, NULL, (void *)(uintptr_t) "mamba3_siso"},
+        {"Mamba-3, norm in front of the gate", check, NULL, NULL,
+         (void *)(uintptr_t) "mamba3_siso_norm"},
+        {"Mamba-3, MIMO", check, NULL, NULL, (void *)(uintptr_t) "mamba3_mimo"},
+        {"Mamba-3, MIMO, groups, norm, MLP", check, NULL, NULL,
+         (void *)(uintptr_t) "mamba3_mimo_norm"},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

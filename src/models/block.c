@@ -45,7 +45,7 @@ static void part_out(kr_nn *nn, kr_stream *s, const char *name, kr_value *made) 
 /* x [M,D] -> the two halves of up x, [M,W] each. */
 static void halves(kr_nn *nn, kr_value *x, int64_t W, bool bias, kr_value *half[2]) {
     int64_t D = nn->config->width;
-    kr_value *v = kr_nn_linear(nn, x, "up", D, 2 * W, bias, kr_init_fan_in(D, 1));
+    kr_value *v = kr_nn_linear(nn, x, "fc1", D, 2 * W, bias, kr_init_fan_in(D, 1));
     half[0] = kr_graph_columns(nn->g, v, 0, W);
     half[1] = kr_graph_columns(nn->g, v, W, W);
 }
@@ -54,7 +54,7 @@ static void halves(kr_nn *nn, kr_value *x, int64_t W, bool bias, kr_value *half[
 static kr_value *down(kr_nn *nn, kr_value *x, bool bias) {
     const kr_config *c = nn->config;
     kr_init init = kr_init_fan_in(c->channel_width, 1 / sqrt(2 * (double)c->layers));
-    return kr_nn_linear(nn, x, "down", c->channel_width, c->width, bias, init);
+    return kr_nn_linear(nn, x, "fc2", c->channel_width, c->width, bias, init);
 }
 
 static kr_value *channel_mixer(kr_nn *nn, kr_value *a) {
@@ -62,7 +62,7 @@ static kr_value *channel_mixer(kr_nn *nn, kr_value *a) {
     kr_value *half[2];
     if (c->channel_mixer == KR_CHANNEL_MLP) {
         kr_init init = kr_init_fan_in(c->width, 1);
-        kr_value *up = kr_nn_linear(nn, a, "up", c->width, c->channel_width, true, init);
+        kr_value *up = kr_nn_linear(nn, a, "fc1", c->width, c->channel_width, true, init);
         return down(nn, kr_nn_dropout(nn, kr_nn_map(nn, KR_FUNCTION_GELU, up)), true);
     }
     bool glu = c->channel_mixer == KR_CHANNEL_GLU;
@@ -108,7 +108,7 @@ void kr_block_build(kr_nn *nn, const kr_mixer *mixer, int layer, kr_stream *s) {
     part_out(nn, s, "norm", a);
     if (c->channel_mixer == KR_CHANNEL_NONE) return;
     a = part_in(nn, s, "norm2");
-    enter(nn, layer, "channel.");
+    enter(nn, layer, "mlp.");
     a = channel_mixer(nn, a);
     enter(nn, layer, "");
     part_out(nn, s, "norm2", a);

@@ -15,7 +15,8 @@
  * gated_mlp (mixers have places of their own: kr_nn_dropout).
  *
  * a [M,D] is one token's: only mixers let tokens see each other. The width of mlp and gated_mlp is
- * channel_width. Sources: Vaswani et al. 2017 (mlp, norm behind), Dauphin et al. 2017 (glu),
+ * channel_width. up and down are the tensors mlp.fc1 and mlp.fc2, as state-spaces calls those of
+ * gated_mlp. Sources: Vaswani et al. 2017 (mlp, norm behind), Dauphin et al. 2017 (glu),
  * Shazeer 2020 (gated_mlp). docs/references.md has the full titles. */
 #ifndef KR_BLOCK_H
 #define KR_BLOCK_H

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "mixers/mamba1/mamba1.h"
 #include "mixers/mamba2/mamba2.h"
+#include "mixers/mamba3/mamba3.h"
 #include "models/config.h"
 #include "models/lm.h"
 
@@ -142,6 +143,42 @@ static void mamba2(void **state) {
     refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_rank\":4}}", "does not know");
 }
 
+#define MAMBA3 SS "\"ssm_cfg\":{\"layer\":\"Mamba3\""
+
+/* mamba2.md section B1: the defaults, and what the layout says in another way. */
+static void mamba3(void **state) {
+    (void)state;
+    kr_config c;
+    accepted(&c, MAMBA3 "}}");
+    kr_mamba3 m = kr_mamba3_of(&c);
+    assert_string_equal(c.mixer, "mamba3");
+    assert_string_equal(c.architecture, "Mamba3ForCausalLM");
+    assert_true(m.state == 128 && m.inner == 128 && m.head_dim == 64 && m.groups == 1);
+    assert_true(m.rank == 0 && m.turned == KR_MAMBA3_HALF && !m.out_norm && m.a_floor == 1e-4);
+    assert_int_equal(kr_mamba3_angles(&m), 32);
+    accepted(&c, MAMBA3 ",\"is_mimo\":true,\"rope_fraction\":1.0,\"is_outproj_norm\":true,"
+                        "\"d_state\":16,\"headdim\":8,\"ngroups\":4,\"expand\":1,"
+                        "\"A_floor\":0.01,\"dt_min\":0.01,\"chunk_size\":16}}");
+    m = kr_mamba3_of(&c);
+    assert_true(m.rank == 4 && m.turned == KR_MAMBA3_ALL && m.out_norm && m.state == 16);
+    assert_true(m.inner == 64 && m.groups == 4 && m.a_floor == 0.01 && m.dt_min == 0.01);
+    accepted(&c, MAMBA3 ",\"is_mimo\":true,\"mimo_rank\":2}}");
+    assert_int_equal(kr_mamba3_of(&c).rank, 2);
+    accepted(&c, MAMBA3 ",\"is_mimo\":false,\"mimo_rank\":4}}");
+    assert_int_equal(kr_mamba3_of(&c).rank, 0);
+    /* section B5: mamba3-mimo-1.5b, which is 1.497B large with d_intermediate rounded up to 3840 */
+    accepted(&c, "{\"d_model\":2048,\"d_intermediate\":3824,\"n_layer\":24,\"vocab_size\":128256,"
+                 "\"ssm_cfg\":{\"layer\":\"Mamba3\",\"is_mimo\":true,\"mimo_rank\":4,"
+                 "\"chunk_size\":16},\"tie_embeddings\":true}");
+    assert_true(c.channel_mixer == KR_CHANNEL_GATED_MLP && c.channel_width == 3840);
+    print_message("mamba3-mimo-1.5b: %lld parameters\n", (long long)kr_lm_parameter_count(&c));
+    assert_int_equal((kr_lm_parameter_count(&c) + 500000) / 1000000, 1497);
+    refused(MAMBA3 ",\"is_mimo\":true,\"mimo_rank\":0}}", "mimo_rank");
+    refused(MAMBA3 ",\"rope_fraction\":0.25}}", "rope_fraction");
+    refused(MAMBA3 ",\"headdim\":48}}", "head_dim (48)");
+    refused(MAMBA3 ",\"d_conv\":4}}", "does not know");
+}
+
 #define HF "{\"model_type\":\"mamba\","
 
 static void hostile(void **state) {
@@ -186,9 +223,9 @@ static void hostile(void **state) {
     refused(HF "\"krait_tokenizer\":\"words\"}", "krait_tokenizer");
     refused(HF "\"krait_vocabulary_used\":99999}", "used vocabulary");
     refused(SS "\"rms_norm\":false}", "rms_norm");
-    refused(SS "\"d_intermediate\":8}", "d_intermediate");
+    refused(SS "\"d_intermediate\":-8}", "d_intermediate");
     refused(SS "\"attn_layer_idx\":[1]}", "attn_layer_idx");
-    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba3\"}}", "Mamba1");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba4\"}}", "Mamba1");
     refused(SS "\"ssm_cfg\":{\"headdim\":64}}", "ssm_cfg");
     refused(SS "\"ssm_cfg\":7}", "ssm_cfg");
     refused(SS "\"pad_vocab_size_multiple\":0}", "pad_vocab_size_multiple");
@@ -368,15 +405,11 @@ static void damaged(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hugging_face),
-        cmocka_unit_test(falcon),
-        cmocka_unit_test(state_spaces),
-        cmocka_unit_test(mamba2),
-        cmocka_unit_test(hostile),
-        cmocka_unit_test(round_trip),
-        cmocka_unit_test(no_memory),
-        cmocka_unit_test(own_dialect),
-        cmocka_unit_test(every_mixer_round_trips),
+        cmocka_unit_test(hugging_face), cmocka_unit_test(falcon),
+        cmocka_unit_test(state_spaces), cmocka_unit_test(mamba2),
+        cmocka_unit_test(mamba3),       cmocka_unit_test(hostile),
+        cmocka_unit_test(round_trip),   cmocka_unit_test(no_memory),
+        cmocka_unit_test(own_dialect),  cmocka_unit_test(every_mixer_round_trips),
         cmocka_unit_test(damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

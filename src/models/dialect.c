@@ -115,6 +115,15 @@ static void pad_vocabulary(kr_reader *r, kr_config *c) {
     c->vocabulary = (c->vocabulary + multiple - 1) / multiple * multiple;
 }
 
+/* 0: none; else a gated one, whose width the original code rounds up. */
+static void set_channel_mixer(kr_reader *r, int64_t width, kr_config *c) {
+    enum { MULTIPLE = 128, MOST = 1 << 20 };
+    if (width < 0 || width > MOST) kr_read_refuse(r, "\"d_intermediate\" is not from 0 to 1048576");
+    if (width == 0 || r->rc < 0) return;
+    c->channel_mixer = KR_CHANNEL_GATED_MLP;
+    c->channel_width = (width + MULTIPLE - 1) / MULTIPLE * MULTIPLE;
+}
+
 void kr_read_state_spaces(kr_reader *r, kr_config *c) {
     bool rms_norm = true;
     int64_t mlp = 0;
@@ -124,9 +133,8 @@ void kr_read_state_spaces(kr_reader *r, kr_config *c) {
     kr_read_int(r, "vocab_size", &c->vocabulary);
     kr_read_bool(r, "rms_norm", &rms_norm);
     kr_read_int(r, "d_intermediate", &mlp);
+    set_channel_mixer(r, mlp, c);
     if (!rms_norm) kr_read_refuse(r, "\"rms_norm\" is false: LayerNorm is not supported");
-    if (mlp != 0)
-        kr_read_refuse(r, "\"d_intermediate\" is not 0: models with MLP layers are not supported");
     if (json_array_size(json_object_get(r->json, "attn_layer_idx")) > 0)
         kr_read_refuse(r, "\"attn_layer_idx\" is not empty: attention layers are not supported");
     pad_vocabulary(r, c);

@@ -1,0 +1,95 @@
+/* dialect_mamba3.c - config.json of Mamba-3: the state-spaces layout with "ssm_cfg": {"layer":
+ * "Mamba3"}; there is no other.
+ *
+ * The layout does not say how the decay rate comes out of its projection: files of before June 2026
+ * need the setting rate=softplus. is_mimo false makes mimo_rank mean nothing. chunk_size and what
+ * is fused say how it is computed. Source: MambaConfig and Mamba3 of state-spaces/mamba. */
+#include <string.h>
+
+#include "mixers/mamba3/mamba3.h"
+#include "models/dialect.h"
+
+static const kr_dialect_key ssm_keys[] = {
+    {"d_state", "state"},
+    {"expand", "expand"},
+    {"headdim", "head_dim"},
+    {"ngroups", "groups"},
+    {"is_outproj_norm", "out_norm"},
+    {"A_floor", "a_floor"},
+    {"dt_min", "dt_min"},
+    {"dt_max", "dt_max"},
+    {"dt_init_floor", "dt_floor"},
+};
+
+static const char *const others[] = {"layer",
+                                     "rope_fraction",
+                                     "is_mimo",
+                                     "mimo_rank",
+                                     "chunk_size",
+                                     "dropout",
+                                     "fuse_pregate_headwise_norm"};
+
+static bool known_ssm(const char *key) {
+    for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
+        if (strcmp(key, ssm_keys[i].key) == 0) return true;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(key, others[i]) == 0) return true;
+    return false;
+}
+
+static void read_turned(kr_reader *r, kr_mamba3 *s) {
+    double fraction = 0.5;
+    kr_read_real(r, "rope_fraction", &fraction);
+    if (fraction != 0.5 && fraction != 1)
+        kr_read_refuse(r, "\"rope_fraction\" is neither 0.5 nor 1");
+    s->turned = fraction < 1 ? KR_MAMBA3_HALF : KR_MAMBA3_ALL;
+}
+
+static void read_rank(kr_reader *r, kr_config *c) {
+    bool mimo = false;
+    kr_mamba3 s = kr_mamba3_of(c);
+    read_turned(r, &s);
+    s.rank = 4;
+    memcpy(c->settings, &s, sizeof s);
+    kr_read_setting(r, "mimo_rank", c, "rank");
+    kr_read_bool(r, "is_mimo", &mimo);
+    s = kr_mamba3_of(c);
+    if (mimo && s.rank < 1) kr_read_refuse(r, "\"mimo_rank\" is 0, must be at least 1");
+    if (!mimo) s.rank = 0;
+    memcpy(c->settings, &s, sizeof s);
+}
+
+static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
+    const json_t *json = json_object_get(outer->json, "ssm_cfg");
+    const char *key;
+    json_t *unused;
+    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
+        if (!known_ssm(key))
+            kr_read_refuse(outer, "\"ssm_cfg\" has a key that Mamba-3 does not know");
+    }
+    kr_reader r = {json, outer->path, outer->e, outer->rc};
+    kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
+    read_rank(&r, c);
+    outer->rc = r.rc;
+}
+
+static bool is_state_spaces(const json_t *json) {
+    const char *layer =
+        json_string_value(json_object_get(json_object_get(json, "ssm_cfg"), "layer"));
+    return kr_dialect_is_state_spaces(json) && layer && strcmp(layer, "Mamba3") == 0;
+}
+
+static void read_state_spaces(kr_reader *r, kr_config *c) {
+    kr_config_default(c, "mamba3");
+    c->width = 2560;
+    c->layers = 64;
+    c->vocabulary = c->vocabulary_used = 50277;
+    kr_read_state_spaces(r, c);
+    read_ssm_cfg(r, c);
+}
+
+const kr_dialect kr_dialect_state_spaces3 = {
+    .architecture = "Mamba3ForCausalLM",
+    .is = is_state_spaces,
+    .read = read_state_spaces,
+};
