@@ -81,6 +81,30 @@ static const struct {
      MEMBER(3, 8, 8, 1, 1, 1, .decay = KRAIT_DECAY_SCALAR, .a_constant = true)},
     {"gla", 63, 2, ALL & ~BIAS,
      MEMBER(2, 8, 5, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG)},
+    {"gla P=64 N=64", 20, 2, STATE | RESET,
+     MEMBER(2, 64, 64, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG)},
+    {"gla N=200", 18, 1, STATE | SKIP,
+     MEMBER(2, 5, 200, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG)},
+    {"gla, reverse", 40, 2, ALL & ~BIAS,
+     MEMBER(3, 7, 9, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
+            .order = KRAIT_ORDER_REVERSE)},
+    {"selective attention", 63, 2, ALL & ~SKIP,
+     MEMBER(3, 6, 9, 1, 1, 0.5, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT,
+            .a_constant = true, .dt_softplus = true)},
+    {"one group, P=64 N=64, all given",
+     18,
+     1,
+     ALL & ~BIAS,
+     {.heads = 4,
+      .width = 64,
+      .state = 64,
+      .groups = 1,
+      .inputs = 1,
+      .reads = 1,
+      .kappa = 0.5,
+      .decay = KRAIT_DECAY_SCALAR,
+      .form = KRAIT_FORM_LOG,
+      .gain = KRAIT_GAIN_GIVEN}},
     {"matrix decay given a row", 17, 2, STATE,
      MEMBER(2, 3, 5, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX)},
     {"mamba3 rank 1", 63, 2, SKIP | GATE | STATE | RESET,
@@ -117,6 +141,9 @@ static const struct {
     {"lru with skip and gate", 20, 2, ALL & ~BIAS, LRU(5, KRAIT_FORM_LOG)},
     {"complex, varying in time", 30, 2, ALL & ~BIAS,
      MEMBER(2, 3, 4, 2, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
+            .complex_state = true)},
+    {"complex N=100", 18, 1, STATE | SKIP,
+     MEMBER(2, 3, 100, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
             .complex_state = true)},
     {"reverse", 63, 3, ALL,
      MEMBER(1, 8, 4, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT,
@@ -173,6 +200,8 @@ static bool inputs(int index, kr_case *k, int n_in) {
     k->attr_size = sizeof *d;
     for (int i = 0; i < n_in; i++) k->fill[i].kind = KR_FILL_ABSENT;
     float_inputs(k, d, M, table[index].with);
+    k->half.wide = (d->dt_constant ? 1u << KR_SCAN_DT : 0) | (d->a_constant ? 1u << KR_SCAN_A : 0) |
+                   (d->b_constant ? 1u << KR_SCAN_B : 0) | (d->c_constant ? 1u << KR_SCAN_C : 0);
     fill(k, KR_SCAN_SEQS, kr_tensor_make(NULL, KR_I64, 2, (int64_t[]){S, 3}), KR_FILL_SEQS, 0, 0);
     if (table[index].with & RESET)
         fill(k, KR_SCAN_RESET, kr_tensor_make(NULL, KR_U8, 1, &M), KR_FILL_RESET, 0.1, 0);

@@ -11,11 +11,11 @@
  * The backward pass keeps the state in front of every AHEAD-th row, and computes those between
  * again in registers. */
 #include "ops/parts.cuh"
-#include "scan/scan_gpu.h"
+#include "scan/scan_span.cuh"
 
 namespace {
 
-enum { AHEAD = KR_SCAN_GPU_STEPS, THREADS = 64 };
+enum { AHEAD = KR_STEPS, THREADS = 64 };
 
 struct cplx {
     float re, im;
@@ -31,15 +31,12 @@ __device__ __forceinline__ cplx advance(cplx a, cplx h, cplx v) {
 __device__ __forceinline__ cplx conjugate(cplx a) { return {a.re, -a.im}; }
 
 template <typename T>
-struct lanes {
+struct lanes : kr_scan_time {
     const T *x, *dy;
     int64_t x_row, dy_row;
     const float *A, *state, *dstate;
-    int64_t state_slot, dstate_slot, E, M, S, chunk;
-    const int64_t *seqs;
-    int64_t seqs_row;
-    const uint8_t *reset;
-    bool log, reverse;
+    int64_t state_slot, dstate_slot, E;
+    bool log;
     unsigned parts; /* blocks beside each other, of one piece */
     /* scratch: of pieces [pieces,2,E]: ends, decays, backs; [steps,2,E]; [pieces,2,E] */
     float *ends, *decays, *backs, *marks, *da;
@@ -48,46 +45,6 @@ struct lanes {
 template <typename T>
 __device__ __forceinline__ int64_t lane_of(const lanes<T> &g) {
     return (int64_t)(blockIdx.x % g.parts) * THREADS + threadIdx.x;
-}
-
-/* Piece k of sequence s: its rows in visiting order. */
-struct span {
-    int64_t row, dir, steps, slot, piece, mark;
-    bool first, last, exists;
-};
-
-/* Number q = first row / chunk + s + k, as kr_scan_gpu_cut says. */
-template <typename T>
-__device__ span span_of(const lanes<T> &g, int64_t q) {
-    int64_t low = 0, high = g.S;
-    while (high - low > 1) {
-        int64_t s = (low + high) / 2;
-        if (g.seqs[s * g.seqs_row] / g.chunk + s <= q)
-            low = s;
-        else
-            high = s;
-    }
-    const int64_t *seq = g.seqs + low * g.seqs_row;
-    int64_t k = q - (seq[0] / g.chunk + low), from = k * g.chunk, left = seq[1] - from;
-    span p;
-    p.exists = k == 0 || left > 0;
-    p.first = k == 0;
-    p.last = left <= g.chunk;
-    p.steps = !p.exists ? 0 : p.last ? left : g.chunk;
-    p.dir = g.reverse ? -1 : 1;
-    p.row = g.reverse ? seq[0] + seq[1] - 1 - from : seq[0] + from;
-    p.slot = seq[2];
-    p.piece = q;
-    p.mark = seq[0] / AHEAD + low + from / AHEAD;
-    return p;
-}
-
-/* Whether no state passes into step t. */
-template <typename T>
-__device__ __forceinline__ bool starts(const lanes<T> &g, const span &p, int64_t t) {
-    if (!g.reset) return false;
-    if (!g.reverse) return g.reset[p.row + t];
-    return !(p.first && t == 0) && g.reset[p.row - t + 1];
 }
 
 template <typename T>
@@ -121,27 +78,28 @@ __device__ __forceinline__ cplx outside(const float *states, int64_t at, int64_t
 
 /* What comes into a piece with rows: from the pass before where time is cut, else from outside. */
 template <typename T>
-__device__ __forceinline__ cplx state_before(const lanes<T> &g, const span &p, int64_t e) {
+__device__ __forceinline__ cplx state_before(const lanes<T> &g, const kr_scan_span &p, int64_t e) {
     if (g.ends && p.steps > 0) return get(g.ends, p.piece, g.E, e);
     return outside(g.state, p.slot * g.state_slot, g.E, e);
 }
 
 template <typename T>
-__device__ __forceinline__ cplx gradient_behind(const lanes<T> &g, const span &p, int64_t e) {
+__device__ __forceinline__ cplx gradient_behind(const lanes<T> &g, const kr_scan_span &p,
+                                                int64_t e) {
     if (g.backs && p.steps > 0) return get(g.backs, p.piece, g.E, e);
     return outside(g.dstate, p.slot * g.dstate_slot, g.E, e);
 }
 
 /* Rows t0 .. t0 + AHEAD of a piece, zeros behind its end; and where segments start. */
 template <typename T>
-__device__ __forceinline__ uint32_t fetch(const lanes<T> &g, const span &p, const T *from,
+__device__ __forceinline__ uint32_t fetch(const lanes<T> &g, const kr_scan_span &p, const T *from,
                                           int64_t stride, int64_t t0, int64_t e, cplx (&v)[AHEAD]) {
     uint32_t fresh = 0;
 #pragma unroll
     for (int k = 0; k < AHEAD; k++) {
         bool in = from && t0 + k < p.steps;
         v[k] = in ? row_of(from, p.row + p.dir * (t0 + k), stride, g.E, e) : cplx{0, 0};
-        if (t0 + k < p.steps && starts(g, p, t0 + k)) fresh |= 1u << k;
+        if (t0 + k < p.steps && kr_starts(g, p, t0 + k)) fresh |= 1u << k;
     }
     return fresh;
 }
@@ -152,7 +110,7 @@ __device__ __forceinline__ uint32_t fetch(const lanes<T> &g, const span &p, cons
 template <bool BACK, typename T>
 __global__ void sweep(const lanes<T> g) {
     int64_t e = lane_of(g);
-    span p = span_of(g, blockIdx.x / g.parts);
+    kr_scan_span p = kr_span(g, blockIdx.x / g.parts);
     if (e >= g.E || p.steps == 0) return;
     cplx a = decay_of(g, e), h = {0, 0}, power = {1, 0}, back = {0, 0};
     for (int64_t t0 = 0; t0 < p.steps; t0 += AHEAD) {
@@ -208,7 +166,7 @@ struct forward_out {
 template <typename T>
 __global__ void forward(const lanes<T> g, const forward_out<T> out) {
     int64_t e = lane_of(g);
-    span p = span_of(g, blockIdx.x / g.parts);
+    kr_scan_span p = kr_span(g, blockIdx.x / g.parts);
     if (e >= g.E || !p.exists) return;
     cplx a = decay_of(g, e), h = state_before(g, p, e);
     for (int64_t t0 = 0; t0 < p.steps; t0 += AHEAD) {
@@ -240,11 +198,11 @@ struct back_out {
 
 /* States in front of every AHEAD-th row of a piece. */
 template <typename T>
-__device__ __forceinline__ void mark(const lanes<T> &g, const span &p, cplx a, int64_t e) {
+__device__ __forceinline__ void mark(const lanes<T> &g, const kr_scan_span &p, cplx a, int64_t e) {
     cplx h = state_before(g, p, e);
     for (int64_t t0 = 0; t0 < p.steps; t0 += AHEAD) {
         cplx v[AHEAD];
-        set(g.marks, p.mark + t0 / AHEAD, g.E, e, h);
+        set(g.marks, p.start + t0 / AHEAD, g.E, e, h);
         if (t0 + AHEAD >= p.steps) break;
         uint32_t fresh = fetch(g, p, g.x, g.x_row, t0, e, v);
 #pragma unroll
@@ -255,13 +213,13 @@ __device__ __forceinline__ void mark(const lanes<T> &g, const span &p, cplx a, i
 template <typename T>
 __global__ void backward(const lanes<T> g, const back_out<T> out) {
     int64_t e = lane_of(g);
-    span p = span_of(g, blockIdx.x / g.parts);
+    kr_scan_span p = kr_span(g, blockIdx.x / g.parts);
     if (e >= g.E) return;
     cplx a = decay_of(g, e), da = {0, 0};
     cplx G = p.exists ? gradient_behind(g, p, e) : cplx{0, 0};
     mark(g, p, a, e);
     for (int64_t t0 = (p.steps + AHEAD - 1) / AHEAD * AHEAD - AHEAD; t0 >= 0; t0 -= AHEAD) {
-        cplx v[AHEAD], dy[AHEAD], h = get(g.marks, p.mark + t0 / AHEAD, g.E, e);
+        cplx v[AHEAD], dy[AHEAD], h = get(g.marks, p.start + t0 / AHEAD, g.E, e);
         uint32_t fresh = fetch(g, p, g.x, g.x_row, t0, e, v);
         fetch(g, p, g.dy, g.dy_row, t0, e, dy);
 #pragma unroll
@@ -324,10 +282,8 @@ lanes<T> lanes_of(const kr_call *c, bool backward_too, kr_scan_gpu_lanes *cut) {
     const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
     lanes<T> g = {};
     kr_scan_gpu_lanes_plan(c, backward_too, cut);
+    (kr_scan_time &)g = kr_scan_time_of(c, cut->chunk);
     g.E = cut->E;
-    g.M = cut->M;
-    g.S = cut->S;
-    g.chunk = cut->chunk;
     g.parts = kr_blocks(g.E, THREADS);
     g.x = (const T *)data_in(c, KR_SCAN_X, &g.x_row);
     g.A = (const float *)data_in(c, KR_SCAN_A, NULL);
@@ -336,10 +292,7 @@ lanes<T> lanes_of(const kr_call *c, bool backward_too, kr_scan_gpu_lanes *cut) {
         g.dy = (const T *)data_in(c, KR_SCAN_DY, &g.dy_row);
         g.dstate = (const float *)data_in(c, KR_SCAN_DSTATE, &g.dstate_slot);
     }
-    g.seqs = (const int64_t *)data_in(c, KR_SCAN_SEQS, &g.seqs_row);
-    g.reset = (const uint8_t *)data_in(c, KR_SCAN_RESET, NULL);
     g.log = d->form == KRAIT_FORM_LOG;
-    g.reverse = d->order == KRAIT_ORDER_REVERSE;
     float *scratch = (float *)c->scratch;
     bool is_cut = cut->chunk <= cut->M;
     if (is_cut) g.ends = scratch + cut->ends;

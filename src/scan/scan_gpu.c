@@ -1,61 +1,60 @@
-/* scan_gpu.c - which members the GPU's kernels do, and the pieces of their
- * backward pass. */
+/* scan_gpu.c - which members the GPU's kernels do, and the pieces that they cut a call into. */
 #include "scan/scan_gpu.h"
 
 #include "base/err.h"
 
-/* What Mamba's kernels do not do. */
-static const char *missing_lanes(const krait_scan_desc *d) {
-    if (d->form != KRAIT_FORM_DT || d->gain != KRAIT_GAIN_DT)
-        return "decay MATRIX with a form or gain other than DT";
-    if (!d->a_constant) return "decay MATRIX that varies in time by itself";
-    if (d->groups != 1) return "decay MATRIX with several groups";
-    return d->state > 256 ? "decay MATRIX with more than 256 states" : NULL;
-}
-
-/* What the kernels for one decay a head do not do. */
-static const char *missing_matrix(const krait_scan_desc *d) {
-    if (d->decay == KRAIT_DECAY_SCALAR && (d->form != KRAIT_FORM_DT || !d->a_constant))
-        return "decay SCALAR with a form other than DT, or that varies in time by "
-               "itself";
-    if (d->gain == KRAIT_GAIN_GIVEN) return "decay SCALAR with a given gain";
-    if (d->width > KR_MATRIX_P) return "decay SCALAR with more than 64 channels a head";
-    return d->state > KR_MATRIX_N ? "decay SCALAR with more than 128 states" : NULL;
-}
-
-bool kr_scan_gpu_matrix(const krait_scan_desc *d) {
-    return d->decay == KRAIT_DECAY_SCALAR || d->decay == KRAIT_DECAY_NONE;
-}
-
 static bool absent(const kr_call *c, int i) { return i >= c->n_in || !c->in[i].data; }
+
+/* One real input and read of what varies in time, all of kernels for one kind of decay. */
+static bool plain(const krait_scan_desc *d) {
+    return !d->complex_state && !d->b_constant && !d->c_constant && !d->dt_constant &&
+           d->inputs == 1 && d->reads == 1 && d->kappa == 1;
+}
+
+/* Mamba's own kernels. */
+static bool lanes_fit(const krait_scan_desc *d) {
+    return plain(d) && d->decay == KRAIT_DECAY_MATRIX && d->form == KRAIT_FORM_DT &&
+           d->gain == KRAIT_GAIN_DT && d->a_constant && d->groups == 1 && d->state <= 256;
+}
+
+/* One decay a head, or none: chunks of matrix products. */
+static bool matrix_fits(const krait_scan_desc *d) {
+    bool decay = d->decay == KRAIT_DECAY_NONE ||
+                 (d->decay == KRAIT_DECAY_SCALAR && d->form == KRAIT_FORM_DT && d->a_constant);
+    return plain(d) && decay && d->gain != KRAIT_GAIN_GIVEN && d->width <= KR_MATRIX_P &&
+           d->state <= KR_MATRIX_N;
+}
+
+kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    if (d->complex_lanes) return KR_SCAN_GPU_COMPLEX;
+    if (lanes_fit(d)) return KR_SCAN_GPU_LANES;
+    return matrix_fits(d) && absent(c, KR_SCAN_Z) ? KR_SCAN_GPU_MATRIX : KR_SCAN_GPU_ROWS;
+}
 
 /* What the kernels for complex lanes do not do. */
 static const char *missing_complex(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     if (!d->a_constant || d->form == KRAIT_FORM_DT) return "complex lanes whose A varies in time";
     if (!absent(c, KR_SCAN_D) || !absent(c, KR_SCAN_Z)) return "complex lanes with D or z";
-    if (d->kappa != 1) return "complex lanes with a kappa other than 1";
-    if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
-    return d->order == KRAIT_ORDER_INDEX ? "order INDEX" : NULL;
+    return d->kappa != 1 ? "complex lanes with a kappa other than 1" : NULL;
 }
 
 static const char *missing(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    if (d->complex_lanes) return missing_complex(c);
-    if (d->complex_state) return "complex states";
-    if (d->decay == KRAIT_DECAY_VECTOR) return "decay VECTOR";
-    if (d->b_constant || d->c_constant || d->dt_constant) return "constant b, c or dt";
-    if (d->inputs != 1 || d->reads != 1 || d->kappa != 1)
-        return "several inputs or reads, or a kappa other than 1";
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
-    return kr_scan_gpu_matrix(d) ? missing_matrix(d) : missing_lanes(d);
+    if (d->complex_lanes) return missing_complex(c);
+    if (kr_scan_gpu_pick(c) != KR_SCAN_GPU_ROWS) return NULL;
+    if (d->b_constant && d->inputs > 1) return "several inputs with a constant b";
+    if (d->c_constant && d->reads > 1) return "several reads with a constant c";
+    if (d->state <= KR_SCAN_ROWS_STATES / (d->complex_state ? 2 : 1)) return NULL;
+    return d->complex_state ? "more than 256 complex states a channel"
+                            : "more than 512 states a channel";
 }
 
 int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
     const char *what = missing(c);
-    if (!what && kr_scan_gpu_matrix(c->attr) && c->in[KR_SCAN_Z].data)
-        what = "a gate inside, with one decay a head";
     if (!what) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "scan: on the GPU there are no kernels for %s", what);
 }
@@ -85,8 +84,7 @@ static int64_t lanes_chunk(int64_t E, int64_t M, int64_t S) {
     return at_least(1, chunk) * KR_SCAN_GPU_CHUNK;
 }
 
-/* The most pieces of a call with at most M rows and S sequences that is cut; 0:
- * none is. */
+/* The most pieces of a call with at most M rows and S sequences that is cut; 0: none is. */
 static int64_t most_pieces(int64_t E, int64_t M, int64_t S, int64_t enough) {
     int64_t rows = M / KR_SCAN_GPU_CHUNK, sequences = enough / E + 1;
     if (M <= KR_SCAN_GPU_CHUNK) return 0;
@@ -100,8 +98,8 @@ static int64_t take(int64_t *at, int64_t floats) {
     return from;
 }
 
-/* The scratch grows with M and S whether time is cut or not, so that a plan
- * made for some M and S has room for any fewer. */
+/* The scratch grows with M and S whether time is cut or not, so that a plan made for some M and S
+ * has room for any fewer. */
 void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     const krait_scan_desc *d = c->attr;
     int64_t E = s->E = kr_scan_lanes(d), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
@@ -158,22 +156,85 @@ void kr_scan_gpu_lanes_plan(const kr_call *c, bool backward, kr_scan_gpu_lanes *
     s->total = at;
 }
 
-static size_t scratch(const kr_call *c, bool backward) {
+/* The largest divisor of n that is at most `most`. */
+static int64_t divisor(int64_t n, int64_t most) {
+    while (n % most) most--;
+    return most;
+}
+
+void kr_scan_gpu_tiles_of(const krait_scan_desc *d, kr_scan_gpu_tiles *s) {
+    int64_t parts = d->complex_state ? 2 : 1, each = d->heads / d->groups;
+    bool wide = d->width < 3 || d->state * parts > 4 * 32;
+    int64_t channels = wide ? 1 : 4, numbers = 16 / parts / channels, lanes = 1;
+    while (lanes * numbers < d->state) lanes *= 2;
+    int64_t units = ceil_div(d->width, channels), room = KR_SCAN_ROWS_THREADS / lanes;
+    int64_t own = units < room ? units : room, heads = room / own;
+    if (own < units) heads = 1;
+    heads = heads >= each ? heads / each * each : divisor(each, heads);
+    s->channels = (int)channels;
+    s->lanes = (int)lanes;
+    s->units = (int)own;
+    s->heads = (int)heads;
+    s->parts = ceil_div(units, own);
+    s->group_parts = heads >= each ? s->parts : each / heads * s->parts;
+    s->blocks = ceil_div(d->heads, heads) * s->parts;
+}
+
+void kr_scan_rows_scratch_plan(const kr_call *c, kr_scan_rows_scratch *s) {
+    const krait_scan_desc *d = c->attr;
+    kr_scan_gpu_tiles cut;
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0], at = 0;
+    int64_t H = d->heads, E = kr_scan_lanes(d), N = kr_scan_n(d);
+    kr_scan_gpu_tiles_of(d, &cut);
+    int64_t units = ceil_div(d->width, cut.channels), group = cut.group_parts > 1 ? M : 0;
+    int64_t head = cut.parts > 1 ? M * cut.parts : 0;
+    bool channels = d->decay == KRAIT_DECAY_MATRIX;
+    s->marks = take(&at, (M / KR_SCAN_ROWS_CHUNK + S + 1) * cut.blocks * KR_SCAN_ROWS_THREADS * 16);
+    s->b = take(&at, d->b_constant ? 0 : group * cut.group_parts * kr_scan_b_cols(d));
+    s->c = take(&at, d->c_constant ? 0 : group * cut.group_parts * kr_scan_c_cols(d));
+    s->A = take(&at, d->a_constant || channels ? 0 : head * kr_scan_a_cols(d));
+    s->dt = take(&at, head * H);
+    s->gain = take(&at, d->gain == KRAIT_GAIN_GIVEN ? head * d->inputs * H : 0);
+    s->one_A = take(&at, S * (channels ? E : units * H) * kr_scan_a_width(d));
+    s->one_b = take(&at, d->b_constant ? S * units * H * N : 0);
+    s->one_c = take(&at, d->c_constant ? S * units * H * N : 0);
+    s->one_D = take(&at, S * E);
+    s->one_dt = take(&at, S * (channels ? E : units * H));
+    s->total = at;
+}
+
+/* Floats. */
+static int64_t rows_scratch(const kr_call *c, bool backward) {
+    kr_scan_rows_scratch s;
+    if (!backward) return 0;
+    kr_scan_rows_scratch_plan(c, &s);
+    return s.total;
+}
+
+static int64_t lanes_scratch(const kr_call *c, bool backward) {
     kr_scan_gpu_cut s;
-    kr_scan_gpu_lanes lanes;
+    kr_scan_gpu_plan(c, backward, &s);
+    return s.total;
+}
+
+static int64_t complex_scratch(const kr_call *c, bool backward) {
+    kr_scan_gpu_lanes s;
+    kr_scan_gpu_lanes_plan(c, backward, &s);
+    return s.total;
+}
+
+static size_t scratch(const kr_call *c, bool backward) {
+    kr_scan_matrix_cut m;
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
-    if (((const krait_scan_desc *)c->attr)->complex_lanes) {
-        kr_scan_gpu_lanes_plan(c, backward, &lanes);
-        return (size_t)lanes.total * sizeof(float);
+    switch (kr_scan_gpu_pick(c)) {
+    case KR_SCAN_GPU_COMPLEX: return (size_t)complex_scratch(c, backward) * sizeof(float);
+    case KR_SCAN_GPU_LANES: return (size_t)lanes_scratch(c, backward) * sizeof(float);
+    case KR_SCAN_GPU_ROWS: return (size_t)rows_scratch(c, backward) * sizeof(float);
+    case KR_SCAN_GPU_MATRIX: break;
     }
-    if (kr_scan_gpu_matrix(c->attr)) {
-        kr_scan_matrix_cut m;
-        kr_scan_matrix_plan(c, &m);
-        return backward ? (size_t)m.total : 0;
-    }
-    kr_scan_gpu_plan(c, backward, &s);
-    return (size_t)s.total * sizeof(float);
+    kr_scan_matrix_plan(c, &m);
+    return backward ? (size_t)m.total : 0;
 }
 
 size_t kr_scan_gpu_scratch(const kr_call *c) { return scratch(c, false); }

@@ -14,12 +14,12 @@
 #define KR_SCAN_GPU_CUH
 
 #include "device/cuda/kernel.cuh"
-#include "scan/scan_gpu.h"
+#include "scan/scan_span.cuh"
 
 #define KR_LOG2E 1.4426950408889634f
 #define KR_LN2 0.6931471805599453f
 
-enum { KR_ARRAYS = 4, KR_STEPS = KR_SCAN_GPU_STEPS };
+enum { KR_ARRAYS = 4 };
 
 template <typename T>
 struct kr_scan_rows {
@@ -28,18 +28,15 @@ struct kr_scan_rows {
 };
 
 template <typename T>
-struct kr_scan_in {
+struct kr_scan_in : kr_scan_time {
     kr_scan_rows<T> tile[KR_ARRAYS]; /* x, dt, z, dy: [M,E] */
     kr_scan_rows<T> b, c;            /* [M,N] */
     const float *A, *D, *bias, *state, *dstate;
     int64_t state_slot, dstate_slot;
-    const int64_t *seqs;
-    int64_t seqs_row;
-    const uint8_t *reset;
-    int64_t E, S, M, chunk;
+    int64_t E;
     int N, blocks, octets, D_width;
     float dt_min, dt_max; /* dt_max: infinity for none */
-    bool softplus, reverse;
+    bool softplus;
     int align, align_bc; /* rows may be copied by so many elements */
 };
 
@@ -93,9 +90,9 @@ __device__ __forceinline__ float kr_log1p(float w) {
     return w < 0.03125f ? small : large;
 }
 
-/* delta of a raw step, and its derivative. */
-template <typename T>
-__device__ __forceinline__ float kr_delta(const kr_scan_in<T> &g, float v, float *slope) {
+/* delta of a raw step, and its derivative. G has softplus, dt_min and dt_max. */
+template <typename T, class G>
+__device__ __forceinline__ float kr_delta(const G &g, float v, float *slope) {
     bool soft = g.softplus && v <= 20;
     float w = kr_exp<T>(v), l = kr_log1p<T>(w), p = w * kr_recip<T>(1 + w);
     float delta = soft ? l : v, clamped = fminf(fmaxf(delta, g.dt_min), g.dt_max);
@@ -184,81 +181,6 @@ __device__ __forceinline__ void kr_load_state(const kr_scan_in<T> &g, const kr_s
         int n = kr_state_of(l, i);
         h[i] = state && l.alive && n < g.N ? state[l.channel * g.N + n] : 0;
     }
-}
-
-/* ---- pieces of sequences ---- */
-
-struct kr_scan_span {
-    int64_t row;   /* of step 0 */
-    int64_t dir;   /* from step to step: 1 or -1 */
-    int64_t steps; /* 0: there is no such piece */
-    int64_t slot, piece;
-    int64_t start;    /* number of its first step of KR_STEPS rows */
-    bool first, last; /* of its sequence */
-    bool exists;
-};
-
-/* The sequence that piece number q belongs to: the last one whose pieces begin at or before q. */
-template <typename T>
-__device__ int64_t kr_sequence_of(const kr_scan_in<T> &g, int64_t q) {
-    int64_t low = 0, high = g.S;
-    while (high - low > 1) {
-        int64_t s = (low + high) / 2;
-        if (g.seqs[s * g.seqs_row] / g.chunk + s <= q)
-            low = s;
-        else
-            high = s;
-    }
-    return low;
-}
-
-/* Sequence s as one piece. */
-template <typename T>
-__device__ __forceinline__ kr_scan_span kr_whole(const kr_scan_in<T> &g, int64_t s) {
-    const int64_t *seq = g.seqs + s * g.seqs_row;
-    kr_scan_span p;
-    p.exists = p.first = p.last = true;
-    p.steps = seq[1];
-    p.dir = g.reverse ? -1 : 1;
-    p.row = g.reverse ? seq[0] + seq[1] - 1 : seq[0];
-    p.slot = seq[2];
-    p.piece = s;
-    p.start = seq[0] / KR_STEPS + s;
-    return p;
-}
-
-template <typename T>
-__device__ kr_scan_span kr_span(const kr_scan_in<T> &g, int64_t q) {
-    if (g.M < g.chunk) return kr_whole(g, q);
-    kr_scan_span p;
-    int64_t s = kr_sequence_of(g, q);
-    const int64_t *seq = g.seqs + s * g.seqs_row;
-    int64_t k = q - (seq[0] / g.chunk + s), from = k * g.chunk, left = seq[1] - from;
-    p.exists = k == 0 || left > 0;
-    p.first = k == 0;
-    p.last = left <= g.chunk;
-    p.steps = !p.exists ? 0 : p.last ? left : g.chunk;
-    p.dir = g.reverse ? -1 : 1;
-    p.row = g.reverse ? seq[0] + seq[1] - 1 - from : seq[0] + from;
-    p.slot = seq[2];
-    p.piece = q;
-    p.start = seq[0] / KR_STEPS + s + from / KR_STEPS;
-    return p;
-}
-
-/* The same in shared memory, where it takes no registers. */
-template <typename T>
-__device__ __forceinline__ void kr_span_share(const kr_scan_in<T> &g, int64_t q, kr_scan_span &p) {
-    if (threadIdx.x == 0) p = kr_span(g, q);
-    __syncthreads();
-}
-
-/* Whether no state passes into step t of a piece. */
-template <typename T>
-__device__ __forceinline__ bool kr_starts(const kr_scan_in<T> &g, const kr_scan_span &p,
-                                          int64_t t) {
-    if (!g.reverse) return g.reset[p.row + t];
-    return !(p.first && t == 0) && g.reset[p.row - t + 1];
 }
 
 /* ---- tiles ---- */
@@ -493,7 +415,7 @@ struct kr_pairs {
 template <typename T>
 __device__ __forceinline__ void kr_pair_delta(const kr_scan_in<T> &g, float x, float raw, bool in,
                                               int e, kr_pairs &own) {
-    float delta = kr_delta(g, raw, &own.slope[e]);
+    float delta = kr_delta<T>(g, raw, &own.slope[e]);
     own.slope[e] = in ? own.slope[e] : 0;
     own.x[e] = x;
     own.delta[e] = in ? delta : 0;
@@ -550,10 +472,6 @@ static int kr_align_of(const void *p, int64_t row, int64_t width) {
     return (uintptr_t)p % 16 == 0 && row % a == 0 && width % a == 0 ? a : 1;
 }
 
-static const void *kr_data_in(const kr_call *c, int i) {
-    return i < c->n_in ? c->in[i].data : NULL;
-}
-
 template <typename T>
 static kr_scan_in<T> kr_scan_in_of(const kr_call *c) {
     const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
@@ -580,19 +498,13 @@ static kr_scan_in<T> kr_scan_in_of(const kr_call *c) {
     g.dstate = c->n_in > KR_SCAN_DSTATE ? (const float *)kr_data_in(c, KR_SCAN_DSTATE) : NULL;
     g.state_slot = g.state ? c->in[KR_SCAN_STATE].stride[0] : 0;
     g.dstate_slot = g.dstate ? c->in[KR_SCAN_DSTATE].stride[0] : 0;
-    g.seqs = (const int64_t *)kr_data_in(c, KR_SCAN_SEQS);
-    g.seqs_row = c->in[KR_SCAN_SEQS].stride[0];
-    g.reset = (const uint8_t *)kr_data_in(c, KR_SCAN_RESET);
-    g.S = c->in[KR_SCAN_SEQS].shape[0];
-    g.M = c->in[KR_SCAN_X].shape[0];
-    g.chunk = INT64_MAX / 2;
+    (kr_scan_time &)g = kr_scan_time_of(c, INT64_MAX / 2);
     g.blocks = (g.N + KR_SCAN_GPU_STATES - 1) / KR_SCAN_GPU_STATES;
     g.octets = g.blocks == 1 ? 4 : g.blocks == 2 ? 2 : 1;
     g.D_width = (int)(d->skip_per_channel ? 1 : d->width);
     g.dt_min = (float)d->dt_min;
     g.dt_max = d->dt_max > 0 ? (float)d->dt_max : INFINITY;
     g.softplus = d->dt_softplus;
-    g.reverse = d->order == KRAIT_ORDER_REVERSE;
     return g;
 }
 

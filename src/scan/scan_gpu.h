@@ -1,6 +1,5 @@
-/* scan_gpu.h - the recurrence on the GPU: which members its kernels do, and how
- * a call is cut. Plain C, so that the plan (scan_op.c) and the kernels (*.cu)
- * agree on the scratch. */
+/* scan_gpu.h - the recurrence on the GPU: which members its kernels do, and how a call is cut.
+ * Plain C, so that the plan (scan_op.c) and the kernels (*.cu) agree on the scratch. */
 #ifndef KR_SCAN_GPU_H
 #define KR_SCAN_GPU_H
 
@@ -17,28 +16,31 @@ enum {
     KR_SCAN_GPU_PIECES = 256 /* pieces, at most, besides one for each sequence */
 };
 
-/* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do
- * not do. */
+/* 0; or KRAIT_ERR_UNSUPPORTED, saying what of this member the GPU's kernels do not do. */
 int kr_scan_gpu_check(const kr_call *c, krait_error *e);
 
-/* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1)
- * chunk), where q = first row / chunk + s + k; so pieces are numbered without a
- * table, with gaps. Steps are numbered likewise: every KR_SCAN_GPU_STEPS rows,
- * from first row / STEPS + s. Offsets in floats.
- */
+/* Which kernels do a call that the check lets pass. */
+typedef enum kr_scan_gpu_way {
+    KR_SCAN_GPU_LANES,   /* Mamba: scan_seq.cu, scan_back.cu, scan_step.cu */
+    KR_SCAN_GPU_MATRIX,  /* one decay a head: scan_matrix*.cu */
+    KR_SCAN_GPU_COMPLEX, /* complex lanes: scan_complex.cu */
+    KR_SCAN_GPU_ROWS     /* all others: scan_rows*.cu */
+} kr_scan_gpu_way;
+kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c);
+
+/* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where q = first
+ * row / chunk + s + k; so pieces are numbered without a table, with gaps. Steps are numbered
+ * likewise: every KR_SCAN_GPU_STEPS rows, from first row / STEPS + s. Offsets in floats. */
 typedef struct kr_scan_gpu_cut {
     int64_t E, M, S;
     int blocks;     /* of 16 states, padded */
     int octets;     /* groups of 8 channels in one block of threads */
-    int64_t parts;  /* partial sums of db and dc: blocks of threads beside each
-                       other */
+    int64_t parts;  /* partial sums of db and dc: blocks of threads beside each other */
     int64_t chunk;  /* rows of a piece; more than there are: sequences are not cut */
     int64_t pieces; /* numbers of pieces */
     int64_t starts; /* [steps,E,16 blocks]: states in front of each step */
-    int64_t sums;   /* [steps,E]: sums of delta from the piece's first row; -1
-                       behind a reset */
-    int64_t ends;   /* [pieces,E,16 blocks]: what a piece adds to the state; then
-                       what comes in */
+    int64_t sums;   /* [steps,E]: sums of delta from the piece's first row; -1 behind a reset */
+    int64_t ends;   /* [pieces,E,16 blocks]: what a piece adds to the state; then what comes in */
     int64_t backs;  /* the same of the gradient, from the other side */
     int64_t decays; /* the same: product of the decays */
     int64_t bc;     /* [parts,M,2,16 blocks]: db, dc; on the tensor units in bf16 */
@@ -61,12 +63,8 @@ enum {
  * columns. */
 static inline int64_t kr_matrix_padded(int64_t P) { return P <= 16 ? 16 : P <= 32 ? 32 : 64; }
 
-/* Whether this member is one for those kernels. */
-bool kr_scan_gpu_matrix(const krait_scan_desc *d);
-
-/* The backward pass: states in front of chunks [M / rows + S,H,P16,N16] and db,
- * dc of each head [M,H,N], in the type of x; dA, ddt_bias [S,H] and dD [S,H,P]
- * of each sequence. Offsets in bytes.
+/* The backward pass: states in front of chunks [M / rows + S,H,P16,N16] and db, dc of each head
+ * [M,H,N], in the type of x; dA, ddt_bias [S,H] and dD [S,H,P] of each sequence. Offsets in bytes.
  */
 typedef struct kr_scan_matrix_cut {
     int64_t starts, db, dc, da, dbias, dd, total;
@@ -86,6 +84,32 @@ typedef struct kr_scan_gpu_lanes {
 } kr_scan_gpu_lanes;
 void kr_scan_gpu_lanes_plan(const kr_call *c, bool backward, kr_scan_gpu_lanes *s);
 kr_kernel kr_scan_complex_cuda, kr_scan_complex_grad_cuda;
+
+/* ---- all other members (scan_rows*.cu) ---- */
+
+enum {
+    KR_SCAN_ROWS_THREADS = 128, /* of a block; each holds 16 numbers of the state */
+    KR_SCAN_ROWS_STATES = 512,  /* numbers of a channel's state, at most: 32 lanes of 16 */
+    KR_SCAN_ROWS_CHUNK = 16     /* rows between the states that the backward pass keeps */
+};
+
+/* How heads lie in blocks. A unit is `lanes` threads that have all states of `channels` channels. A
+ * block is `units` units of each of `heads` heads. */
+typedef struct kr_scan_gpu_tiles {
+    int channels, lanes, units, heads;
+    int64_t parts;       /* blocks beside each other that a head is spread over */
+    int64_t group_parts; /* and a group */
+    int64_t blocks;      /* of a sequence */
+} kr_scan_gpu_tiles;
+void kr_scan_gpu_tiles_of(const krait_scan_desc *d, kr_scan_gpu_tiles *s);
+
+/* The backward pass, in floats: the states in front of chunks, a tile a thread; partial sums of
+ * rows [parts,M,columns]; of what is constant in time, a share for each sequence and unit. */
+typedef struct kr_scan_rows_scratch {
+    int64_t marks, b, c, A, dt, gain, one_A, one_b, one_c, one_D, one_dt, total;
+} kr_scan_rows_scratch;
+void kr_scan_rows_scratch_plan(const kr_call *c, kr_scan_rows_scratch *s);
+kr_kernel kr_scan_rows_cuda, kr_scan_rows_grad_cuda;
 
 size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
 size_t kr_scan_gpu_scratch_grad(const kr_call *c);

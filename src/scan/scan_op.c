@@ -7,10 +7,11 @@
 #include "scan/scan_gpu.h"
 #include "scan/scan_plan.h"
 
-/* Inputs that are bf16 in the half form; y and the gradients of these are bf16 then. */
+/* Inputs that are bf16 in the half form where they vary in time; y and the gradients of these are
+ * bf16 then. */
 #define HALF_IN                                                                                    \
-    (1u << KR_SCAN_X | 1u << KR_SCAN_DT | 1u << KR_SCAN_B | 1u << KR_SCAN_C | 1u << KR_SCAN_Z |    \
-     1u << KR_SCAN_DY)
+    (1u << KR_SCAN_X | 1u << KR_SCAN_DT | 1u << KR_SCAN_A | 1u << KR_SCAN_B | 1u << KR_SCAN_C |    \
+     1u << KR_SCAN_Z | 1u << KR_SCAN_GAIN | 1u << KR_SCAN_DY)
 
 static const char *const names[KR_SCAN_GRAD_INS] = {"x",    "dt",    "A",        "b",
                                                     "c",    "D",     "z",        "dt_bias",
@@ -52,15 +53,16 @@ int64_t kr_scan_input_cols(const krait_scan_desc *d, int input, bool *constant) 
 
 static bool given(const kr_call *c, int i) { return i < c->n_in && c->in[i].data; }
 
-/* Of what stays wide in the half form: A, D, dt_bias, gain and states. */
+/* Of what stays wide in the half form: what is constant in time, and states. */
 static kr_dtype wide_type(const kr_call *c) {
     kr_dtype x = c->in[KR_SCAN_X].dtype;
     return x == KR_BF16 ? KR_F32 : x;
 }
 
-static int input_type(const kr_call *c, int i, krait_error *e) {
+static int input_type(const kr_call *c, int i, bool constant, krait_error *e) {
     const kr_tensor *t = &c->in[i];
-    kr_dtype x = c->in[KR_SCAN_X].dtype, wanted = HALF_IN >> i & 1 ? x : wide_type(c);
+    bool half = !constant && (HALF_IN >> i & 1);
+    kr_dtype x = c->in[KR_SCAN_X].dtype, wanted = half ? x : wide_type(c);
     char text[96];
     if (t->dtype == wanted && (x == KR_F32 || x == KR_F64 || x == KR_BF16)) return 0;
     return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be %s (x f32, f64 or bf16), is %s", names[i],
@@ -75,7 +77,7 @@ static int float_input(const kr_call *c, int i, krait_error *e) {
     if (!given(c, i))
         return w.needed ? kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s is missing", names[i]) : 0;
     if (!w.cols) return kr_fail(e, KRAIT_ERR_SHAPE, "scan: this member takes no %s", names[i]);
-    KR_TRY(input_type(c, i, e));
+    KR_TRY(input_type(c, i, w.constant, e));
     if (w.constant) {
         if (kr_tensor_count(t) == w.cols && kr_tensor_contiguous(t)) return 0;
         return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be %lld contiguous numbers, is %s",

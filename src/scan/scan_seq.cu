@@ -257,8 +257,10 @@ void run(const kr_call *c) {
 
 extern "C" void kr_scan_cuda(const kr_call *c) {
     int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];
-    if (((const krait_scan_desc *)c->attr)->complex_lanes) return kr_scan_complex_cuda(c);
-    if (kr_scan_gpu_matrix((const krait_scan_desc *)c->attr))
+    kr_scan_gpu_way way = kr_scan_gpu_pick(c);
+    if (way == KR_SCAN_GPU_COMPLEX) return kr_scan_complex_cuda(c);
+    if (way == KR_SCAN_GPU_ROWS) return kr_scan_rows_cuda(c);
+    if (way == KR_SCAN_GPU_MATRIX)
         return M < KR_MATRIX_STEP * S ? kr_scan_matrix_step_cuda(c) : kr_scan_matrix_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);

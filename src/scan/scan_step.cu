@@ -90,7 +90,7 @@ __device__ __forceinline__ void one_row(const kr_scan_in<T> &g, const step_out<T
         float raw = kr_load(g.tile[1].p + row * g.tile[1].row + at);
         x[k] = kr_load(g.tile[0].p + row * g.tile[0].row + at);
         gate[k] = g.tile[2].p ? z * kr_sigmoid<T>(z) : 1;
-        w.delta[k] = kr_delta(g, raw + (g.bias ? g.bias[at] : 0), &slope);
+        w.delta[k] = kr_delta<T>(g, raw + (g.bias ? g.bias[at] : 0), &slope);
         w.gx[k] = w.delta[k] * x[k];
         w.u[k] = 0;
     }
