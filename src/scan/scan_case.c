@@ -126,6 +126,7 @@ static const struct {
     {"s4d, decay given", 100, 3, SKIP | STATE | RESET, S4D(17, 6, KRAIT_FORM_GIVEN)},
     {"s4d, no state", 63, 2, SKIP, S4D(3, 32, KRAIT_FORM_GIVEN)},
     {"s4d, logarithms, bare", 300, 1, 0, S4D(33, 5, KRAIT_FORM_LOG)},
+    {"s4d T=2500", 2500, 2, SKIP | STATE, S4D(2, 32, KRAIT_FORM_GIVEN)},
     {"s4d, one row", 8, 1, STATE | SKIP, S4D(9, 1, KRAIT_FORM_GIVEN)},
     {"s4d step of 5", 5, 5, STATE | SKIP, S4D(17, 32, KRAIT_FORM_GIVEN)},
     {"s4d, few rows, logarithms, gate", 7, 3, STATE | RESET | GATE, S4D(33, 19, KRAIT_FORM_LOG)},

@@ -25,10 +25,24 @@ static bool matrix_fits(const krait_scan_desc *d) {
            d->state <= KR_MATRIX_N;
 }
 
+/* Everything but x is constant in time; backward of y. */
+static bool conv_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    bool constant = d->a_constant && d->b_constant && d->c_constant && d->form != KRAIT_FORM_DT;
+    bool backward = c->n_in > KR_SCAN_INS;
+    return constant && d->complex_state && d->decay == KRAIT_DECAY_VECTOR &&
+           d->gain == KRAIT_GAIN_ONE && d->width == 1 && d->groups == d->heads && d->inputs == 1 &&
+           d->reads == 1 && d->state <= KR_SCAN_CONV_STATES && absent(c, KR_SCAN_Z) &&
+           !(backward && absent(c, KR_SCAN_DY));
+}
+
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_lanes) return KR_SCAN_GPU_COMPLEX;
     if (lanes_fit(d)) return KR_SCAN_GPU_LANES;
+    if (conv_fits(c) &&
+        c->in[KR_SCAN_X].shape[0] >= KR_SCAN_CONV_FEWEST * c->in[KR_SCAN_SEQS].shape[0])
+        return KR_SCAN_GPU_CONV;
     return matrix_fits(d) && absent(c, KR_SCAN_Z) ? KR_SCAN_GPU_MATRIX : KR_SCAN_GPU_ROWS;
 }
 
@@ -203,12 +217,38 @@ void kr_scan_rows_scratch_plan(const kr_call *c, kr_scan_rows_scratch *s) {
     s->total = at;
 }
 
-/* Floats. */
+void kr_scan_gpu_conv_plan(const kr_call *c, bool backward, kr_scan_gpu_conv *s) {
+    const krait_scan_desc *d = c->attr;
+    int64_t M = c->in[KR_SCAN_X].shape[0], at = 0, n = 1;
+    int64_t size = (int64_t)kr_dtype_size(c->in[KR_SCAN_X].dtype);
+    while (n < M && n < KR_SCAN_CONV_ROWS) n *= 2;
+    s->kernel = take(&at, n);
+    s->held = take(&at, n);
+    s->spectrum = take(&at, 4 * n);
+    s->gradient = s->more = s->work = s->states = 0;
+    if (backward) {
+        s->gradient = take(&at, n);
+        s->more = take(&at, 4 * n);
+        s->work = take(&at, 2 * n);
+        /* the least of cards has room for an eighth of the largest transform */
+        s->states = take(&at, (M / (KR_SCAN_CONV_ROWS / 8) + 1) * 2 * d->state);
+    }
+    s->room = at;
+    s->count = d->heads < KR_SCAN_CONV_BLOCKS ? d->heads : KR_SCAN_CONV_BLOCKS;
+    at = 0;
+    s->x = take(&at, ceil_div(d->heads * M * size, 4));
+    s->dy = take(&at, backward ? ceil_div(d->heads * M * size, 4) : 0);
+    s->blocks = take(&at, s->count * s->room);
+    s->total = at;
+}
+
+/* Floats. A call with fewer rows, or more sequences, may go the one way or the other. */
 static int64_t rows_scratch(const kr_call *c, bool backward) {
-    kr_scan_rows_scratch s;
-    if (!backward) return 0;
-    kr_scan_rows_scratch_plan(c, &s);
-    return s.total;
+    kr_scan_rows_scratch s = {.total = 0};
+    kr_scan_gpu_conv conv = {.total = 0};
+    if (conv_fits(c)) kr_scan_gpu_conv_plan(c, backward, &conv);
+    if (backward) kr_scan_rows_scratch_plan(c, &s);
+    return at_least(s.total, conv.total);
 }
 
 static int64_t lanes_scratch(const kr_call *c, bool backward) {
@@ -230,6 +270,7 @@ static size_t scratch(const kr_call *c, bool backward) {
     switch (kr_scan_gpu_pick(c)) {
     case KR_SCAN_GPU_COMPLEX: return (size_t)complex_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_LANES: return (size_t)lanes_scratch(c, backward) * sizeof(float);
+    case KR_SCAN_GPU_CONV:
     case KR_SCAN_GPU_ROWS: return (size_t)rows_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_MATRIX: break;
     }

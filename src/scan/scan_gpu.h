@@ -24,6 +24,7 @@ typedef enum kr_scan_gpu_way {
     KR_SCAN_GPU_LANES,   /* Mamba: scan_seq.cu, scan_back.cu, scan_step.cu */
     KR_SCAN_GPU_MATRIX,  /* one decay a head: scan_matrix*.cu */
     KR_SCAN_GPU_COMPLEX, /* complex lanes: scan_complex.cu */
+    KR_SCAN_GPU_CONV,    /* nothing varies in time (S4D): scan_conv*.cu */
     KR_SCAN_GPU_ROWS     /* all others: scan_rows*.cu */
 } kr_scan_gpu_way;
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c);
@@ -110,6 +111,25 @@ typedef struct kr_scan_rows_scratch {
 } kr_scan_rows_scratch;
 void kr_scan_rows_scratch_plan(const kr_call *c, kr_scan_rows_scratch *s);
 kr_kernel kr_scan_rows_cuda, kr_scan_rows_grad_cuda;
+
+/* ---- what is constant in time, as a convolution (scan_conv*.cu) ---- */
+
+enum {
+    KR_SCAN_CONV_ROWS = 16384, /* of the largest transform, on a card that has room for it */
+    KR_SCAN_CONV_BLOCKS = 160, /* that take channels in turn, at most: one a multiprocessor */
+    KR_SCAN_CONV_STATES = 128, /* complex numbers of a channel's state, at most */
+    KR_SCAN_CONV_FEWEST = 8    /* rows a sequence, on average, from which it pays */
+};
+
+/* Offsets in floats. Of all blocks: x, and dy, as lines [H,M]; then each block's `room`, at
+ * `blocks`. Places in that: K and dK [n]; transforms of K, and sums of those of dK, of every size;
+ * what is added to a span's rows [n]; a transform; states in front of pieces. */
+typedef struct kr_scan_gpu_conv {
+    int64_t x, dy, blocks, count, room, total;
+    int64_t kernel, held, spectrum, gradient, more, work, states;
+} kr_scan_gpu_conv;
+void kr_scan_gpu_conv_plan(const kr_call *c, bool backward, kr_scan_gpu_conv *s);
+kr_kernel kr_scan_conv_cuda, kr_scan_conv_grad_cuda;
 
 size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
 size_t kr_scan_gpu_scratch_grad(const kr_call *c);
