@@ -2,7 +2,6 @@
  * flags,
  * -- and words. */
 #include <errno.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,11 +106,14 @@ static bool is_choice(const char *choices, const char *value) {
     return false;
 }
 
+/* Decimal digits: no 0x10, no inf. */
 static bool read_number(const cli_option *o, const char *text, double *x) {
     char *end;
     errno = 0;
+    for (const char *p = text; *p; p++)
+        if (!strchr("0123456789+-.eE", *p)) return false;
     *x = o->kind == CLI_INT ? (double)strtoll(text, &end, 10) : strtod(text, &end);
-    return *text && *end == 0 && errno == 0 && !isnan(*x);
+    return end > text && *end == 0 && errno == 0;
 }
 
 /* cpu, cuda or cuda:N; whether there is such a one is found out when it is used. */

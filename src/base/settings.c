@@ -143,6 +143,15 @@ static int put_text(const kr_setting *s, void *values, const char *text, const c
     return 0;
 }
 
+/* A decimal number and nothing else: no blanks, no 0x10, no inf. */
+static bool read_number(const char *text, double *x) {
+    char *end;
+    for (const char *p = text; *p; p++)
+        if (!strchr("0123456789+-.eE", *p)) return false;
+    *x = strtod(text, &end);
+    return end > text && *end == 0;
+}
+
 int kr_setting_parse(const kr_setting *s, void *values, const char *text, const char *from,
                      krait_error *e) {
     if (s->kind == KR_SETTING_TEXT) return put_text(s, values, text, from, e);
@@ -159,9 +168,8 @@ int kr_setting_parse(const kr_setting *s, void *values, const char *text, const 
         put(s, values, yes);
         return 0;
     }
-    char *end;
-    double x = strtod(text, &end);
-    if (end == text || *end) return refuse(s, from, text, e);
+    double x;
+    if (!read_number(text, &x)) return refuse(s, from, text, e);
     return put_number(s, values, x, from, e);
 }
 
