@@ -29,9 +29,10 @@ static int map_descriptor(kr_map *map, int fd, const char *path, krait_error *e)
     return 0;
 }
 
+/* Without O_NONBLOCK a pipe's open would wait for a writer, before it could be refused. */
 int kr_map_open(kr_map *map, const char *path, krait_error *e) {
     *map = (kr_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return kr_fail(e, KRAIT_ERR_IO, "%s: cannot be opened: %s", path, strerror(errno));
     int rc = map_descriptor(map, fd, path, e);
     close(fd);

@@ -1,0 +1,89 @@
+/* file_test.c - what is mapped and what is refused; an output file is whole or is the old one. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/file.h"
+
+static char folder[32];
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "file_test_XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    char command[64];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+static const char *in_folder(const char *name) {
+    static char path[64];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+static void write_whole(const char *path, const char *text) {
+    kr_out out;
+    assert_int_equal(kr_out_open(&out, path, NULL), 0);
+    assert_int_equal(kr_out_write(&out, text, strlen(text), NULL), 0);
+    assert_int_equal(kr_out_commit(&out, NULL), 0);
+}
+
+static void check_text(const char *path, const char *text) {
+    kr_map map;
+    assert_int_equal(kr_map_open(&map, path, NULL), 0);
+    assert_int_equal(map.size, strlen(text));
+    if (map.size) assert_memory_equal(map.data, text, map.size);
+    kr_map_close(&map);
+}
+
+static void writing(void **state) {
+    (void)state;
+    const char *path = in_folder("x");
+    kr_out out;
+    write_whole(path, "old");
+    check_text(path, "old");
+    assert_int_equal(kr_out_open(&out, path, NULL), 0);
+    assert_int_equal(kr_out_write(&out, "half", 4, NULL), 0);
+    check_text(path, "old");
+    kr_out_abort(&out);
+    check_text(path, "old");
+    write_whole(path, "");
+    check_text(path, "");
+}
+
+/* A pipe that nobody writes to must be refused at once; the alarm ends a test that waits. */
+static void no_regular_file(void **state) {
+    (void)state;
+    kr_map map;
+    krait_error e;
+    const char *path = in_folder("pipe");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    assert_true(kr_map_open(&map, path, &e) < 0);
+    alarm(0);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "/pipe: not a regular file"));
+    assert_true(kr_map_open(&map, folder, &e) < 0);
+    assert_non_null(strstr(e.message, "not a regular file"));
+    assert_true(kr_map_open(&map, in_folder("none"), &e) < 0);
+    assert_non_null(strstr(e.message, "/none: cannot be opened: No such file"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(writing),
+                                       cmocka_unit_test(no_regular_file)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
