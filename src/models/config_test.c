@@ -190,8 +190,13 @@ static void hostile(void **state) {
     refused("{\"model_type\":\"llama\"}", "llama");
     refused("{\"model_type\":\"mamba9\"}", "known are mamba");
     refused("{\"model_type\":\"mamba2\",\"num_heads\":7}", "num_heads * head_dim");
-    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1]}", "limits of the step");
-    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1,0.5]}", "dt_least");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1]}", "\"time_step_limit\" is not");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1,0.5]}",
+            "\"time_step_limit\" is not [least, most]");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[-1,0.5]}", "time_step_limit");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[0,0]}", "time_step_limit");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_limit\":[2,1]}}",
+            "\"dt_limit\" is not [least, most]");
     refused("{\"model_type\":\"mamba2\",\"n_groups\":3}", "groups");
     refused("{\"model_type\":\"mamba2\",\"hidden_act\":\"relu\"}", "hidden_act");
     refused("{\"model_type\":7}", "model_type");

@@ -6,6 +6,8 @@
  * {"__float__": "Infinity"}; chunk_size, norm_before_gate and rms_norm may be there and mean
  * nothing to it. state-spaces pads the vocabulary to a multiple that the file names. Source:
  * Mamba2Config of transformers; MambaConfig and Mamba2 of state-spaces/mamba. */
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "mixers/mamba2/mamba2.h"
@@ -39,16 +41,18 @@ static void read_limit(kr_reader *r, const char *key, kr_config *c) {
     const json_t *least = json_array_get(limit, 0), *most = json_array_get(limit, 1);
     const char *text = json_string_value(json_object_get(most, "__float__"));
     bool infinite = text && strcmp(text, "Infinity") == 0;
+    double low = json_number_value(least), high = infinite ? INFINITY : json_number_value(most);
     kr_mamba2 s = kr_mamba2_of(c);
     if (json_array_size(limit) != 2 || !json_is_number(least) ||
-        !(infinite || json_is_number(most))) {
-        kr_read_refuse(r, "the limits of the step size are not two numbers");
+        !(infinite || json_is_number(most)) || !(low >= 0 && low < NO_LIMIT && high >= low) ||
+        !(high > 0)) {
+        char reason[96];
+        snprintf(reason, sizeof reason, "\"%s\" is not [least, most] with 0 <= least <= most", key);
+        kr_read_refuse(r, reason);
         return;
     }
-    s.dt_least = json_number_value(least);
-    s.dt_most = infinite || json_number_value(most) > NO_LIMIT ? 0 : json_number_value(most);
-    if (!infinite && !(json_number_value(most) > 0))
-        kr_read_refuse(r, "the upper limit of the step size is not above 0");
+    s.dt_least = low;
+    s.dt_most = high > NO_LIMIT ? 0 : high;
     put(c, &s);
 }
 
