@@ -1,5 +1,5 @@
 /* fasta.c - FASTA: a line that begins with > names a record, the lines below hold its letters. Read
- * in pieces, so that a gzip bomb is stopped at the limit. */
+ * in pieces, so that a gzip bomb is stopped at the limit, whether of bases or of what is none. */
 #include "data/dna/fasta.h"
 
 #include <ctype.h>
@@ -69,7 +69,13 @@ static int unpack(reader *r, z_stream *z, krait_error *e) {
         if (state != Z_STREAM_END && (state != Z_OK || stuck))
             return kr_fail(e, KRAIT_ERR_FORMAT, "%s: damaged or cut off (gzip: %s)", r->path,
                            z->msg ? z->msg : "unexpected end");
-        KR_TRY(take_all(r, piece, sizeof piece - z->avail_out, e));
+        size_t n = sizeof piece - z->avail_out;
+        r->f->unpacked += (int64_t)n;
+        KR_TRY(take_all(r, piece, n, e));
+        if (r->f->unpacked > 2 * r->most)
+            return kr_fail(e, KRAIT_ERR_FORMAT,
+                           "%s: line %lld: more than %lld bytes unpacked in all", r->path,
+                           (long long)r->line, (long long)(2 * r->most));
         if (state == Z_STREAM_END && z->avail_in > 0 && inflateReset(z) != Z_OK)
             return kr_fail_memory(e, r->path);
     }

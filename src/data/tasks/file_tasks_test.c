@@ -116,6 +116,16 @@ static void wav(void **state) {
     refuse_wav(b, n, "0 channels");
 }
 
+static void refuse_set(const char *task, const char *name, const char *part) {
+    char path[64];
+    kr_task_source s;
+    krait_error e;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_true(open_on(&s, task, path, NULL, &e) < 0);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, part));
+}
+
 static void spoken_digits(void **state) {
     (void)state;
     unsigned char b[1024];
@@ -144,9 +154,9 @@ static void spoken_digits(void **state) {
         }
     kr_example_free(&x);
     kr_task_close(&s);
-    assert_true(open_on(&s, "imdb", path, NULL, &e) < 0);
-    printf("%s\n", e.message);
-    assert_non_null(strstr(e.message, "expected aclImdb/{train,test}"));
+    refuse_set("imdb", "rec", "no files to train on; expected aclImdb/{train,test}");
+    write_file("few/1_someone_9.wav", b, make_wav(b, 300, ramp));
+    refuse_set("spoken_digits", "few", "no files for validation (each tenth of a label is)");
 }
 
 static void imdb(void **state) {
@@ -218,6 +228,12 @@ static void fasta(void **state) {
     n = pack(many, sizeof many, packed, sizeof packed);
     printf("a bomb of %zu bytes: ", n);
     refuse_fasta(packed, n, 1000, "more than 1000 bases");
+    memset(many + 3, '\n', sizeof many - 3);
+    refuse_fasta(packed, pack(many, sizeof many, packed, sizeof packed), 1000,
+                 "more than 2000 bytes unpacked");
+    memset(many + 1, 'x', sizeof many - 1);
+    refuse_fasta(packed, pack(many, sizeof many, packed, sizeof packed), 1000,
+                 "more than 2000 bytes unpacked");
 }
 
 static void dna(void **state) {

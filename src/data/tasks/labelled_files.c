@@ -51,11 +51,14 @@ static int sort_out(kr_labelled_files *f, const kr_file_list *list, kr_labelling
 
 static int check(kr_task_source *s, const kr_labelled_files *f, const char *expected,
                  krait_error *e) {
+    static const char *const missing[] = {"to train on",
+                                          "for validation (each tenth of a label is)",
+                                          "of the test"};
     for (int p = 0; p < KR_TASK_PARTS; p++) {
         s->examples[p] = f->count[p];
         if (f->count[p] == 0)
             return kr_fail(e, KRAIT_ERR_FORMAT, "%s: no files %s; expected %s", s->paths[0],
-                           p == KR_TASK_TEST ? "of the test" : "to train on", expected);
+                           missing[p], expected);
     }
     return 0;
 }
