@@ -334,13 +334,13 @@ int kr_recipe_finish(kr_recipe *r, krait_error *e) {
     return finish_schedule(r, e);
 }
 
-int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_config *c,
-                     krait_error *e) {
-    int64_t used = r->vocabulary ? r->vocabulary : tokenizer_ids;
-    if (used < tokenizer_ids)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "recipe: vocabulary is %lld, the tokenizer has %lld ids", (long long)used,
-                       (long long)tokenizer_ids);
+/* `of`: what has the ids. */
+static int make_config(const kr_recipe *r, int64_t ids, const char *of, int32_t end, kr_config *c,
+                       krait_error *e) {
+    int64_t used = r->vocabulary ? r->vocabulary : ids;
+    if (used < ids)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "recipe: vocabulary is %lld, %s has %lld ids",
+                       (long long)used, of, (long long)ids);
     int64_t rows = (used + r->pad_vocabulary - 1) / r->pad_vocabulary * r->pad_vocabulary;
     *c = r->config;
     c->vocabulary = rows;
@@ -349,9 +349,15 @@ int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_
     return kr_config_finish(c, "recipe", e);
 }
 
+int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_config *c,
+                     krait_error *e) {
+    return make_config(r, tokenizer_ids, "the tokenizer", end, c, e);
+}
+
 int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_config *c,
                           krait_error *e) {
     kr_recipe own = *r;
+    char of[64];
     own.config.channels = task->channels;
     own.config.classes = task->classes;
     if ((r->config.channels && r->config.channels != task->channels) ||
@@ -359,7 +365,12 @@ int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_con
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "recipe: task %s decides channels (%lld) and classes (%lld): leave them out",
                        task->task->name, (long long)task->channels, (long long)task->classes);
-    return kr_recipe_config(&own, task->vocabulary, -1, c, e);
+    if (task->vocabulary == 0 && r->vocabulary)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "recipe: vocabulary has no effect with task %s, whose input is numbers",
+                       task->task->name);
+    snprintf(of, sizeof of, "task %s", task->task->name);
+    return make_config(&own, task->vocabulary, of, -1, c, e);
 }
 
 /* ---- writing ---- */

@@ -258,6 +258,8 @@ static void refusals(void **state) {
         {"decides channels (0) and classes (0)", "task=mqar", "classes=4", NULL},
         {"pooling has no effect", "task=mqar", "pooling=last", NULL},
         {"dropout_tied has no effect", "task=mqar", "dropout_tied=true", NULL},
+        {"vocabulary is 9, task mqar has 8192 ids", "task=mqar", "vocabulary=9", NULL},
+        {"vocabulary has no effect with task pathfinder", "task=pathfinder", "vocabulary=9", NULL},
         {"needs data, or a task", "steps=3", "warmup=1", NULL}};
     char folder[32];
     make_folder(folder);
