@@ -29,16 +29,44 @@ static json_t *settings_object(int64_t index, const krait_task_info *info) {
     return all;
 }
 
-static void list_task(const cli_args *a, int64_t index) {
+static void print_facts(const krait_task_facts *f) {
+    if (f->vocabulary) printf("input        ids below %" PRId64 "\n", f->vocabulary);
+    if (f->channels) printf("input        %" PRId64 " number(s) a row\n", f->channels);
+    if (f->classes) printf("answer       one of %" PRId64 " classes\n", f->classes);
+    if (!f->classes) printf("answer       ids at up to %" PRId64 " rows\n", f->answers);
+    printf("rows         up to %" PRId64 "\n", f->longest);
+    if (f->examples) printf("examples     %" PRId64 "\n", f->examples);
+}
+
+static void add_fact(json_t *o, const char *name, int64_t value) {
+    if (value) json_object_set_new(o, name, json_integer(value));
+}
+
+static void add_facts(json_t *o, const krait_task_facts *f) {
+    add_fact(o, "vocabulary", f->vocabulary);
+    add_fact(o, "channels", f->channels);
+    add_fact(o, "classes", f->classes);
+    add_fact(o, "answers", f->answers);
+    add_fact(o, "rows", f->longest);
+    add_fact(o, "examples", f->examples);
+}
+
+/* `t`: the task with its settings; NULL: it was not opened, and only the settings are told. */
+static void list_task(const cli_args *a, int64_t index, const krait_task *t) {
     krait_task_info info;
+    krait_task_facts f;
     krait_task_describe(index, &info);
+    if (t) krait_task_facts_of(t, &f);
     if (cli_flag(a, "json")) {
-        cli_json(json_pack("{s:s, s:s, s:b, s:o}", "task", info.name, "about", info.about, "files",
-                           info.files, "settings", settings_object(index, &info)));
+        json_t *o = json_pack("{s:s, s:s, s:b, s:o}", "task", info.name, "about", info.about,
+                              "files", info.files, "settings", settings_object(index, &info));
+        if (t) add_facts(o, &f);
+        cli_json(o);
         return;
     }
     printf("%s: %s%s\n", info.name, info.about, info.files ? " (from files)" : "");
     print_settings(index, &info);
+    if (t) print_facts(&f);
 }
 
 /* ---- an example ------------------------------------------------------------------------------ */
@@ -131,25 +159,12 @@ static void print_json(const krait_task_facts *f, const krait_task_example *x, i
     cli_json(o);
 }
 
-static void print_facts(const krait_task_facts *f) {
-    if (f->vocabulary) printf("input        ids below %" PRId64 "\n", f->vocabulary);
-    if (f->channels) printf("input        %" PRId64 " number(s) a row\n", f->channels);
-    if (f->classes) printf("answer       one of %" PRId64 " classes\n", f->classes);
-    if (!f->classes) printf("answer       ids at up to %" PRId64 " rows\n", f->answers);
-    printf("rows         up to %" PRId64 "\n", f->longest);
-    if (f->examples) printf("examples     %" PRId64 "\n", f->examples);
-}
-
 static int show(const cli_args *a, krait_task *t) {
     krait_task_facts f;
     krait_task_example x;
     krait_error e;
     krait_task_facts_of(t, &f);
     int64_t first = cli_int(a, "first"), count = cli_int(a, "count");
-    if (!cli_flag(a, "print")) {
-        print_facts(&f);
-        return CLI_OK;
-    }
     for (int64_t i = first; i < first + count; i++) {
         if (krait_task_make(t, i, &x, &e) < 0) return cli_fail(a, "%s", e.message);
         if (cli_flag(a, "json"))
@@ -169,11 +184,26 @@ static int64_t find(const char *name) {
     return -1;
 }
 
+/* Options that change nothing in what is asked for. */
+static int check_use(const cli_args *a) {
+    static const char *const of_examples[] = {"seed", "count", "first", "part"};
+    static const char *const of_one[] = {"set", "data", "print"};
+    for (int i = 0; i < 4 && !cli_flag(a, "print"); i++)
+        if (cli_given(a, of_examples[i]) && !(i == 3 && cli_given(a, "data")))
+            return cli_usage(a, "--%s has no effect without --print", of_examples[i]);
+    for (int i = 0; i < 3 && a->n_words == 0; i++)
+        if (cli_given(a, of_one[i]))
+            return cli_usage(a, "--%s needs the name of a task", of_one[i]);
+    return 0;
+}
+
 static int run_one(const cli_args *a, const char *name) {
     krait_task_options o = KRAIT_TASK_OPTIONS_INIT;
     krait_task *t;
     krait_error e;
+    krait_task_info info = {.files = 0};
     int n_sets, n_data;
+    int64_t index = find(name);
     o.name = name;
     o.sets = cli_values(a, "set", &n_sets);
     o.n_sets = n_sets;
@@ -181,19 +211,26 @@ static int run_one(const cli_args *a, const char *name) {
     o.n_data = n_data;
     o.seed = (uint64_t)cli_int(a, "seed");
     o.part = cli_task_part(cli_text(a, "part"));
-    if (find(name) >= 0 && !cli_flag(a, "print")) list_task(a, find(name));
-    if (find(name) >= 0 && !cli_flag(a, "print") && (n_data == 0 || cli_flag(a, "json")))
+    krait_task_describe(index, &info);
+    if (info.files && n_data + n_sets == 0 && !cli_flag(a, "print")) {
+        list_task(a, index, NULL);
         return CLI_OK;
+    }
     if (krait_task_open(&t, &o, &e) < 0) return cli_fail(a, "%s", e.message);
-    int rc = show(a, t);
+    int rc = CLI_OK;
+    if (cli_flag(a, "print"))
+        rc = show(a, t);
+    else
+        list_task(a, index, t);
     krait_task_close(&t);
     return rc;
 }
 
 static int run(const cli_args *a) {
+    int rc = check_use(a);
+    if (rc) return rc;
     if (a->n_words > 0) return run_one(a, a->words[0]);
-    if (cli_flag(a, "print")) return cli_usage(a, "--print needs the name of a task");
-    for (int64_t i = 0; i < krait_task_count(); i++) list_task(a, i);
+    for (int64_t i = 0; i < krait_task_count(); i++) list_task(a, i, NULL);
     return CLI_OK;
 }
 
@@ -243,8 +280,9 @@ const cli_command cli_command_task = {
     .synopsis = "[NAME] [--print] [--count N] [--seed N] [--set KEY=VALUE ...] [OPTION ...]",
     .description =
         "Without a name: every task with its settings (default, meaning, range). With one: its "
-        "settings, or with --print its examples: tokens as words, pictures as grey blocks, and "
-        "the answers, as row:token or as a label.\n\n"
+        "settings, and what it asks with those that --set gives (rows, ids, classes; of a task "
+        "that reads files with --data); or with --print its examples: tokens as words, pictures "
+        "as grey blocks, and the answers, as row:token or as a label.\n\n"
         "krait train --task NAME trains on a task, krait eval --task NAME measures the accuracy.",
     .options = options,
     .example = "krait task\n"

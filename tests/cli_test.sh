@@ -280,6 +280,22 @@ refused 1 'there is no task "copying"' task copying --print
 refused 1 'task mqar has no setting "keys"' task mqar --print --set keys=3
 refused 1 'must be even and at least 4' task mqar --print --set length=9
 refused 2 'needs the name' task --print
+refused 2 'needs the name' task --set length=9
+refused 2 '--seed has no effect without --print' task mqar --seed 3
+refused 2 '--part has no effect without --print' task mqar --part test
+refused 1 'must be even and at least 4' task mqar --set length=9
+refused 1 'reads files: give --data' task imdb --set bytes=9
+expect 0 task mqar --set length=96
+has '^rows         up to 96$'
+expect 0 task mqar --set length=96 --json
+json task settings vocabulary rows
+has '"rows":96'
+expect 0 task imdb
+mkfifo fifo
+refused 1 'fifo: not a regular file' task dna --data fifo
+printf '>a\nACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGT\n' >bases.fa
+expect 0 task dna --data bases.fa --set length=2 --json
+json task settings rows answers
 
 expect 0 train --task listops --out classes --set depth=3 --set shortest=4 --set longest=20 \
     --set width=8 --set layers=1 --set steps=3 --set warmup=1 --set batch=2 --set eval_batches=2
