@@ -51,6 +51,7 @@ static pixel move(pixel q, double o, double d) {
 }
 
 static double degrees(kr_rng *r) { return ((double)kr_rng_below(r, 360) - 180) * pi / 180; }
+static double turned(double o) { return o < 0 ? o + pi : o - pi; }
 
 /* ---- strokes on the picture ---- */
 
@@ -100,12 +101,69 @@ static double dilated(const picture *c, pixel q) {
     return most;
 }
 
+/* ---- where a path may begin ---- */
+
+static pixel pivot_behind(const picture *c, pixel tail, double o) {
+    return move(move(tail, o, c->pen.length), turned(o), c->pen.length + c->pen.margin);
+}
+
+static bool fits(const picture *c, pixel tail, double o) {
+    return inside(c, move(tail, o, c->pen.length)) && inside(c, pivot_behind(c, tail, o));
+}
+
+/* Does ground that is `edge` pixels from the border, or a mask, block q? Nothing is outside. */
+static bool blocked(const picture *c, pixel q, int edge) {
+    if (!inside(c, q)) return false;
+    return q.y < edge || q.x < edge || q.y >= c->w - edge || q.x >= c->w - edge ||
+           c->mask[q.y * c->w + q.x] > 0.3f;
+}
+
+/* The pixels that a stroke in direction o covers in full, seen from one pixel above and to the left
+ * of its tail, as far as l+m from there: the published generator looks there. */
+static int footprint(const picture *c, double o, pixel at[KR_PATH_WINDOW * KR_PATH_WINDOW]) {
+    kr_path_print print;
+    int n = 0, reach = c->pen.length + c->pen.margin, side = c->pen.side, span = c->pen.span;
+    kr_path_pen_draw(&c->pen, o, &print);
+    for (int i = 0; i < side * side; i++) {
+        pixel q = {i / side - span + 1, i % side - span + 1};
+        if (print.mask[i] >= 1 && abs(q.y) <= reach && abs(q.x) <= reach) at[n++] = q;
+    }
+    return n;
+}
+
+/* A pixel from which the footprint meets only free ground; false: there is none. */
+static bool find_free(const picture *c, double o, int edge, pixel *found) {
+    pixel at[KR_PATH_WINDOW * KR_PATH_WINDOW];
+    int n = footprint(c, o, at), count = 0;
+    float *open = c->spare; /* [W,W], between the copies that are kept there */
+    for (int i = 0; i < c->w * c->w; i++) {
+        bool here = true;
+        for (int k = 0; k < n && here; k++)
+            here = !blocked(c, (pixel){i / c->w + at[k].y, i % c->w + at[k].x}, edge);
+        if (here) open[count++] = (float)i;
+    }
+    if (count == 0) return false;
+    int i = (int)open[kr_rng_below(c->r, (uint64_t)count)];
+    *found = (pixel){i / c->w, i % c->w};
+    return true;
+}
+
+/* A tail and a direction, with `edge` pixels of border blocked. */
+static bool find_seed(const picture *c, int edge, pixel *tail, double *o) {
+    for (int tries = 0; tries < 3; tries++) {
+        *o = degrees(c->r);
+        if (!find_free(c, *o, edge, tail)) return false;
+        if (fits(c, *tail, *o)) return true;
+    }
+    return false;
+}
+
 /* ---- a path ---- */
 
 static void begin(const picture *c, snake *s, pixel tail, double o) {
     s->o = o;
     s->at = s->end = tail;
-    s->pivot = move(move(tail, o, c->pen.length), o + pi, c->pen.length + c->pen.margin);
+    s->pivot = pivot_behind(c, tail, o);
     kr_path_pen_draw(&c->pen, o, &s->last);
     join(c, c->image, tail, s->last.stroke);
 }
@@ -151,7 +209,7 @@ static bool extend(picture *c, snake *s) {
     look_around(c, s, pivot, &k);
     for (int tries = 0; k.sum >= 1e-4 && tries < 3; tries++) {
         int i = choose(&k, c->r);
-        kr_path_pen_draw(&c->pen, k.o[i] + pi, &next);
+        kr_path_pen_draw(&c->pen, turned(k.o[i]), &next);
         double most = heaviest(c, k.at[i], next.mask);
         if (most >= 1.8) continue;
         c->facts->heaviest = fmax(c->facts->heaviest, most);
@@ -187,19 +245,15 @@ static void clear(picture *c) {
 }
 
 static bool begin_pair(picture *c, snake s[2], pixel tails[2]) {
-    int far = 2 * c->p->distance, room = c->w - 2 * far;
-    double o = degrees(c->r);
-    tails[0] = (pixel){far + (int)kr_rng_below(c->r, (uint64_t)room),
-                       far + (int)kr_rng_below(c->r, (uint64_t)room)};
+    double o, from;
+    if (!find_seed(c, 2 * c->p->distance, &tails[0], &o)) return false;
     begin(c, &s[0], tails[0], o);
     for (int tries = 0; tries < 3; tries++) {
-        double a = degrees(c->r);
         o = degrees(c->r);
-        tails[1] = (pixel){(int)lround(tails[0].y + c->p->distance * sin(a)),
-                           (int)lround(tails[0].x + c->p->distance * cos(a))};
-        pixel head = move(tails[1], o, c->pen.length);
-        pixel pivot = move(head, o + pi, c->pen.length + c->pen.margin);
-        if (!inside(c, head) || !inside(c, pivot)) continue;
+        from = degrees(c->r);
+        tails[1] = (pixel){(int)lround(tails[0].y + c->p->distance * sin(from)),
+                           (int)lround(tails[0].x + c->p->distance * cos(from))};
+        if (!fits(c, tails[1], o)) continue;
         begin(c, &s[1], tails[1], o);
         return true;
     }
@@ -222,38 +276,17 @@ static bool draw_pair(picture *c, snake s[2], pixel tails[2]) {
 
 /* ---- the other paths ---- */
 
-/* A pixel where a stroke finds only free ground; false: less than 1% of the pixels are free. */
-static bool find_free(const picture *c, const kr_path_print *print, pixel *found) {
-    int n = 0, side = c->pen.side, span = c->pen.span, count = 0;
-    int offset[KR_PATH_WINDOW * KR_PATH_WINDOW][2];
-    float *open = c->spare; /* [W,W], between the copies that are kept there */
-    for (int i = 0; i < side * side; i++)
-        if (print->mask[i] >= 1) {
-            offset[n][0] = i / side - span;
-            offset[n++][1] = i % side - span;
-        }
-    for (int at = 0; at < c->w * c->w; at++) {
-        pixel q = {at / c->w, at % c->w};
-        bool here = q.y > 0 && q.x > 0 && q.y < c->w - 1 && q.x < c->w - 1;
-        for (int i = 0; i < n && here; i++) {
-            pixel k = {q.y + offset[i][0], q.x + offset[i][1]};
-            here = !inside(c, k) || c->mask[k.y * c->w + k.x] <= 0.3f;
-        }
-        if (here) open[count++] = (float)at;
-    }
-    if (count * 100 < c->w * c->w) return false;
-    int at = (int)open[kr_rng_below(c->r, (uint64_t)count)];
-    *found = (pixel){at / c->w, at % c->w};
-    return true;
+static bool is_full(const picture *c) {
+    int open = 0;
+    for (int i = 0; i < c->w * c->w; i++) open += c->mask[i] <= 0.3f;
+    return open * 100 < c->w * c->w;
 }
 
 static bool draw_other(picture *c) {
     snake s;
-    kr_path_print print;
-    double o = degrees(c->r);
+    double o;
     pixel tail;
-    kr_path_pen_draw(&c->pen, o, &print);
-    if (!find_free(c, &print, &tail)) return false;
+    if (is_full(c) || !find_seed(c, 1, &tail, &o)) return false;
     begin(c, &s, tail, o);
     for (int k = 1; k < c->p->distractor; k++)
         if (!extend(c, &s)) return false;

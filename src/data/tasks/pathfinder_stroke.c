@@ -1,12 +1,13 @@
 /* pathfinder_stroke.c - strokes on a canvas twice as fine, scaled down by Lanczos' kernel.
  *
- *   fine line: along its longer axis, the pixels within thickness/2 of it
+ *   fine line: from the middle to (ceil(n sin o), ceil(n cos o)), n = 2 length
  *   mask:      the fine line dilated by a disc of radius 2m, scaled down in the same way
  *   y_i = sum_k w((k + 1/2 - c_i) / q) x_k / sum_k w,  c_i = (i + 1/2) q,  q = fine / side,
  *   w(t) = sinc(t) sinc(t/3) for |t| < 3
  *
- * rounded to 256 levels after each axis, as picture libraries do. Source: the picture generator of
- * Linsley et al. 2018 (Pathfinder), as described for the Long Range Arena. */
+ * Lines are drawn, and levels rounded to 256 after each axis, as the picture library of the source
+ * does (Pillow): how often two paths find room hangs on single fine pixels. Source: the picture
+ * generator of Linsley et al. 2018 (Pathfinder), as described for the Long Range Arena. */
 #include "data/tasks/pathfinder_stroke.h"
 
 #include <math.h>
@@ -63,17 +64,35 @@ static void scale_down(const kr_path_pen *pen, const double *fine, float *out) {
             out[i * pen->side + j] = (float)(small[i * FINE + j] / levels);
 }
 
-/* From the middle by whole pixels (dy, dx). */
-static void draw_line(const kr_path_pen *pen, int dy, int dx, double *fine) {
+/* The line of one pixel from the middle by (dy, dx): half a pixel aside goes on with the line. */
+static void draw_thin(const kr_path_pen *pen, int dy, int dx, double *fine) {
     int centre = pen->span * SCALE, steps = abs(dy) > abs(dx) ? abs(dy) : abs(dx);
-    bool steep = abs(dy) > abs(dx);
-    double half = pen->thickness / 2.0;
-    if (pen->thickness > 1 && steps) half *= hypot(dy, dx) / steps;
     for (int i = 0; i <= steps; i++) {
-        int major = centre + (steps ? (steep ? dy : dx) / steps * i : 0);
-        double minor = centre + (steps ? (double)(steep ? dx : dy) * i / steps : 0);
-        for (int k = (int)floor(minor - half) + 1; k <= (int)floor(minor + half); k++)
-            fine[steep ? major * FINE + k : k * FINE + major] = 255;
+        int y = steps ? (2 * abs(dy) * i + steps) / (2 * steps) : 0;
+        int x = steps ? (2 * abs(dx) * i + steps) / (2 * steps) : 0;
+        fine[(centre + (dy < 0 ? -y : y)) * FINE + centre + (dx < 0 ? -x : x)] = 255;
+    }
+}
+
+/* The four corners of a wider line are whole pixels: (thickness - 1)/2 to its two sides, rounded
+ * up on one and down on the other. Of each row the pixels nearest to what lies inside are filled.
+ */
+static void draw_wide(const kr_path_pen *pen, int dy, int dx, double *fine) {
+    double length = hypot(dy, dx), centre = pen->span * SCALE;
+    double less = (pen->thickness - 1) / 2 / length, more = pen->thickness / 2 / length;
+    double y0 = (double)lround(more * dx), x0 = -(double)lround(less * dy);
+    double y1 = -(double)lround(less * dx), x1 = (double)lround(more * dy);
+    const double y[] = {y0, dy + y0, dy + y1, y1, y0}, x[] = {x0, dx + x0, dx + x1, x1, x0};
+    for (int row = -pen->span * SCALE; row <= pen->span * SCALE; row++) {
+        double low = FINE, high = -FINE;
+        for (int i = 0; i < 4; i++) {
+            double rise = y[i + 1] - y[i], at = rise == 0 ? 0 : (row - y[i]) / rise;
+            if (at < 0 || at > 1 || (rise == 0 && row != (int)y[i])) continue;
+            low = fmin(low, x[i] + at * (x[i + 1] - x[i]));
+            high = fmax(high, x[i] + at * (x[i + 1] - x[i]));
+        }
+        for (double k = floor(centre + low + 0.5); k <= ceil(centre + high - 0.5); k++)
+            fine[(row + (int)centre) * FINE + (int)k] = 255;
     }
 }
 
@@ -91,7 +110,11 @@ static void dilate(const kr_path_pen *pen, const double *from, double *to) {
 void kr_path_pen_draw(const kr_path_pen *pen, double o, kr_path_print *out) {
     double fine[FINE * FINE] = {0}, wide[FINE * FINE] = {0}, n = pen->length * SCALE;
     int centre = pen->span * SCALE;
-    draw_line(pen, (int)(centre + n * sin(o)) - centre, (int)(centre + n * cos(o)) - centre, fine);
+    int dy = (int)ceil(centre + n * sin(o)) - centre, dx = (int)ceil(centre + n * cos(o)) - centre;
+    if (pen->thickness > 1)
+        draw_wide(pen, dy, dx, fine);
+    else
+        draw_thin(pen, dy, dx, fine);
     dilate(pen, fine, wide);
     scale_down(pen, fine, out->stroke);
     scale_down(pen, wide, out->mask);
