@@ -1,6 +1,7 @@
 /* file_tasks_test.c - tasks from files: sounds, reviews, genomes and pictures; what the parsers
  * refuse; and the real sets where they are ($KRAIT_DATA: a folder that holds fsdd/, aclImdb/ and
- * cifar10/ unpacked). */
+ * cifar10/ unpacked; the genomes of Debian's ragout-examples where it installs them, or as ragout/
+ * in that folder). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -275,17 +276,21 @@ static void damaged_pictures(void **state) {
 
 /* ---- the real sets --------------------------------------------------------------------------- */
 
-static void check_set(const char *task, const char *name, const int64_t counts[3]) {
+/* Does the folder `name` of the data exist? */
+static bool find_set(const char *task, const char *name, char path[512]) {
     const char *root = getenv("KRAIT_DATA");
+    snprintf(path, 512, "%s/%s", root ? root : "../shared/data", name);
+    if (kr_is_dir(path)) return true;
+    printf("%s: skipped: no data (%s)\n", task, path);
+    return false;
+}
+
+static void check_set(const char *task, const char *name, const int64_t counts[3]) {
     char path[512];
     kr_task_source s;
     kr_example x = {0};
     krait_error e;
-    snprintf(path, sizeof path, "%s/%s", root ? root : "../shared/data", name);
-    if (!kr_is_dir(path)) {
-        printf("%s: skipped: no data (%s)\n", task, path);
-        return;
-    }
+    if (!find_set(task, name, path)) return;
     if (open_on(&s, task, path, NULL, &e) < 0) fail_msg("%s", e.message);
     for (int p = 0; p < KR_TASK_PARTS; p++) {
         assert_true(s.examples[p] == counts[p]);
@@ -297,6 +302,31 @@ static void check_set(const char *task, const char *name, const int64_t counts[3
     }
     printf("%s: %lld + %lld + %lld examples\n", task, (long long)counts[0], (long long)counts[1],
            (long long)counts[2]);
+    kr_example_free(&x);
+    kr_task_close(&s);
+}
+
+/* Five strains of Helicobacter pylori, gzip: 39% of the bases of this species are G or C. */
+static void real_genomes(void **state) {
+    (void)state;
+    char path[512] = "/usr/share/doc/ragout/examples/H.Pylori/references";
+    kr_task_source s;
+    kr_example x = {0};
+    krait_error e;
+    int64_t bases[KR_DNA_IDS] = {0}, labels[5] = {0}, all = 0;
+    if (!kr_is_dir(path) && !find_set("dna", "ragout/H.Pylori/references", path)) return;
+    if (open_on(&s, "dna", path, "answer=file", &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(s.classes, 5);
+    for (int64_t i = 0; i < 600; i++) {
+        if (kr_task_make(&s, (kr_task_part)(i % 3), i, &x, &e) < 0) fail_msg("%s", e.message);
+        labels[x.label]++;
+        for (int64_t k = 0; k < x.count; k++, all++) bases[x.ids[k]]++;
+    }
+    double gc = (double)(bases[KR_DNA_G] + bases[KR_DNA_C]) / (double)all;
+    printf("dna: %.1f%% G or C, %lld of %lld unknown\n", 100 * gc, (long long)bases[KR_DNA_N],
+           (long long)all);
+    assert_true(gc > 0.37 && gc < 0.41 && bases[KR_DNA_N] * 100 < all);
+    for (int i = 0; i < 5; i++) assert_true(labels[i] > 60);
     kr_example_free(&x);
     kr_task_close(&s);
 }
@@ -315,7 +345,7 @@ int main(void) {
         cmocka_unit_test(wav),       cmocka_unit_test(spoken_digits),
         cmocka_unit_test(imdb),      cmocka_unit_test(fasta),
         cmocka_unit_test(dna),       cmocka_unit_test(damaged_pictures),
-        cmocka_unit_test(real_sets),
+        cmocka_unit_test(real_sets), cmocka_unit_test(real_genomes),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
