@@ -174,6 +174,14 @@ static void imdb(void **state) {
     snprintf(path, sizeof path, "%s/a", folder);
     if (open_on(&s, "imdb", path, "bytes=6", &e) < 0) fail_msg("%s", e.message);
     assert_true(s.examples[KR_TASK_TEST] == 22 && s.examples[KR_TASK_VALID] == 2);
+    int32_t changes = 0, last = 0;
+    for (int64_t i = 0; i < s.examples[KR_TASK_TEST]; i++) {
+        assert_int_equal(kr_task_make(&s, KR_TASK_TEST, i, &x, &e), 0);
+        changes += x.label != last;
+        last = x.label;
+    }
+    printf("22 files of two labels: the label changes %d times\n", changes);
+    assert_true(changes > 4); /* by name it would be once */
     for (int64_t i = 0; i < s.examples[KR_TASK_TRAIN]; i++) {
         assert_int_equal(kr_task_make(&s, KR_TASK_TRAIN, i, &x, &e), 0);
         assert_true(x.count == (x.label ? 7 : 4) && x.ids[x.count - 1] == 256);

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "data/text/file_list.h"
 
 enum { MOST_LABELS = 1024, VALID_OF = 10 };
@@ -49,6 +50,19 @@ static int sort_out(kr_labelled_files *f, const kr_file_list *list, kr_labelling
     return 0;
 }
 
+/* Files come by name and so by label; now the first ones of a part are a fair draw from it. */
+static void mix(kr_labelled_files *f) {
+    for (int p = 0; p < KR_TASK_PARTS; p++) {
+        kr_rng r = kr_rng_make(0, (uint64_t)p);
+        for (int64_t i = f->count[p] - 1; i > 0; i--) {
+            int64_t k = (int64_t)kr_rng_below(&r, (uint64_t)i + 1);
+            struct kr_labelled_file one = f->files[p][i];
+            f->files[p][i] = f->files[p][k];
+            f->files[p][k] = one;
+        }
+    }
+}
+
 static int check(kr_task_source *s, const kr_labelled_files *f, const char *expected,
                  krait_error *e) {
     static const char *const missing[] = {"to train on",
@@ -72,6 +86,7 @@ int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, const char *ex
         rc = kr_file_list_add(&list, s->paths[i], e);
     if (rc == 0) rc = sort_out(f, &list, rule, e);
     kr_file_list_free(&list);
+    if (rc == 0) mix(f);
     return rc < 0 ? rc : check(s, f, expected, e);
 }
 

@@ -19,9 +19,9 @@ typedef struct kr_labelled_files {
 typedef bool kr_labelling(const char *above, const char *folder, const char *name, int32_t *label,
                           bool *test);
 
-/* Every file behind the source's paths that `rule` knows, in the order of their names; of those for
- * training every tenth of a label is for validation. Fills s->inside and s->examples. `expected`
- * says how the folder looks, for the message when there is none. */
+/* Every file behind the source's paths that `rule` knows; of those for training every tenth of a
+ * label is for validation. The order of each part is mixed, the same way each time. Fills s->inside
+ * and s->examples. `expected` says how the folder looks, for the message when there is none. */
 int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, const char *expected,
                            krait_error *e);
 void kr_labelled_files_close(kr_task_source *s);
