@@ -199,6 +199,15 @@ json doc pos id logprob
 holds test "$(wc -l <out)" -eq 4
 refused 1 'missing' eval --model run --data missing
 
+# ---- reach
+expect 0 reach --model run --data text --length 64 --windows 2
+has 'mean of 2 windows of 64 tokens'
+expect 0 reach --model run --data text --length 8 --json
+json back gradient
+holds test "$(wc -l <out)" -eq 8
+expect 0 reach --model run --token-ids ids --length 5 --json
+refused 1 'need 7 tokens, there are 6' reach --model run --token-ids ids --length 6
+
 # ---- a model without a tokenizer reads and gives ids
 printf "1,2, 3\n4 5 6 7\n" >ids
 odd=$source/tests/data/mamba_odd

@@ -232,6 +232,24 @@ typedef struct krait_eval_result {
 KRAIT_API int krait_eval(const krait_model *model, const krait_eval_options *options,
                          krait_eval_result *result, krait_error *e);
 
+/* ---- how far back a model looks ------------------------------------------------------------- */
+
+typedef struct krait_reach_options {
+    size_t size;
+    int64_t length;  /* tokens of a window (1024) */
+    int64_t windows; /* the most of them (16) */
+    int threads;
+} krait_reach_options;
+#define KRAIT_REACH_OPTIONS_INIT                                                                   \
+    { sizeof(krait_reach_options), 1024, 16, 0 }
+
+/* Cuts ids[0..count) into windows of `length` tokens, each from a zero state. sizes [length]:
+ * sizes[k] is the size of the gradient of the loss of what follows a window by the embedding that
+ * entered k tokens before its end, the root of the mean square over the windows. Returns how many
+ * windows there were, or a negative krait_err. On the CPU, in f32; options may be NULL. */
+KRAIT_API int64_t krait_reach(const krait_model *model, const int32_t *ids, int64_t count,
+                              const krait_reach_options *options, double *sizes, krait_error *e);
+
 /* ---- tokenizer training --------------------------------------------------------------------- */
 
 typedef struct krait_bpe_options {

@@ -124,6 +124,8 @@ static kr_value *picked(kr_lm *lm, kr_value *x) {
 static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_lm_options *o) {
     kr_graph_scope(lm->g, "embeddings");
     kr_stream s = {.branch = lm->values ? stem(nn, lm->values) : embed(nn, lm->ids)};
+    lm->entered = s.branch;
+    if (o->input_gradient) kr_graph_want_gradient(lm->g, s.branch);
     for (int i = 0; i < (int)nn->config->layers; i++) {
         add_states(lm, mixer, nn, i, o);
         kr_block_build(nn, mixer, i, &s);

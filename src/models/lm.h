@@ -35,16 +35,18 @@ typedef struct kr_lm_options {
     bool dropout_tied;
     /* training: gradients of the states in, seeds for the gradients of the states out */
     bool state_gradient;
+    bool input_gradient; /* training: the gradient of what enters the first layer */
 } kr_lm_options;
 
 typedef struct kr_lm {
     kr_graph *g;
-    kr_value *ids;    /* input I32 [M]; NULL: the input is values */
-    kr_value *values; /* input real [M,C], or NULL */
-    kr_value *seqs;   /* input I64 [S,3] */
-    kr_value *reset;  /* input U8 [M], or NULL */
-    kr_value *rows;   /* input I64 [R]: picked token rows, or NULL */
-    kr_value *spans;  /* input I64 [R,3]: as seqs, the rows whose mean is classified; NULL: none */
+    kr_value *ids;     /* input I32 [M]; NULL: the input is values */
+    kr_value *values;  /* input real [M,C], or NULL */
+    kr_value *entered; /* [M,D]: what enters the first layer */
+    kr_value *seqs;    /* input I64 [S,3] */
+    kr_value *reset;   /* input U8 [M], or NULL */
+    kr_value *rows;    /* input I64 [R]: picked token rows, or NULL */
+    kr_value *spans;   /* input I64 [R,3]: as seqs, the rows whose mean is classified; NULL: none */
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */
