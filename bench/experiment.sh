@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# experiment.sh - what the experiments share: read by `source`, not run. Trains a model for a number
+# of steps or of seconds, tests it, and leaves all that was printed in a folder of its own, from
+# which report.py makes tables and pictures. A run whose folder is complete is not run again.
+#
+#   KRAIT        the program (default build/bin/krait)
+#   KRAIT_DATA   the folder of data sets (default ../shared/data beside the checkout)
+#   DEVICE       cpu (default) or cuda
+#   BUDGET       of each run: "400" steps, or "30s" seconds of training (each script has its own)
+#   RUNS         where the runs are left (default out/<script>)
+#   SETS         more settings of every run, over the script's: "width=32 layers=2"
+#   PAGE         where tables and pictures go (default docs/results)
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+script=$(basename "$0" .sh)
+krait=${KRAIT:-$here/../build/bin/krait}
+# shellcheck disable=SC2034 # what is here is for the scripts that read this
+data=${KRAIT_DATA:-$here/../../shared/data} recipes=$here/../recipes
+device=${DEVICE:-cpu}
+runs=${RUNS:-$here/../out/$script} page=${PAGE:-$here/../docs/results}
+mkdir -p "$runs" "$page"
+
+need() { # need PATH: fails where a data set is missing
+  [ -e "$1" ] || { echo "$script: there is no $1: set KRAIT_DATA" >&2; exit 1; }
+}
+
+# The members of the family as the experiments know them. Linear attention has a norm of each head
+# in place of its normaliser, which trains more steadily.
+declare -A members=(
+  [lstm]="mixer=rnn cell=lstm forget_bias=1"
+  [s4]="mixer=s4"
+  [s4d]="mixer=s4d"
+  [lru]="mixer=lru r_min=0.9 r_max=0.999"
+  [linear]="mixer=linear_attention block=gated feature=elu normaliser=false head_norm=true
+    scale_queries=false"
+  [mamba]="mixer=mamba1"
+  [mamba2]="mixer=mamba2"
+  [mamba3]="mixer=mamba3"
+)
+member() { # member NAME KEY=VALUE...: the array `sets` becomes a --set for each setting
+  sets=()
+  local s
+  # shellcheck disable=SC2086
+  for s in ${members[$1]} "${@:2}" ${SETS:-}; do sets+=(--set "$s"); done
+}
+
+# unpacked ARCHIVE: prints a folder with its files, unpacked once under $runs
+unpacked() {
+  local to
+  to=$runs/data/$(basename "$1" .tar.xz)
+  need "$1"
+  if [ ! -d "$to" ]; then
+    rm -rf "$to.part"
+    mkdir -p "$to.part"
+    tar -xJf "$1" -C "$to.part"
+    mv "$to.part" "$to"
+  fi
+  echo "$to"
+}
+
+# numbers KEY: the values of a key in JSON lines
+numbers() { grep -oE "\"$1\": *[-0-9.e+]+" | sed 's/.*: *//'; }
+
+# steps_in SECONDS ARGUMENTS...: as many steps of this training as take so long; twelve are timed,
+# the first four (which on a GPU record) left out
+steps_in() {
+  local seconds=$1 times
+  shift
+  times=$("$krait" train "$@" --device "$device" --out "$runs/probe" --json --set steps=12 \
+    --set warmup=0 --set eval_every=0 --set eval_batches=1 --set checkpoint_every=0 \
+    2>"$runs/probe.log" | grep '"event":"step"' | numbers seconds) || return 1
+  rm -rf "$runs/probe"
+  awk -v s="$seconds" 'NR == 4 { from = $1 } { to = $1 }
+    END { n = int(s / ((to - from) / (NR - 4))); print n < 20 ? 20 : n }' <<<"$times"
+}
+
+# train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}. The warm-up is a
+# twentieth of the steps, and there are eight evaluations.
+train() {
+  local name=$1 budget=$2 steps to=$runs/$1
+  shift 2
+  [ ! -e "$to/info.json" ] || return 0
+  rm -rf "$to"
+  mkdir -p "$to"
+  steps=$budget
+  if [ "$budget" != "${budget%s}" ]; then
+    steps=$(steps_in "${budget%s}" "$@") || { fail_of "$name" "$runs/probe.log"; return 0; }
+  fi
+  echo "$script: $name, $steps steps" >&2
+  echo "krait train $* --set steps=$steps" >"$to/command"
+  if "$krait" train "$@" --device "$device" --out "$to/model" --json --set "steps=$steps" \
+    --set "warmup=$((steps / 20))" --set "eval_every=$(((steps + 7) / 8))" \
+    --set checkpoint_every=0 >"$to/events.jsonl" 2>"$to/errors"; then
+    "$krait" info "$to/model" --json >"$to/info.json"
+    rm -rf "$to/model/checkpoints"
+  else
+    fail_of "$name" "$to/errors"
+  fi
+}
+
+# What could not be trained is said, and the others go on.
+fail_of() { # fail_of NAME LOG
+  echo "$script: $1 failed: $(tail -n 1 "$2")" >&2
+}
+
+# measure NAME ARGUMENTS...: krait eval of the model, into $runs/NAME/test.json
+measure() {
+  local to=$runs/$1
+  shift
+  if [ ! -e "$to/info.json" ] || [ -e "$to/test.json" ]; then return 0; fi
+  if "$krait" eval --model "$to/model" --device "$device" --json "$@" >"$to/test.part" \
+    2>"$to/errors"; then
+    mv "$to/test.part" "$to/test.json"
+  else
+    fail_of "${to##*/} (test)" "$to/errors"
+  fi
+}
+
+report() { python3 "$here/report.py" "$script" "$runs" "$page"; }

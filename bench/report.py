@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+# report.py - tables (Markdown) and pictures of the experiments, from the runs that experiment.sh
+# leaves: RUNS/NAME/{command,events.jsonl,info.json,test.json}.
+#
+#   report.py EXPERIMENT RUNS PAGE     writes PAGE/EXPERIMENT*.md and PAGE/EXPERIMENT*.svg
+#
+# A run that is missing is left out; a run counts once info.json is there.
+import json
+import math
+import os
+import re
+import sys
+
+import plot
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+class Run:
+    def __init__(self, folder):
+        with open(os.path.join(folder, "events.jsonl"), encoding="utf-8") as f:
+            events = [json.loads(line) for line in f if line.startswith("{")]
+        with open(os.path.join(folder, "info.json"), encoding="utf-8") as f:
+            self.info = json.load(f)
+        with open(os.path.join(folder, "command"), encoding="utf-8") as f:
+            self.command = f.read().strip()
+        self.steps = [e for e in events if e["event"] == "step"]
+        self.evals = [e for e in events if e["event"] == "eval"]
+        self.plan = next((e["text"] for e in events if e["event"] == "plan"), "")
+        test = os.path.join(folder, "test.json")
+        self.test = None
+        if os.path.exists(test):
+            with open(test, encoding="utf-8") as f:
+                self.test = json.loads(f.read().splitlines()[-1])
+
+    def fact(self, name):
+        """A line of the plan."""
+        found = re.search(rf"^{name} +(.*)$", self.plan, re.M)
+        return found.group(1) if found else ""
+
+    def setting(self, name):
+        """A setting of the command; the last one counts."""
+        found = re.findall(rf"--set {name}=(\S+)", self.command)
+        return found[-1] if found else ""
+
+    @property
+    def seconds(self):
+        return self.steps[-1]["seconds"]
+
+    @property
+    def examples(self):
+        """Of a task, how many were read."""
+        return len(self.steps) * int(self.fact("steps").split(" of ")[1].split()[0])
+
+    @property
+    def tokens(self):
+        return self.steps[-1]["tokens"]
+
+    def smoothed(self, key, parts=60):
+        """(key, mean training loss) of `parts` equal parts of the run."""
+        n, out = len(self.steps), []
+        for i in range(min(parts, n)):
+            part = self.steps[i * n // min(parts, n):(i + 1) * n // min(parts, n)]
+            out.append((part[-1][key], sum(e["loss"] for e in part) / len(part)))
+        return out
+
+    def held_out(self, key, what="loss"):
+        return [(e.get(key, 0), e[what]) for e in self.evals if what in e]
+
+
+def load(folder, names):
+    """{name: Run} of those that are there, in this order."""
+    return {n: Run(os.path.join(folder, n)) for n in names
+            if os.path.exists(os.path.join(folder, n, "info.json"))}
+
+
+def count(n):
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return str(int(n))
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n"
+
+
+def write(page, name, text):
+    with open(os.path.join(page, name), "w", encoding="utf-8") as f:
+        f.write(text)
+
+
+def span(values, form):
+    """'12 s' or '12 to 15 s'."""
+    low, high = form.format(min(values)), form.format(max(values))
+    unit = low.split(" ")[-1]
+    return low if low == high else f"{low[:-len(unit) - 1]} to {high}"
+
+
+def fall(curves):
+    """A range for curves of losses, without the first plunge."""
+    low = min(y for c in curves for _, y in c[1])
+    high = max(c[1][min(2, len(c[1]) - 1)][1] for c in curves)
+    return low - 0.03 * (high - low), high
+
+
+# ---- MILA: six switches --------------------------------------------------------------------------
+
+SWITCHES = [("baseline", "linear attention"), ("input_gate", "+ input gate"),
+            ("forget_gate", "+ forget gate"), ("shortcut", "+ shortcut"),
+            ("no_normaliser", "\u2212 normaliser"), ("one_head", "one head instead of four"),
+            ("block", "+ block design"), ("all", "all six: Mamba")]
+
+
+def mila(folder, page):
+    runs = load(folder, [s[0] for s in SWITCHES])
+    names = [(k, label) for k, label in SWITCHES if k in runs]
+    loss = {k: runs[k].test["loss"] for k in runs}
+    base, first = loss["baseline"], runs["baseline"]
+    shape = (f"{first.info['layers']} layers of width {first.info['width']}, "
+             f"{count(first.tokens)} bytes of tinyshakespeare")
+    write(page, "mila.md", table(
+        ["switch", "parameters", "test loss, nats a byte", "against linear attention", "steps"],
+        [[label, count(runs[k].info["parameters"]), f"{loss[k]:.3f}",
+          f"{loss[k] - base:+.3f}" if k != "baseline" else "", str(len(runs[k].steps))]
+         for k, label in names]))
+    plot.dots(os.path.join(page, "mila.svg"),
+              [(label, loss[k], f"{loss[k]:.2f}") for k, label in names],
+              "What each switch from linear attention to Mamba does to the loss",
+              "test loss, nats a byte (lower is better)", shape, mark=base)
+    curves = [(label, runs[k].smoothed("tokens", 40), "line") for k, label in names]
+    plot.lines(os.path.join(page, "mila_curves.svg"), curves, "The same runs as they learn",
+               "bytes of training", "training loss, nats a byte", subtitle=shape, height=460,
+               y_range=fall(curves))
+
+
+# ---- what the other experiments share ------------------------------------------------------------
+
+MEMBERS = {"lstm": "LSTM", "s4": "S4", "s4d": "S4D", "lru": "LRU", "linear": "linear attention",
+           "mamba": "Mamba", "mamba2": "Mamba-2", "mamba3": "Mamba-3"}
+COLOURS = {"mamba": 0, "linear": 1, "lru": 2, "s4d": 3, "mamba2": 4, "lstm": 5, "mamba3": 6,
+           "s4": 7}
+
+
+def found(folder, end):
+    """{member: Run} of the folders MEMBER.end, in the order of MEMBERS."""
+    runs = load(folder, [f"{m}.{end}" for m in MEMBERS])
+    return {name.split(".")[0]: run for name, run in runs.items()}
+
+
+def percent(v):
+    return "" if v is None else f"{100 * v:.1f}"
+
+
+def cost(run):
+    return f"{len(run.steps)} steps, {run.seconds:.0f} s"
+
+
+def machine(runs):
+    """What they were computed on, as their plans say."""
+    run = next(iter(runs))
+    threads = run.fact("threads").split(",")[0]
+    return run.fact("device") or f"a CPU, {threads} thread{'s' * (threads != '1')}"
+
+
+# ---- tasks beside published rows -----------------------------------------------------------------
+
+TASKS = [("image_grey", "grey CIFAR-10"), ("listops", "ListOps"), ("pathfinder", "Pathfinder-32"),
+         ("imdb", "IMDB bytes"), ("spoken_digits", "spoken digits")]
+# Percent, as published: the tables of S4D (Gu et al. 2022; S4D-Lin), LRU (Orvieto et al. 2023,
+# whose picture column is of colour), the Long Range Arena (Tay et al. 2021), and of Mamba as others
+# ran it ("Block-Biased Mamba", 2025). The Mamba paper has none.
+PUBLISHED = [("chance", ["10.0", "10.0", "50.0", "50.0", "10.0"]),
+             ("Transformer, published", ["42.4", "36.4", "71.4", "64.3", ""]),
+             ("S4D, published", ["87.9", "60.5", "94.0", "87.0", ""]),
+             ("LRU, published", ["", "60.2", "95.1", "89.4", ""]),
+             ("Mamba, published by others", ["69.8", "38.0", "69.3", "83.0", ""])]
+
+
+def tasks(folder, page):
+    by_task = {t: found_in_task(folder, t) for t, _ in TASKS}
+    all_runs = [r for runs in by_task.values() for r in runs.values()]
+    rows = []
+    for m in MEMBERS:
+        if any(m in by_task[t] for t, _ in TASKS):
+            cells = [by_task[t].get(m) for t, _ in TASKS]
+            rows.append([f"**{MEMBERS[m]}**"] + [
+                f"**{percent(r.test['accuracy'])}** ({count(r.examples)} seen)"
+                if r and r.test else "" for r in cells])
+    for name, cells in PUBLISHED:
+        rows.append([name] + cells)
+    longest = span([r.seconds for r in all_runs], "{:.0f} s")
+    write(page, "tasks.md", f"Answers right in percent, on test examples that training never saw. "
+          f"Budget: {longest} of training a run, on {machine(all_runs)}; in brackets the examples "
+          "that it saw. The published rows had 10 to 200 passes over their data, and tuned each "
+          "task; Pathfinder's pictures are drawn anew here, CIFAR-10 comes from JPEG.\n\n"
+          + table(["", *(label for _, label in TASKS)], rows)
+          + "\n" + table(["run", "parameters", "layers x width", "steps", "examples seen", "s"],
+                         [[f"{t}, {MEMBERS[m]}", count(r.info["parameters"]),
+                           f"{r.info['layers']} x {r.info['width']}", str(len(r.steps)),
+                           count(r.examples), f"{r.seconds:.0f}"]
+                          for t, _ in TASKS for m, r in by_task[t].items()]))
+
+
+def found_in_task(folder, task):
+    runs = load(folder, [f"{task}.{m}" for m in MEMBERS])
+    return {name.split(".")[1]: run for name, run in runs.items()}
+
+
+# ---- recall against the size of the state --------------------------------------------------------
+
+def mqar(folder, page):
+    names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and "." in n]
+    runs = load(folder, sorted(names, key=lambda n: (n.split(".")[0], int(n.split(".")[1]))))
+    curves, rows = {}, []
+    for name, r in runs.items():
+        if not r.test:
+            continue
+        m, size = name.split(".")[0], r.info["state_bytes"] // 4
+        curves.setdefault(m, []).append((size, 100 * r.test["accuracy"]))
+        rows.append([MEMBERS[m], name.split(".")[1], count(size), count(r.info["parameters"]),
+                     percent(r.test["accuracy"]), str(len(r.steps)), f"{r.seconds:.0f} s"])
+    first = next(iter(runs.values()))
+    shape = ", ".join(f"{k} {first.setting(k)}" for k in ("length", "pairs", "symbols"))
+    longest = span([r.seconds for r in runs.values()], "{:.0f} s")
+    write(page, "mqar.md", f"Associative recall ({shape}): {longest} of training a run, on "
+          f"{machine(runs.values())}.\n\n" + table(
+              ["", "size set", "numbers of state a sequence", "parameters", "answers right, %",
+               "steps", "training"], rows))
+    plot.lines(os.path.join(page, "mqar.svg"),
+               [(MEMBERS[m], sorted(curves[m]), "both", COLOURS[m]) for m in curves],
+               "Recall needs room: accuracy against the size of the state",
+               "numbers of state a sequence", "answers right, %",
+               subtitle=f"{shape}; two layers of width {first.info['width']}, {longest} each",
+               log_x=True, y_range=(0, 100))
+
+
+# ---- selective copying ---------------------------------------------------------------------------
+
+def selective_copying(folder, page):
+    short, long = found(folder, "short"), found(folder, "long")
+    rows, series = [], []
+    for m, r in short.items():
+        far = long.get(m)
+        rows.append([f"**{MEMBERS[m]}**", count(r.info["parameters"]),
+                     count(r.info["state_bytes"] // 4), percent((r.test or {}).get("accuracy")),
+                     cost(r)]
+                    + ([f"**{percent((far.test or {}).get('accuracy'))}**", cost(far)]
+                       if far else ["", ""]))
+    for m, r in (long or short).items():
+        series.append((MEMBERS[m], [(x, 100 * y) for x, y in r.held_out("tokens", "accuracy")],
+                       "both", COLOURS[m]))
+    runs = long or short
+    first, near = next(iter(runs.values())), next(iter(short.values()))
+    if (first.setting("length"), first.setting("memorise")) == ("4096", "16"):
+        rows += [["published: Mamba", "", "", "", "", "99.8", ""],
+                 ["published: S4 in a block with a gate (H3)", "", "", "", "", "57.0", ""],
+                 ["published: S4 without gate", "", "", "", "", "18.3", ""]]
+    chance = percent(1 / (int(first.setting("symbols")) - 2))
+    rows.append(["chance", "", "", chance, "", chance, ""])
+    write(page, "selective_copying.md", f"{first.setting('memorise')} tokens to remember; answers "
+          f"right in percent, on {machine(runs.values())}. Published, where the shape is the same: "
+          "Gu & Dao 2023, after 400,000 steps.\n\n" + table(
+              ["", "parameters", "numbers of state", f"{near.setting('length')} rows", "training",
+               f"{first.setting('length')} rows", "training"], rows))
+    plot.lines(os.path.join(page, "selective_copying.svg"), series,
+               "Who can choose what to remember", "rows of training at this length",
+               "answers right, %",
+               subtitle=f"selective copying: {first.setting('memorise')} tokens in "
+               f"{first.setting('length')} rows, begun from {near.setting('length')} rows",
+               y_range=(0, 100))
+
+
+# ---- language ------------------------------------------------------------------------------------
+
+def language(folder, page):
+    runs = load(folder, MEMBERS)
+    first = next(iter(runs.values()))
+    rows = [[f"**{MEMBERS[m]}**", count(r.info["parameters"]), count(r.info["state_bytes"] // 4),
+             count(r.tokens), f"{r.seconds:.0f} s", count(r.tokens / r.seconds),
+             f"{r.test['loss']:.4f}" if r.test else "",
+             f"**{r.test['loss'] / math.log(2):.4f}**" if r.test else ""] for m, r in runs.items()]
+    write(page, "language.md", f"Every tenth novel is the test. On {machine(runs.values())}.\n\n"
+          + table(["", "parameters", "numbers of state", "bytes read", "training", "bytes a second",
+                   "test loss, nats a byte", "bits a byte"], rows))
+
+    def curves(key):
+        return [(MEMBERS[m], r.smoothed(key, 50), "line", COLOURS[m]) for m, r in runs.items()]
+    y = {"y_label": "training loss, nats a byte", "y_range": fall(curves("tokens"))}
+    plot.stacked(os.path.join(page, "language.svg"), [
+        dict(series=curves("tokens"), title="English novels: equal sizes, equal bytes",
+             subtitle=f"{count(first.info['parameters'])} parameters each, by bytes read",
+             x_label="bytes of text read", **y),
+        dict(series=curves("seconds"), title="The same by time",
+             subtitle=f"on {machine(runs.values())}", x_label="seconds of training", **y)])
+
+
+# ---- what there is -------------------------------------------------------------------------------
+
+EXPERIMENTS = {f.__name__: f for f in (mila, tasks, mqar, selective_copying, language)}
+
+
+def main():
+    if len(sys.argv) != 4 or sys.argv[1] not in EXPERIMENTS:
+        sys.exit(f"usage: report.py {'|'.join(EXPERIMENTS)} RUNS PAGE")
+    EXPERIMENTS[sys.argv[1]](sys.argv[2], sys.argv[3])
+
+
+if __name__ == "__main__":
+    main()
