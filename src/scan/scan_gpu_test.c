@@ -18,23 +18,25 @@ static kr_call call_of(const krait_scan_desc *d, int64_t M, int64_t S) {
 static void refuses(void **state) {
     (void)state;
     krait_error e = {0};
-    krait_scan_desc good = krait_scan_mamba1(64, 16), wide = krait_scan_mamba1(64, 256);
-    krait_scan_desc lanes = krait_scan_lru(8), varying = lanes;
+    krait_scan_desc good[] = {krait_scan_mamba1(64, 16),
+                              krait_scan_mamba1(64, 257),
+                              krait_scan_mamba2(2, 64, 128, 1),
+                              krait_scan_mamba2(2, 65, 129, 1),
+                              krait_scan_s4d(8, 4),
+                              krait_scan_lru(8),
+                              krait_scan_gla(2, 8, 8)};
+    krait_scan_desc varying = krait_scan_lru(8), early = good[0], paths = good[0];
     varying.a_constant = false;
-    krait_scan_desc bad[] = {krait_scan_mamba1(64, 257),
-                             krait_scan_mamba2(2, 65, 16, 1),
-                             krait_scan_mamba2(2, 64, 129, 1),
-                             krait_scan_s4d(8, 4),
-                             varying,
-                             krait_scan_gla(2, 8, 8)};
-    kr_call c = call_of(&good, 10, 1);
-    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
-    c = call_of(&wide, 10, 1);
-    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
-    c = call_of(&lanes, 10, 1);
-    assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+    early.read = KRAIT_READ_BEFORE;
+    paths.order = KRAIT_ORDER_INDEX;
+    krait_scan_desc bad[] = {krait_scan_mamba1(64, 513), krait_scan_s4d(8, 257), varying, early,
+                             paths};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        kr_call c = call_of(&good[i], 10, 1);
+        assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+    }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        c = call_of(&bad[i], 10, 1);
+        kr_call c = call_of(&bad[i], 10, 1);
         assert_int_equal(kr_scan_gpu_check(&c, &e), KRAIT_ERR_UNSUPPORTED);
         printf("refused: %s\n", e.message);
         assert_non_null(strstr(e.message, "GPU"));

@@ -44,7 +44,7 @@ static const kr_setting settings[] = {
     KR_SETTING_CHOICE_OF(kr_mamba3, turned, KR_MAMBA3_HALF, "half|all",
                          "how much of the state turns"),
     KR_SETTING_CHOICE_OF(kr_mamba3, rate, KR_RATE_HEAVY_TAIL, "heavy_tail|softplus",
-                         "of the decay; softplus: as weights from before June 2026 have it"),
+                         "of the decay; softplus is that of weights from before June 2026"),
     KR_SETTING_BOOL_OF(kr_mamba3, out_norm, false, "a norm of each head in front of the gate"),
     KR_SETTING_REAL_OF(kr_mamba3, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
     KR_SETTING_REAL_OF(kr_mamba3, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),
