@@ -11,13 +11,13 @@
 #include "data/tasks/task.h"
 
 typedef struct tones {
-    int64_t length, classes, every;
+    int64_t length, tones, every;
     double noise;
 } tones;
 
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(tones, length, 256, 64, 1 << 20, "samples of a signal"),
-    KR_SETTING_INT_OF(tones, classes, 4, 2, 32, "tones, from 1/64 to 1/10 cycles a sample"),
+    KR_SETTING_INT_OF(tones, tones, 4, 2, 32, "how many, from 1/64 to 1/10 cycles a sample"),
     KR_SETTING_INT_OF(tones, every, 1, 1, 4, "only each such sample is a row"),
     KR_SETTING_REAL_OF(tones, noise, 0.5, 0, 100, "deviation of the noise"),
     {.name = NULL}};
@@ -26,7 +26,7 @@ static int open_task(kr_task_source *s, krait_error *e) {
     const tones *c = (const tones *)s->settings;
     (void)e;
     s->channels = 1;
-    s->classes = c->classes;
+    s->classes = c->tones;
     s->longest = (c->length + c->every - 1) / c->every;
     s->answers = 1;
     return 0;
@@ -38,8 +38,8 @@ static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rn
     const tones *c = (const tones *)s->settings;
     (void)part, (void)index;
     KR_TRY(kr_example_size(x, s, s->longest, e));
-    x->label = (int32_t)kr_rng_below(r, (uint64_t)c->classes);
-    double f = low * pow(high / low, (double)x->label / (double)(c->classes - 1));
+    x->label = (int32_t)kr_rng_below(r, (uint64_t)c->tones);
+    double f = low * pow(high / low, (double)x->label / (double)(c->tones - 1));
     f *= 0.95 + 0.1 * kr_rng_uniform(r);
     double phase = 2 * pi * kr_rng_uniform(r);
     for (int64_t t = 0; t < c->length; t++) {
