@@ -24,15 +24,15 @@ need() { # need PATH: fails where a data set is missing
   [ -e "$1" ] || { echo "$script: there is no $1: set KRAIT_DATA" >&2; exit 1; }
 }
 
-# The members of the family as the experiments know them. Linear attention has a norm of each head
-# in place of its normaliser, which trains more steadily.
+# The members of the family as the experiments know them. Linear attention has rotary positions,
+# for else it knows no order, and a norm of each head in place of its normaliser.
 declare -A members=(
   [lstm]="mixer=rnn cell=lstm forget_bias=1"
   [s4]="mixer=s4"
   [s4d]="mixer=s4d"
   [lru]="mixer=lru r_min=0.9 r_max=0.999"
   [linear]="mixer=linear_attention block=gated feature=elu normaliser=false head_norm=true
-    scale_queries=false"
+    scale_queries=false rope=true"
   [mamba]="mixer=mamba1"
   [mamba2]="mixer=mamba2"
   [mamba3]="mixer=mamba3"

@@ -276,7 +276,7 @@ def selective_copying(folder, page):
 
 def language(folder, page):
     runs = load(folder, MEMBERS)
-    first = next(iter(runs.values()))
+    sizes = [count(n) for n in sorted(r.info["parameters"] for r in runs.values())]
     rows = [[f"**{MEMBERS[m]}**", count(r.info["parameters"]), count(r.info["state_bytes"] // 4),
              count(r.tokens), f"{r.seconds:.0f} s", count(r.tokens / r.seconds),
              f"{r.test['loss']:.4f}" if r.test else "",
@@ -290,7 +290,7 @@ def language(folder, page):
     y = {"y_label": "training loss, nats a byte", "y_range": fall(curves("tokens"))}
     plot.stacked(os.path.join(page, "language.svg"), [
         dict(series=curves("tokens"), title="English novels: equal sizes, equal bytes",
-             subtitle=f"{count(first.info['parameters'])} parameters each, by bytes read",
+             subtitle=f"{sizes[0]} to {sizes[-1]} parameters",
              x_label="bytes of text read", **y),
         dict(series=curves("seconds"), title="The same by time",
              subtitle=f"on {machine(runs.values())}", x_label="seconds of training", **y)])
