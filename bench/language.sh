@@ -6,6 +6,7 @@
 #   SIZE           full: 2.7 million parameters; small: 0.16 million, for a look on a CPU (full)
 #   BATCH WINDOW   of a step (32 1024)
 #   TEST           bytes of the test (2000000)
+#   TIMES          no: leave out times, where other work would spoil them (yes)
 # Every tenth novel is the test. The settings below give the members equal numbers of parameters.
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"

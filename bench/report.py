@@ -276,24 +276,26 @@ def selective_copying(folder, page):
 
 def language(folder, page):
     runs = load(folder, MEMBERS)
+    timed = os.environ.get("TIMES", "yes") == "yes"
     sizes = [count(n) for n in sorted(r.info["parameters"] for r in runs.values())]
+    head = ["", "parameters", "numbers of state", "bytes read", "test loss, nats a byte",
+            "bits a byte"] + ["training", "bytes a second"] * timed
     rows = [[f"**{MEMBERS[m]}**", count(r.info["parameters"]), count(r.info["state_bytes"] // 4),
-             count(r.tokens), f"{r.seconds:.0f} s", count(r.tokens / r.seconds),
-             f"{r.test['loss']:.4f}" if r.test else "",
-             f"**{r.test['loss'] / math.log(2):.4f}**" if r.test else ""] for m, r in runs.items()]
-    write(page, "language.md", f"Every tenth novel is the test. On {machine(runs.values())}.\n\n"
-          + table(["", "parameters", "numbers of state", "bytes read", "training", "bytes a second",
-                   "test loss, nats a byte", "bits a byte"], rows))
+             count(r.tokens), f"{r.test['loss']:.4f}" if r.test else "",
+             f"**{r.test['loss'] / math.log(2):.4f}**" if r.test else ""]
+            + [f"{r.seconds:.0f} s", count(r.tokens / r.seconds)] * timed for m, r in runs.items()]
+    write(page, "language.md",
+          f"Every tenth novel is the test. On {machine(runs.values())}.\n\n" + table(head, rows))
 
-    def curves(key):
-        return [(MEMBERS[m], r.smoothed(key, 50), "line", COLOURS[m]) for m, r in runs.items()]
-    y = {"y_label": "training loss, nats a byte", "y_range": fall(curves("tokens"))}
-    plot.stacked(os.path.join(page, "language.svg"), [
-        dict(series=curves("tokens"), title="English novels: equal sizes, equal bytes",
-             subtitle=f"{sizes[0]} to {sizes[-1]} parameters",
-             x_label="bytes of text read", **y),
-        dict(series=curves("seconds"), title="The same by time",
-             subtitle=f"on {machine(runs.values())}", x_label="seconds of training", **y)])
+    def panel(key, title, subtitle, x_label):
+        curves = [(MEMBERS[m], r.smoothed(key, 50), "line", COLOURS[m]) for m, r in runs.items()]
+        return {"series": curves, "title": title, "subtitle": subtitle, "x_label": x_label,
+                "y_label": "training loss, nats a byte", "y_range": fall(curves)}
+    panels = [panel("tokens", "English novels: equal sizes, equal bytes",
+                    f"{sizes[0]} to {sizes[-1]} parameters", "bytes of text read"),
+              panel("seconds", "The same by time", f"on {machine(runs.values())}",
+                    "seconds of training")]
+    plot.stacked(os.path.join(page, "language.svg"), panels if timed else panels[:1])
 
 
 # ---- what there is -------------------------------------------------------------------------------
