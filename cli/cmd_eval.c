@@ -121,9 +121,13 @@ static void print_sequences(const krait_eval_result *r, bool json) {
                            cli_json_real(r->loss), "seconds", cli_json_real(r->seconds)));
         return;
     }
-    printf("answers right   %.2f%% of %" PRId64 "\n", 100 * r->accuracy, r->tokens);
-    printf("examples right  %.2f%% of %" PRId64 "\n", 100 * r->accuracy_whole, r->questions);
-    printf("loss            %.4f nats an answer\n", r->loss);
+    if (isnan(r->accuracy)) { /* answers in numbers */
+        printf("square error    %.6g, mean of %" PRId64 " answers\n", r->loss, r->tokens);
+    } else {
+        printf("answers right   %.2f%% of %" PRId64 "\n", 100 * r->accuracy, r->tokens);
+        printf("examples right  %.2f%% of %" PRId64 "\n", 100 * r->accuracy_whole, r->questions);
+        printf("loss            %.4f nats an answer\n", r->loss);
+    }
     printf("time            %s\n", cli_human_time(r->seconds, time));
 }
 

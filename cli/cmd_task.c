@@ -33,7 +33,11 @@ static void print_facts(const krait_task_facts *f) {
     if (f->vocabulary) printf("input        ids below %" PRId64 "\n", f->vocabulary);
     if (f->channels) printf("input        %" PRId64 " number(s) a row\n", f->channels);
     if (f->classes) printf("answer       one of %" PRId64 " classes\n", f->classes);
-    if (!f->classes) printf("answer       ids at up to %" PRId64 " rows\n", f->answers);
+    if (f->numbers)
+        printf("answer       %" PRId64 " number(s) %s\n", f->numbers,
+               f->each_row ? "a row" : "in all");
+    if (!f->classes && !f->numbers)
+        printf("answer       ids at up to %" PRId64 " rows\n", f->answers);
     printf("rows         up to %" PRId64 "\n", f->longest);
     if (f->examples) printf("examples     %" PRId64 "\n", f->examples);
 }
@@ -46,6 +50,7 @@ static void add_facts(json_t *o, const krait_task_facts *f) {
     add_fact(o, "vocabulary", f->vocabulary);
     add_fact(o, "channels", f->channels);
     add_fact(o, "classes", f->classes);
+    add_fact(o, "numbers", f->numbers);
     add_fact(o, "answers", f->answers);
     add_fact(o, "rows", f->longest);
     add_fact(o, "examples", f->examples);
@@ -121,6 +126,16 @@ static void print_values(const krait_task_example *x, int64_t channels) {
     putchar('\n');
 }
 
+static void print_numbers(const krait_task_facts *f, const krait_task_example *x) {
+    int used = printf(f->each_row ? "answers " : "answer  ");
+    char text[32];
+    for (int64_t i = 0; i < f->numbers * (f->each_row ? x->rows : 1); i++) {
+        snprintf(text, sizeof text, "%.4g", (double)x->numbers[i]);
+        print_word(text, &used);
+    }
+    putchar('\n');
+}
+
 static void print_answer(const krait_task *t, const krait_task_example *x) {
     char text[16], word[48];
     if (!x->targets) {
@@ -142,20 +157,27 @@ static void print_example(const krait_task *t, const krait_task_facts *f,
     if (x->ids) print_ids(t, x);
     if (x->values && f->width && f->channels == 1) print_picture(x, f->width);
     if (x->values && !(f->width && f->channels == 1)) print_values(x, f->channels);
-    print_answer(t, x);
+    if (x->numbers)
+        print_numbers(f, x);
+    else
+        print_answer(t, x);
+}
+
+static json_t *reals(const float *x, int64_t n) {
+    json_t *list = json_array();
+    for (int64_t i = 0; i < n; i++) json_array_append_new(list, cli_json_real((double)x[i]));
+    return list;
 }
 
 static void print_json(const krait_task_facts *f, const krait_task_example *x, int64_t index) {
     json_t *o = json_pack("{s:I}", "example", (json_int_t)index);
     if (x->ids) json_object_set_new(o, "ids", cli_json_ids(x->ids, x->rows));
-    if (x->values) {
-        json_t *values = json_array();
-        for (int64_t i = 0; i < x->rows * f->channels; i++)
-            json_array_append_new(values, cli_json_real((double)x->values[i]));
-        json_object_set_new(o, "values", values);
-    }
+    if (x->values) json_object_set_new(o, "values", reals(x->values, x->rows * f->channels));
+    if (x->numbers)
+        json_object_set_new(o, "numbers",
+                            reals(x->numbers, f->numbers * (f->each_row ? x->rows : 1)));
     if (x->targets) json_object_set_new(o, "targets", cli_json_ids(x->targets, x->rows));
-    if (!x->targets) json_object_set_new(o, "label", json_integer(x->label));
+    if (f->classes) json_object_set_new(o, "label", json_integer(x->label));
     cli_json(o);
 }
 

@@ -1,5 +1,6 @@
 /* cmd_train.c - krait train: runs a recipe, shows how it goes, and draws the loss at the end. */
 #define _POSIX_C_SOURCE 200809L
+#include <math.h>
 #include <krait/train.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -84,7 +85,8 @@ static void show_text(trainer *t, const krait_train_event *v) {
 static void show_eval(trainer *t, const krait_train_event *v) {
     cli_progress_clear(&t->bar);
     fprintf(stderr, "step %lld: held-out loss %.4f", (long long)v->step, v->loss);
-    if (v->answers > 0)
+    if (v->answers > 0 && isnan(v->accuracy)) fprintf(stderr, " (mean square error)");
+    if (v->answers > 0 && !isnan(v->accuracy))
         fprintf(stderr, ", %.2f%% of %lld answers right, %.2f%% of examples", 100 * v->accuracy,
                 (long long)v->answers, 100 * v->accuracy_whole);
     if (v->bits_per_byte > 0) fprintf(stderr, ", %.4f bits per byte", v->bits_per_byte);
@@ -132,7 +134,7 @@ static void show_end(const trainer *t) {
            cli_human_count((double)v->tokens, tokens), cli_human_time(v->seconds, time),
            cli_human_count(v->seconds > 0 ? (double)v->tokens / v->seconds : 0, rate), v->loss);
     if (t->held_out.n > 0) printf("; held-out %.4f", t->eval.loss);
-    if (t->held_out.n > 0 && t->eval.answers > 0)
+    if (t->held_out.n > 0 && t->eval.answers > 0 && !isnan(t->eval.accuracy))
         printf(" (%.2f%% of answers right, %.2f%% of examples)", 100 * t->eval.accuracy,
                100 * t->eval.accuracy_whole);
     if (t->held_out.n > 0 && t->eval.bits_per_byte > 0)

@@ -12,9 +12,9 @@ extern "C" {
 
 /* ---- sequence tasks -------------------------------------------------------------------------- */
 
-/* A task makes examples whose answers are right or wrong: from a seed (selective copying, induction
- * heads, ...) or from files. `krait_train` trains on one (recipe key "task"), `krait_eval` measures
- * its accuracy. */
+/* A task makes examples whose answers are right or wrong, or numbers: from a seed (selective
+ * copying, induction heads, ...) or from files. `krait_train` trains on one (recipe key "task"),
+ * `krait_eval` measures its accuracy. */
 typedef struct krait_task_info {
     const char *name, *about;
     int files;        /* 1: examples come from files */
@@ -57,6 +57,8 @@ typedef struct krait_task_facts {
     int64_t answers;    /* the most answers of an example */
     int64_t width;      /* > 0: the rows are a picture's, so many in a line */
     int64_t examples;   /* of the part; 0: without end */
+    int64_t numbers;    /* > 0: the answer is so many numbers instead, */
+    int each_row;       /* of the example, or of each of its rows */
 } krait_task_facts;
 KRAIT_API int krait_task_facts_of(const krait_task *task, krait_task_facts *facts);
 
@@ -67,6 +69,8 @@ typedef struct krait_task_example {
     const int32_t
         *targets;  /* [T]: the id to be said there, -1: none; NULL where there is a label */
     int32_t label; /* -1: none */
+    /* [numbers], or [T,numbers] of tasks that ask at each row; NULL: the answer is no number */
+    const float *numbers;
 } krait_task_example;
 /* Example `index` depends on settings, seed, part and index alone. Valid until the next one. */
 KRAIT_API int krait_task_make(krait_task *task, int64_t index, krait_task_example *example,
@@ -102,7 +106,7 @@ typedef struct krait_train_event {
     /* EVAL of a task: its answers, the share of them that is right, and the share of examples all
      * of whose answers are */
     int64_t answers;
-    double accuracy, accuracy_whole;
+    double accuracy, accuracy_whole; /* NaN where answers are numbers: loss is the square error */
 } krait_train_event;
 
 typedef struct krait_train_options {
@@ -226,6 +230,8 @@ typedef struct krait_eval_result {
     int64_t questions; /* tasks; of a sequence task its examples, and tokens are its answers */
     double accuracy, task_perplexity;
     double accuracy_whole; /* sequence tasks: share of examples all of whose answers are right */
+    /* A sequence task whose answers are numbers: loss is the mean square of what they are off, both
+     * accuracies and perplexities are NaN */
     double seconds;
 } krait_eval_result;
 

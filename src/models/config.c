@@ -26,7 +26,7 @@ const kr_setting kr_config_settings[] = {
     KR_SETTING_CHOICE_OF(kr_config, norm_place, KR_NORM_BEFORE, "before|after",
                          "the norms stand before each part of a layer, or behind its sum"),
     KR_SETTING_BOOL_OF(kr_config, bidirectional, false,
-                       "a second mixer in each layer reads sequences from behind; needs classes"),
+                       "a second mixer in each layer reads sequences from behind"),
     KR_SETTING_CHOICE_OF(kr_config, channel_mixer, KR_CHANNEL_NONE, "none|mlp|glu|gated_mlp",
                          "what follows the mixer in each layer"),
     KR_SETTING_INT_OF(kr_config, channel_width, 0, 0, 4 * MAX_WIDTH,
@@ -36,8 +36,10 @@ const kr_setting kr_config_settings[] = {
                       "numbers of each row of the input; 0: the input is ids"),
     KR_SETTING_INT_OF(kr_config, classes, 0, 0, KR_LARGEST_VOCABULARY,
                       "classes that the head tells; 0: it predicts the next id"),
+    KR_SETTING_INT_OF(kr_config, numbers, 0, 0, 1 << 16,
+                      "numbers that the head tells, instead: a regression"),
     KR_SETTING_CHOICE_OF(kr_config, pooling, KR_POOL_MEAN, "mean|last|every",
-                         "the rows that a head with classes reads"),
+                         "the rows that a head with classes or numbers reads"),
     {.name = NULL}};
 
 #define KR_DIALECT(name) extern const kr_dialect kr_dialect_##name;
@@ -168,22 +170,27 @@ static int check_range(const char *what, int64_t value, int64_t least, int64_t m
 }
 
 static int check_ends(const kr_config *c, krait_error *e) {
-    if (c->channels > 0 && c->classes == 0)
+    if (c->classes > 0 && c->numbers > 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "a head tells classes (%lld) or numbers (%lld)",
+                       (long long)c->classes, (long long)c->numbers);
+    if (c->channels > 0 && kr_config_tells(c) == 0)
+        return kr_fail(
+            e, KRAIT_ERR_ARGUMENT,
+            "channels is %lld, a model that reads numbers needs classes or numbers to tell",
+            (long long)c->channels);
+    if (c->pooling != KR_POOL_MEAN && kr_config_tells(c) == 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "channels is %lld, a model that reads numbers needs classes to tell",
-                       (long long)c->channels);
-    if (c->pooling != KR_POOL_MEAN && c->classes == 0)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "pooling has no effect: the head predicts ids, classes is 0");
+                       "pooling has no effect: the head predicts ids, classes and numbers are 0");
     int64_t least = c->channels > 0 ? 0 : 1; /* without ids there is no embedding */
     KR_TRY(check_range("the vocabulary", c->vocabulary, least, KR_LARGEST_VOCABULARY, e));
     return check_range("the used vocabulary", c->vocabulary_used, least, c->vocabulary, e);
 }
 
 static int check_block(const kr_config *c, krait_error *e) {
-    if (c->bidirectional && c->classes == 0)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "bidirectional needs classes: what predicts the next id may not see it");
+    if (c->bidirectional && kr_config_tells(c) == 0)
+        return kr_fail(
+            e, KRAIT_ERR_ARGUMENT,
+            "bidirectional needs classes or numbers: what predicts ids may not see them");
     bool wide = c->channel_mixer == KR_CHANNEL_MLP || c->channel_mixer == KR_CHANNEL_GATED_MLP;
     if (wide && c->channel_width < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "channel_width must be 1 or more");
@@ -195,7 +202,7 @@ static int check_block(const kr_config *c, krait_error *e) {
 }
 
 bool kr_config_is_plain(const kr_config *c) {
-    return c->channels == 0 && c->classes == 0 && c->norm == KR_NORM_RMS &&
+    return c->channels == 0 && kr_config_tells(c) == 0 && c->norm == KR_NORM_RMS &&
            c->norm_place == KR_NORM_BEFORE && c->channel_mixer == KR_CHANNEL_NONE;
 }
 

@@ -44,11 +44,17 @@ typedef struct kr_config {
     bool tied;             /* the head is the embedding */
     int64_t channels;      /* > 0: input is rows of so many numbers, not ids */
     int64_t classes;       /* > 0: the head tells classes, not the next id */
+    int64_t numbers;       /* > 0: it tells so many numbers */
     int pooling;           /* what such a head reads: kr_pooling */
     int32_t bos, eos, pad; /* -1: none */
     bool bytes;            /* "krait_tokenizer": "bytes": there is no tokenizer.json */
     unsigned char settings[KR_MIXER_SETTINGS];
 } kr_config;
+
+/* What the head tells, classes or numbers; 0: the next id. */
+static inline int64_t kr_config_tells(const kr_config *c) {
+    return c->classes ? c->classes : c->numbers;
+}
 
 /* The table of the members above that a user may set: mixer, layers, width, norm_eps, ... */
 extern const kr_setting kr_config_settings[];

@@ -15,6 +15,7 @@
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "ops/segment_mean/segment_mean.h"
+#include "ops/squared_error/squared_error.h"
 
 /* ---- the graph ------------------------------------------------------------------------------- */
 
@@ -29,14 +30,18 @@ static void add_inputs(kr_lm *lm, const kr_config *c, const kr_lm_options *o) {
         lm->ids = kr_graph_input(g, "ids", KR_I32, KR_DIM0_TOKENS, 1, &o->tokens);
     lm->seqs = kr_graph_input(g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){o->sequences, 3});
     if (o->reset) lm->reset = kr_graph_input(g, "reset", KR_U8, KR_DIM0_TOKENS, 1, &o->tokens);
-    if (o->rows > 0 && c->classes > 0)
+    if (o->rows > 0 && kr_config_tells(c) > 0)
         lm->spans = kr_graph_input(g, "spans", KR_I64, KR_DIM0_ROWS, 2, (int64_t[]){o->rows, 3});
     else if (o->rows > 0)
         lm->rows = kr_graph_input(g, "rows", KR_I64, KR_DIM0_ROWS, 1, &o->rows);
     if (o->graph.training && o->dropout > 0)
         lm->draw = kr_graph_input(g, "draw", KR_I64, KR_DIM0_FIXED, 1, (int64_t[]){2});
     if (!o->loss) return;
-    lm->targets = kr_graph_input(g, "targets", KR_I32, logit_dim0, 1, &logit_rows);
+    if (c->numbers > 0)
+        lm->wanted = kr_graph_input(g, "wanted", kr_graph_real(g), logit_dim0, 2,
+                                    (int64_t[]){logit_rows, c->numbers});
+    else
+        lm->targets = kr_graph_input(g, "targets", KR_I32, logit_dim0, 1, &logit_rows);
     if (o->graph.training)
         lm->seed = kr_graph_input(g, "seed", kr_graph_real(g), logit_dim0, 1, &logit_rows);
 }
@@ -97,18 +102,19 @@ static kr_value *head_weight(kr_nn *nn) {
     return kr_graph_param(nn->g, &d);
 }
 
-/* Classes: a linear map with a bias, in f32. */
+/* Classes or numbers: a linear map with a bias, in f32. */
 static kr_value *classifier(kr_nn *nn, kr_value *x) {
     const kr_config *c = nn->config;
+    int64_t K = kr_config_tells(c);
     snprintf(nn->prefix, sizeof nn->prefix, "head.");
     kr_value *w = kr_nn_param(nn, "weight", KR_PARAM_DECAY, kr_init_fan_in(c->width, 1), 2,
-                              (int64_t[]){c->classes, c->width});
-    kr_value *b = kr_nn_param(nn, "bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &c->classes);
+                              (int64_t[]){K, c->width});
+    kr_value *b = kr_nn_param(nn, "bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &K);
     return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){x, w, b}, 3);
 }
 
 static kr_value *head(kr_nn *nn, kr_value *x) {
-    if (nn->config->classes > 0) return classifier(nn, x);
+    if (kr_config_tells(nn->config) > 0) return classifier(nn, x);
     kr_value *w = head_weight(nn);
     kr_linear_attr attr = {.f32_out = 1, .early = nn->step_rows > 0};
     return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
@@ -142,7 +148,7 @@ static kr_value *backbone(kr_lm *lm, kr_nn *nn, const kr_mixer *mixer, const kr_
 
 /* Head and loss in one, which never holds all logits: the GPU's way when nobody wants those. */
 static bool is_fused(const kr_lm *lm, const kr_nn *nn, const kr_lm_options *o) {
-    return o->loss && nn->config->classes == 0 && (o->no_logits || lm->seed) &&
+    return o->loss && kr_config_tells(nn->config) == 0 && (o->no_logits || lm->seed) &&
            o->graph.level == KR_LEVEL_CUDA && !o->graph.f64;
 }
 
@@ -157,8 +163,12 @@ static void add_logits(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o
     lm->logits = head(nn, x);
     if (!o->graph.training) kr_graph_output(lm->g, "logits", lm->logits);
     if (!o->loss) return;
-    lm->nll =
-        kr_apply1(lm->g, &kr_op_cross_entropy, NULL, 0, (kr_value *[]){lm->logits, lm->targets}, 2);
+    if (lm->wanted)
+        lm->nll = kr_apply1(lm->g, &kr_op_squared_error, NULL, 0,
+                            (kr_value *[]){lm->logits, lm->wanted}, 2);
+    else
+        lm->nll = kr_apply1(lm->g, &kr_op_cross_entropy, NULL, 0,
+                            (kr_value *[]){lm->logits, lm->targets}, 2);
 }
 
 static void add_head(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o) {
@@ -191,10 +201,12 @@ static int allocate_states(kr_lm *lm, const kr_config *c, krait_error *e) {
 }
 
 static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e) {
-    if (o->any_ends || (c->channels == 0 && c->classes == 0)) return 0;
+    if (o->any_ends || (c->channels == 0 && kr_config_tells(c) == 0)) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
                    "the model %s, it has no next token: use krait eval --task",
-                   c->classes > 0 ? "classifies sequences" : "reads numbers");
+                   c->classes > 0   ? "classifies sequences"
+                   : c->numbers > 0 ? "tells numbers"
+                                    : "reads numbers");
 }
 
 /* What reads from behind has no state to go on from, and knows no documents within a sequence. */

@@ -1,8 +1,8 @@
 /* lm.h - the graph of a model: embedding, layers on a residual stream, norm, head.
  *
  *   res_0 = embedding[ids], or stem . values;   res_{l+1} = layer_l(res_l)         models/block.h
- *   logits = head . norm(res_L), of ids; or of classes, from the mean of a sequence's rows, its
- *   last row, or every row
+ *   logits = head . norm(res_L), of ids; or of classes, or numbers themselves, from the mean of a
+ * sequence's rows, its last row, or every row
  *
  * Tokens are M rows; `seqs` [S,3] (I64: first row, count, state slot) cuts them into sequences: a
  * training batch, packed documents, a ragged prefill and a decode step are all this one form. */
@@ -18,8 +18,9 @@ typedef struct kr_lm_options {
     int64_t tokens; /* M: the most rows of a run */
     /* > 0: logits only for picked rows, at most this many (input `rows`); 0: logits of every row */
     int64_t rows;
-    /* the caller feeds a model with channels or classes: without it such a model is refused. One
-     * with classes has a row of logits for each span of rows: `rows` is the most of them */
+    /* the caller feeds a model with channels, classes or numbers: without it such a model is
+     * refused. One with classes or numbers has a row of logits for each span of rows: `rows` is the
+     * most of them */
     bool any_ends;
     int64_t sequences; /* S: the most sequences of a run */
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
@@ -49,10 +50,12 @@ typedef struct kr_lm {
     kr_value *spans;   /* input I64 [R,3]: as seqs, the rows whose mean is classified; NULL: none */
     /* input I32 [M] (or [R] with rows): the next token, -1: no loss there; NULL without loss */
     kr_value *targets;
+    kr_value *wanted; /* input real [R,K] instead, of a head that tells K numbers; else NULL */
     kr_value *seed;   /* input real [M] (or [R]): d loss / d nll, training only */
     kr_value *draw;   /* input I64 [2], training with dropout: the seed, and which run it is */
     kr_value *logits; /* output real [M,V] or [R,V]; NULL with no_logits on the GPU */
-    /* output real: -log p(target) in nats, 0 where the target is -1; NULL without loss */
+    /* output real: -log p(target) in nats, 0 where the target is -1; of numbers the mean square of
+     * what they are off; NULL without loss */
     kr_value *nll;
     /* Per layer and mixer state, in layer order. in and out may be bound to the same memory when
      * not training. */

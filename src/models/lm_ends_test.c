@@ -25,6 +25,7 @@ typedef struct rig {
     int64_t r; /* targets: one a row, or one a sequence */
     double values[T][C], seed[T];
     int32_t ids[T], targets[T];
+    double wanted[T][2];
     int64_t seqs[S][3], spans[T][3];
 } rig;
 
@@ -71,6 +72,7 @@ static void fill(rig *r) {
         for (int k = 0; k < C; k++) r->values[t][k] = kr_rng_normal(&rng);
         r->ids[t] = (int32_t)kr_rng_below(&rng, 11);
         r->targets[t] = (int32_t)kr_rng_below(&rng, CLASSES);
+        for (int k = 0; k < 2; k++) r->wanted[t][k] = kr_rng_normal(&rng);
         r->seed[t] = 0.5 + kr_rng_uniform(&rng);
         r->spans[t][0] = r->c.pooling == KR_POOL_EVERY ? t : t == 0 ? 4 : T - 1;
         r->spans[t][1] = 1;
@@ -83,6 +85,7 @@ static void fill(rig *r) {
     bind(r, r->lm.seqs, r->seqs);
     bind(r, r->lm.spans, r->c.pooling == KR_POOL_MEAN ? r->seqs : r->spans);
     bind(r, r->lm.targets, r->targets);
+    bind(r, r->lm.wanted, r->wanted);
     bind(r, r->lm.seed, r->seed);
 }
 
@@ -139,7 +142,9 @@ static void gradients(void **state) {
                                            "inner=10 state=3 classes=4 channels=3 pooling=last",
                                            "inner=10 state=3 classes=4 channels=3 pooling=every",
                                            "inner=10 state=3 classes=4",
-                                           "inner=10 state=3 classes=4 pooling=last"};
+                                           "inner=10 state=3 classes=4 pooling=last",
+                                           "inner=10 state=3 numbers=2 channels=3",
+                                           "inner=10 state=3 numbers=2 pooling=every"};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
         check_gradients("mamba1", settings[i]);
 }
@@ -248,9 +253,11 @@ static void pooling_is_what_it_says(void **state) {
 
 static void refusals(void **state) {
     (void)state;
-    static const char *const bad[][2] = {{"channels=2", "needs classes"},
+    static const char *const bad[][2] = {{"channels=2", "needs classes or numbers"},
                                          {"pooling=last", "pooling has no effect"},
-                                         {"bidirectional=true", "bidirectional needs classes"},
+                                         {"bidirectional=true",
+                                          "bidirectional needs classes or numbers"},
+                                         {"classes=2 numbers=3", "classes (2) or numbers (3)"},
                                          {"classes=-1", "classes must be"},
                                          {"pooling=first", "one of mean|last|every"}};
     kr_config c;

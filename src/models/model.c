@@ -107,7 +107,7 @@ static int hash_model(krait_model *m, krait_error *e) {
     for (const char *const *name = mixer->unseen; name && *name; name++)
         hash_in(m, kr_setting_bits(kr_settings_find(mixer->settings, *name, strlen(*name)),
                                    c->settings));
-    hash_in(m, (uint64_t)c->tied | (uint64_t)c->pooling << 1);
+    hash_in(m, (uint64_t)c->tied | (uint64_t)c->pooling << 1 | (uint64_t)(c->numbers > 0) << 3);
     return 0;
 }
 

@@ -61,6 +61,9 @@ static int score(const krait_model *model, const krait_eval_options *o, const kr
     result->perplexity = result->task_perplexity = exp(r.loss);
     result->accuracy = r.answers ? (double)r.correct / (double)r.answers : 0;
     result->accuracy_whole = r.examples ? (double)r.whole / (double)r.examples : 0;
+    if (s->numbers > 0)
+        result->perplexity = result->task_perplexity = result->accuracy = result->accuracy_whole =
+            NAN;
     return rc;
 }
 
@@ -84,7 +87,11 @@ int kr_eval_sequence_task(const krait_model *model, const krait_eval_options *o,
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s: no such part or number of examples",
                        task->name);
     KR_TRY(open_source(&s, task, o, e));
-    int rc = score(model, o, &s, result, e);
+    int rc = 0;
+    if (s.numbers && o->on_answer)
+        rc = kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s: its answers are numbers, not ids or labels",
+                     task->name);
+    if (rc == 0) rc = score(model, o, &s, result, e);
     kr_task_close(&s);
     return rc;
 }

@@ -6,12 +6,13 @@
 
 static int64_t picks_of(const kr_batch_shape *s) { return s->picks * (s->spans ? 3 : 1); }
 static int64_t targets_of(const kr_batch_shape *s) { return s->picks ? s->picks : s->rows; }
+static int64_t target_width(const kr_batch_shape *s) { return s->numbers ? s->numbers : 1; }
 
 /* Parts of the block in order: those of 8 bytes, of 4, of 1. */
 size_t kr_micro_batches_bytes(const kr_batch_shape *s) {
     int64_t wide = s->count * (5 + 3 * s->lanes + picks_of(s));
     int64_t inputs = s->rows * (s->channels ? s->channels : 1);
-    int64_t narrow = s->count * (inputs + targets_of(s)) + targets_of(s);
+    int64_t narrow = s->count * (inputs + targets_of(s) * target_width(s)) + targets_of(s);
     return (size_t)wide * sizeof(int64_t) + (size_t)narrow * 4 + (size_t)(s->count * s->rows);
 }
 
@@ -29,7 +30,8 @@ int kr_micro_batches_create(kr_micro_batches *b, const kr_batch_shape *s, krait_
     b->ids = (int32_t *)(b->picks + A * picks_of(s));
     b->values = (float *)b->ids;
     b->targets = b->ids + A * M * (s->channels ? s->channels : 1);
-    b->seed = (float *)(b->targets + A * T);
+    b->wanted = (float *)b->targets;
+    b->seed = (float *)(b->targets + A * T * target_width(s));
     b->reset = (uint8_t *)(b->seed + T);
     for (int64_t i = 0; i < A; i++) {
         b->m[i] = M;
@@ -103,6 +105,10 @@ int kr_micro_batches_bind(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait
     kr_tensor cut = kr_tensor_make(seqs, KR_I64, 2, (const int64_t[]){b->s[i], 3});
     KR_TRY(bind_input(b, i, lm, e));
     KR_TRY(bind_picks(b, i, lm, e));
+    int64_t K = b->shape.numbers;
+    kr_tensor wanted = kr_tensor_make(b->wanted + i * targets_of(&b->shape) * K, KR_F32, 2,
+                                      (const int64_t[]){n, K});
+    if (lm->wanted) KR_TRY(kr_graph_bind(lm->g, lm->wanted, &wanted, e));
     if (lm->targets) KR_TRY(kr_graph_bind(lm->g, lm->targets, &targets, e));
     if (lm->seed) KR_TRY(kr_graph_bind(lm->g, lm->seed, &seed, e));
     kr_tensor draw = kr_tensor_make(b->draws + 2 * i, KR_I64, 1, (const int64_t[]){2});

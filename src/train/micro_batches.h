@@ -16,6 +16,7 @@ typedef struct kr_batch_shape {
     int64_t rows;         /* M: the most rows of one */
     int64_t picks;        /* R: the most targets of one; 0: one for each row */
     int64_t channels;     /* C > 0: input is numbers, else ids */
+    int64_t numbers;      /* K > 0: targets are so many numbers, else an id or a class */
     bool spans;           /* targets are for spans of rows, not for rows */
 } kr_batch_shape;
 
@@ -28,6 +29,7 @@ typedef struct kr_micro_batches {
     int64_t *draws;         /* [A,2]: dropout's seed, and the number of the run */
     int64_t *picks;         /* [A,R] rows, or with spans [A,R,3] as seqs; with R > 0 */
     int32_t *ids, *targets; /* [A,M]; [A,R] or [A,M] */
+    float *wanted;          /* [A,R,K], in the place of targets */
     float *values;          /* [A,M,C] */
     float *seed;            /* [R] or [M]: 1/valid */
     uint8_t *reset;         /* [A,M] */

@@ -360,11 +360,20 @@ int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_con
     char of[64];
     own.config.channels = task->channels;
     own.config.classes = task->classes;
-    if ((r->config.channels && r->config.channels != task->channels) ||
-        (r->config.classes && r->config.classes != task->classes))
+    own.config.numbers = task->numbers;
+    if (task->each_row && !kr_recipe_given(r, "pooling")) own.config.pooling = KR_POOL_EVERY;
+    if (task->each_row && own.config.pooling != KR_POOL_EVERY)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "recipe: task %s decides channels (%lld) and classes (%lld): leave them out",
-                       task->task->name, (long long)task->channels, (long long)task->classes);
+                       "recipe: task %s asks at each row: pooling must be every", task->task->name);
+    if ((r->config.channels && r->config.channels != task->channels) ||
+        (r->config.classes && r->config.classes != task->classes) ||
+        (r->config.numbers && r->config.numbers != task->numbers))
+        return kr_fail(
+            e, KRAIT_ERR_ARGUMENT,
+            "recipe: task %s decides channels (%lld), classes (%lld) and numbers (%lld): "
+            "leave them out",
+            task->task->name, (long long)task->channels, (long long)task->classes,
+            (long long)task->numbers);
     if (task->vocabulary == 0 && r->vocabulary)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "recipe: vocabulary has no effect with task %s, whose input is numbers",

@@ -1,8 +1,9 @@
 /* signal_train_test.c - training on signals: what S4D learned of tones at one rate it knows at
- * another, when it is told the rate. */
+ * another, when it is told the rate; and numbers are told, at each row and of all. */
 #define _GNU_SOURCE
 #include <krait/train.h>
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -106,8 +107,93 @@ static void others_have_no_rate(void **state) {
     drop_folder(folder);
 }
 
+/* ---- numbers ---- */
+
+static double square_error(const char *folder, const char *task, const char *const *sets, int n) {
+    krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
+    krait_eval_result r;
+    krait_error e;
+    krait_model *m = open_at(folder, 1, &e);
+    if (!m) fail_msg("%s", e.message);
+    o.task = task;
+    o.sets = sets;
+    o.n_sets = n;
+    o.examples = 200;
+    if (krait_eval(m, &o, &r, &e) < 0) fail_msg("%s", e.message);
+    assert_true(isnan(r.accuracy) && isnan(r.accuracy_whole) && r.questions == 200);
+    double loss = r.loss;
+    o.task = "tones";
+    o.n_sets = 0;
+    assert_true(krait_eval(m, &o, &r, &e) < 0);
+    printf("%s: square error %.4f; %s\n", task, loss, e.message);
+    assert_non_null(strstr(e.message, "numbers"));
+    krait_model_close(&m);
+    return loss;
+}
+
+/* At each row. A model that says 0 is off by the mean square of the signal, 0.25 and more. */
+static void a_delay_is_learned(void **state) {
+    (void)state;
+    static const char *const sets[] = {"task=delay",
+                                       "length=64",
+                                       "lag=8",
+                                       "cutoff=0.15",
+                                       "mixer=lru",
+                                       "state=32",
+                                       "width=24",
+                                       "layers=1",
+                                       "batch=16",
+                                       "steps=300",
+                                       "warmup=20",
+                                       "eval_every=0",
+                                       "eval_batches=4",
+                                       "learning_rate=0.01",
+                                       "checkpoint_every=0",
+                                       "weight_decay=0",
+                                       "min_learning_rate=0",
+                                       NULL};
+    char folder[32];
+    make_folder(folder);
+    train(folder, sets);
+    assert_true(square_error(folder, "delay", sets + 1, 3) < 0.05);
+    drop_folder(folder);
+}
+
+/* One number for all rows, both ways, dropped and normed as the settings say. Saying 1 is off by
+ * 1/6. */
+static void adding_is_learned(void **state) {
+    (void)state;
+    static const char *const sets[] = {"task=adding",
+                                       "length=40",
+                                       "mixer=lru",
+                                       "bidirectional=true",
+                                       "norm=layernorm",
+                                       "state=16",
+                                       "channel_mixer=mlp",
+                                       "dropout=0.02",
+                                       "width=24",
+                                       "layers=1",
+                                       "batch=32",
+                                       "steps=300",
+                                       "warmup=20",
+                                       "eval_every=0",
+                                       "eval_batches=4",
+                                       "learning_rate=0.01",
+                                       "checkpoint_every=0",
+                                       "weight_decay=0",
+                                       "min_learning_rate=0",
+                                       NULL};
+    char folder[32];
+    make_folder(folder);
+    train(folder, sets);
+    assert_true(square_error(folder, "adding", sets + 1, 1) < 0.05);
+    drop_folder(folder);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(another_rate_is_the_same_system),
-                                       cmocka_unit_test(others_have_no_rate)};
+                                       cmocka_unit_test(others_have_no_rate),
+                                       cmocka_unit_test(a_delay_is_learned),
+                                       cmocka_unit_test(adding_is_learned)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,13 +91,14 @@ int kr_task_batches_make(kr_task_batches *b, int64_t n, krait_error *e) {
 
 kr_batch_shape kr_task_batches_shape(const kr_task_source *s, int pooling, int64_t count,
                                      int64_t lanes) {
-    bool every = s->classes > 0 && pooling == KR_POOL_EVERY;
+    bool every = kr_task_tells(s) > 0 && pooling == KR_POOL_EVERY;
     return (kr_batch_shape){.count = count,
                             .lanes = lanes,
                             .rows = lanes * s->longest,
                             .picks = lanes * (every ? s->longest : s->answers),
                             .channels = s->channels,
-                            .spans = s->classes > 0};
+                            .numbers = s->numbers,
+                            .spans = kr_task_tells(s) > 0};
 }
 
 /* The rows of an example that have targets, from row `first` on; returns how many. */
@@ -111,16 +112,23 @@ static int64_t pick_rows(const kr_example *x, int64_t first, int64_t *picks, int
     return n;
 }
 
-/* The spans that tell its label: all rows as one, the last, or each. */
-static int64_t pick_spans(const kr_task_batches *b, const kr_example *x, int64_t first,
-                          int64_t *spans, int32_t *targets) {
+/* The spans that tell its label or numbers: all rows as one, the last, or each; and behind place p
+ * what they are to tell. */
+static int64_t pick_spans(const kr_task_batches *b, const kr_example *x, int64_t first, int64_t p,
+                          kr_micro_batches *to) {
+    const kr_task_source *s = b->source;
+    int64_t K = s->numbers, *spans = to->picks + 3 * p;
     bool mean = b->pooling == KR_POOL_MEAN;
     int64_t n = b->pooling == KR_POOL_EVERY ? x->count : 1, at = first + (mean ? 0 : x->count - n);
     for (int64_t i = 0; i < n; i++) {
         spans[3 * i] = at + i;
         spans[3 * i + 1] = mean ? x->count : 1;
         spans[3 * i + 2] = 0;
-        targets[i] = x->label;
+        if (K)
+            memcpy(to->wanted + (p + i) * K, x->numbers + (s->each_row ? i * K : 0),
+                   (size_t)K * sizeof(float));
+        else
+            to->targets[p + i] = x->label;
     }
     return n;
 }
@@ -140,7 +148,7 @@ static void lay_out(const kr_task_batches *b, kr_micro_batches *to, int64_t i) {
         seq[2] = k;
         int64_t p = i * s->picks + r;
         if (s->spans)
-            r += pick_spans(b, x, m, to->picks + 3 * p, to->targets + p);
+            r += pick_spans(b, x, m, p, to);
         else
             r += pick_rows(x, m, to->picks + p, to->targets + p);
         m += x->count;

@@ -21,6 +21,14 @@ int kr_task_fits(const kr_task_source *s, const kr_config *c, krait_error *e) {
         return kr_fail(e, KRAIT_ERR_MISMATCH,
                        "task %s has %lld ids, the model's vocabulary is %lld", name,
                        (long long)s->vocabulary, (long long)c->vocabulary);
+    if (s->numbers != c->numbers)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "task %s asks for %lld numbers (0: for ids or labels), the model tells %lld",
+                       name, (long long)s->numbers, (long long)c->numbers);
+    if (s->each_row && c->pooling != KR_POOL_EVERY)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "task %s asks at each row, the model answers once: pooling must be every",
+                       name);
     if (s->classes == c->classes) return 0;
     return kr_fail(e, KRAIT_ERR_MISMATCH,
                    "task %s has %lld classes (0: the answers are ids), the model tells %lld", name,
@@ -42,7 +50,7 @@ static kr_batch_shape choose_shape(const kr_task_scorer *s, int64_t most, int64_
     kr_batch_shape shape = {.count = 1,
                             .lanes = lanes < 1 ? 1 : lanes,
                             .channels = t->channels,
-                            .spans = t->classes > 0};
+                            .spans = kr_task_tells(t) > 0};
     shape.rows = shape.lanes * t->longest;
     if (t->longest > whole) {
         shape.lanes = smaller(smaller(most, LANES_OF_CHUNKS), rows);
@@ -70,7 +78,7 @@ static int create(kr_task_scorer *s, const kr_config *c, kr_weights *w, const kr
                   krait_error *e) {
     *s = (kr_task_scorer){.source = source,
                           .pooling = c->pooling,
-                          .logits = c->classes ? c->classes : c->vocabulary};
+                          .logits = kr_config_tells(c) ? kr_config_tells(c) : c->vocabulary};
     KR_TRY(kr_task_fits(source, c, e));
     if (c->bidirectional && whole < source->longest) whole = source->longest; /* no chunks */
     kr_batch_shape shape = choose_shape(s, most, rows, whole);
@@ -113,8 +121,9 @@ int kr_task_scorer_allocate(kr_task_scorer *s, const kr_graph *over, krait_error
     KR_TRY(kr_lane_states_create(&s->states, &s->lm, false, e));
     KR_TRY(kr_micro_batches_create(&s->rows, &shape, e));
     s->answers = kr_calloc((size_t)shape.picks, sizeof *s->answers);
-    if (s->source->classes) s->sums = kr_calloc((size_t)(s->lanes * s->logits), sizeof *s->sums);
-    return s->answers && (s->sums || !s->source->classes) ? 0 : kr_fail_memory(e, "evaluation");
+    bool pooled = kr_task_tells(s->source) && !s->source->each_row;
+    if (pooled) s->sums = kr_calloc((size_t)(s->lanes * s->logits), sizeof *s->sums);
+    return s->answers && (s->sums || !pooled) ? 0 : kr_fail_memory(e, "evaluation");
 }
 
 void kr_task_scorer_free(kr_task_scorer *s) {
@@ -163,7 +172,22 @@ static void count(run *r, int64_t lane, int64_t row, int32_t right, const double
         r->stop = r->heard(r->user, r->first + lane, row, right, best, said) != 0;
 }
 
-static void count_ids(run *r, const float *logits) {
+/* One answer in numbers [K]: nothing is right or wrong. */
+static void count_numbers(run *r, int64_t lane, int64_t row, const double *said) {
+    const float *wanted = r->b->examples[lane].numbers;
+    int64_t K = r->s->logits;
+    double square = 0;
+    if (r->s->source->each_row) wanted += row * K;
+    for (int64_t k = 0; k < K; k++)
+        square += (said[k] - (double)wanted[k]) * (said[k] - (double)wanted[k]);
+    r->result->answers++;
+    r->result->loss += square / (double)K;
+    if (r->heard && !r->stop)
+        r->stop = r->heard(r->user, r->first + lane, row, 0, 0, square / (double)K) != 0;
+}
+
+/* What is answered row by row: ids, or numbers at each row. */
+static void count_rows(run *r, const float *logits) {
     kr_task_scorer *s = r->s;
     double *wide = NULL;
     double room[64];
@@ -173,12 +197,15 @@ static void count_ids(run *r, const float *logits) {
         double *to = wide ? wide : room;
         if (a->lane < 0 || (s->logits > 64 && !wide)) continue;
         for (int64_t v = 0; v < s->logits; v++) to[v] = (double)logits[i * s->logits + v];
-        count(r, a->lane, a->row, a->right, to);
+        if (s->source->numbers)
+            count_numbers(r, a->lane, a->row, to);
+        else
+            count(r, a->lane, a->row, a->right, to);
     }
     kr_free(wide);
 }
 
-/* Adds a chunk's part of each example's logits. */
+/* Adds a chunk's part of each example's logits or numbers. */
 static void add_labels(run *r, const float *logits) {
     kr_task_scorer *s = r->s;
     for (int64_t i = 0; i < s->rows.r[0]; i++) {
@@ -193,6 +220,17 @@ static void add_labels(run *r, const float *logits) {
 }
 
 /* ---- runs ---- */
+
+/* Every row of [at, at + take) tells its own numbers. */
+static int64_t take_each(kr_task_scorer *s, int64_t lane, int64_t at, int64_t take, int64_t m,
+                         int64_t p) {
+    for (int64_t i = 0; i < take; i++, p++) {
+        int64_t span[3] = {m + i, 1, 0};
+        memcpy(s->rows.picks + 3 * p, span, sizeof span);
+        s->answers[p] = (struct kr_task_answer){lane, at + i, 0};
+    }
+    return p;
+}
 
 /* What tells the label in rows [at, at + take) of an example, which begin at row m: their mean, or
  * the last row of all. */
@@ -217,7 +255,8 @@ static int64_t take_rows(run *r, int64_t lane, int64_t take, int64_t m, int64_t 
         memcpy(s->rows.values + m * C, x->values + at * C, (size_t)(take * C) * sizeof(float));
     else
         memcpy(s->rows.ids + m, x->ids + at, (size_t)take * sizeof(int32_t));
-    if (s->source->classes) return take_span(s, x, lane, at, take, m, p);
+    if (s->source->each_row) return take_each(s, lane, at, take, m, p);
+    if (kr_task_tells(s->source)) return take_span(s, x, lane, at, take, m, p);
     for (int64_t i = at; i < at + take; i++) {
         if (x->targets[i] < 0) continue;
         s->rows.picks[p] = m + i - at;
@@ -261,10 +300,10 @@ static int run_chunk(run *r, krait_error *e) {
     if (s->answers[0].lane < 0) return 0;
     const float *logits = kr_graph_fetch(s->lm.g, s->lm.logits, e);
     if (!logits) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
-    if (s->source->classes)
+    if (s->sums)
         add_labels(r, logits);
     else
-        count_ids(r, logits);
+        count_rows(r, logits);
     return 0;
 }
 
@@ -279,7 +318,10 @@ static int run_group(run *r, krait_error *e) {
     while (compose(r) > 0) KR_TRY(run_chunk(r, e));
     for (int64_t k = 0; k < r->n; k++) {
         const kr_example *x = &r->b->examples[k];
-        if (s->sums) count(r, k, x->count - 1, x->label, s->sums + k * s->logits);
+        if (s->sums && s->source->numbers)
+            count_numbers(r, k, x->count - 1, s->sums + k * s->logits);
+        else if (s->sums)
+            count(r, k, x->count - 1, x->label, s->sums + k * s->logits);
         r->result->whole += !r->wrong[k];
     }
     r->result->examples += r->n;

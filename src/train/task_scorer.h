@@ -2,7 +2,7 @@
  *
  * Examples are read side by side, whole where they fit a run, else in chunks with their state
  * carried. The mean of an example's rows comes from those of its chunks: the head is linear, so its
- * logits are averaged. An answer is right when it is the likeliest. */
+ * logits are averaged. An answer is right when it is the likeliest; numbers are off by a square. */
 #ifndef KR_TASK_SCORER_H
 #define KR_TASK_SCORER_H
 
@@ -10,14 +10,15 @@
 #include "train/task_batches.h"
 
 /* One answer: example, row of the target (of a label: the last), what was right, what was said and
- * its log-probability. Returns non-zero to stop. */
+ * its log-probability (of numbers 0, 0 and the square). Returns non-zero to stop. */
 typedef int kr_task_heard(void *user, int64_t example, int64_t row, int32_t right, int32_t said,
                           double logprob);
 
 typedef struct kr_task_result {
     int64_t examples, whole;  /* whole: all of whose answers were right */
     int64_t answers, correct; /* one by one */
-    double loss;              /* nats an answer */
+    /* nats an answer; of numbers the mean square of what they are off: nothing is right then */
+    double loss;
 } kr_task_result;
 
 typedef struct kr_task_scorer {

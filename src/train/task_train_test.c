@@ -182,6 +182,9 @@ static void chunks_give_what_whole_examples_give(void **state) {
         {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10"},
         {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10 pooling=last"},
         {"listops", "depth=4 shortest=5 longest=50", "state=4 classes=10 bidirectional=true"},
+        {"delay", "length=60 lag=7", "state=4 channels=1 numbers=1 pooling=every"},
+        {"adding", "length=60", "state=4 channels=2 numbers=1"},
+        {"adding", "length=60", "state=4 channels=2 numbers=1 pooling=last"},
         {"mqar", "length=64 pairs=4 symbols=40", "state=4"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
@@ -249,13 +252,15 @@ static void refusals(void **state) {
     static const char *const bad[][5] = {
         {"no effect with a task", "task=mqar", "window=64", NULL},
         {"no effect with a task", "task=mqar", "sample_every=3", NULL},
+        {"pooling must be every", "task=delay", "pooling=mean", NULL},
+        {"lag (1000) must be below length (64)", "task=delay", "length=64", NULL},
         {"there is no task \"copy\"", "task=copy", NULL},
         {"unknown recipe key \"memorize\"", "task=selective_copying", "memorize=3", NULL},
         {"memorise must be a whole number", "task=selective_copying", "memorise=0", NULL},
         {"task mqar has no setting memorise", "task=selective_copying", "memorise=3", "task=mqar",
          NULL},
         {"must be even and at least 4", "task=mqar", "length=9", NULL},
-        {"decides channels (0) and classes (0)", "task=mqar", "classes=4", NULL},
+        {"decides channels (0), classes (0)", "task=mqar", "classes=4", NULL},
         {"pooling has no effect", "task=mqar", "pooling=last", NULL},
         {"dropout_tied has no effect", "task=mqar", "dropout_tied=true", NULL},
         {"vocabulary is 9, task mqar has 8192 ids", "task=mqar", "vocabulary=9", NULL},

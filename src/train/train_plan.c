@@ -110,6 +110,8 @@ static void tell_task(text *s, const kr_trainer *t) {
     line(s, "task        %s, up to %lld rows, ", k->task->name, (long long)k->longest);
     if (k->classes)
         line(s, "one of %lld classes\n", (long long)k->classes);
+    else if (k->numbers)
+        line(s, "%lld number(s) %s\n", (long long)k->numbers, k->each_row ? "a row" : "in all");
     else
         line(s, "up to %lld answers\n", (long long)k->answers);
     line(s, "steps       %lld of %lld examples (batch %lld, accumulated %lld)\n",

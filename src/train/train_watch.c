@@ -101,6 +101,22 @@ static int log_evaluation(kr_trainer *t, const krait_train_event *event, krait_e
     return kr_event_file_scalars(&t->events, t->step, scalars, event->bits_per_byte > 0 ? 2 : 1, e);
 }
 
+static int log_task(kr_trainer *t, const krait_train_event *event, krait_error *e) {
+    const kr_scalar scalars[] = {{"eval/loss", event->loss},
+                                 {"eval/accuracy", event->accuracy},
+                                 {"eval/accuracy_whole", event->accuracy_whole}};
+    if (isnan(event->accuracy))
+        KR_TRY(kr_run_log_line(&t->log, e, "{\"step\": %lld, \"eval_loss\": %.17g}",
+                               (long long)t->step, event->loss));
+    else
+        KR_TRY(kr_run_log_line(&t->log, e,
+                               "{\"step\": %lld, \"eval_loss\": %.17g, \"eval_accuracy\": %.17g, "
+                               "\"eval_accuracy_whole\": %.17g}",
+                               (long long)t->step, event->loss, event->accuracy,
+                               event->accuracy_whole));
+    return kr_event_file_scalars(&t->events, t->step, scalars, isnan(event->accuracy) ? 1 : 3, e);
+}
+
 /* The same examples of the validation part each time. */
 static int evaluate_task(kr_trainer *t, krait_error *e) {
     kr_task_result r;
@@ -110,20 +126,15 @@ static int evaluate_task(kr_trainer *t, krait_error *e) {
     KR_TRY(kr_task_scorer_run(&t->task_scorer, &t->held_examples, all && n > all ? all : n, &r,
                               NULL, NULL, e));
     if (t->started > 0) t->started += kr_trainer_seconds() - before;
+    bool numbers = t->task.numbers > 0;
     krait_train_event event = {.kind = KRAIT_EVENT_EVAL,
                                .loss = r.loss,
                                .answers = r.answers,
-                               .accuracy = (double)r.correct / (double)r.answers,
-                               .accuracy_whole = (double)r.whole / (double)r.examples};
+                               .accuracy = numbers ? NAN : (double)r.correct / (double)r.answers,
+                               .accuracy_whole =
+                                   numbers ? NAN : (double)r.whole / (double)r.examples};
     send(t, &event);
-    const kr_scalar scalars[] = {{"eval/loss", r.loss},
-                                 {"eval/accuracy", event.accuracy},
-                                 {"eval/accuracy_whole", event.accuracy_whole}};
-    KR_TRY(kr_run_log_line(&t->log, e,
-                           "{\"step\": %lld, \"eval_loss\": %.17g, \"eval_accuracy\": %.17g, "
-                           "\"eval_accuracy_whole\": %.17g}",
-                           (long long)t->step, r.loss, event.accuracy, event.accuracy_whole));
-    return kr_event_file_scalars(&t->events, t->step, scalars, 3, e);
+    return log_task(t, &event, e);
 }
 
 int kr_trainer_evaluate(kr_trainer *t, krait_error *e) {

@@ -8,7 +8,8 @@
  * What an example is:
  *   input   ids [T], below `vocabulary`; or values [T,C], real
  *   answer  targets [T]: the id that is to be said at that row, -1: nothing is asked there;
- *           or one label in [0, classes) for all of it */
+ *           or one label in [0, classes) for all of it;
+ *           or numbers [K] for all of it, or [T,K] with each_row: a regression, more or less off */
 #ifndef KR_TASK_H
 #define KR_TASK_H
 
@@ -28,8 +29,9 @@ typedef struct kr_example {
     int32_t *ids;     /* [T], or unused */
     float *values;    /* [T,C], or unused */
     int32_t *targets; /* [T], or unused */
+    float *numbers;   /* [K], or with each_row [T,K], or unused */
     int32_t label;    /* -1: none */
-    size_t ids_room, values_room, targets_room;
+    size_t ids_room, values_room, targets_room, numbers_room;
 } kr_example;
 
 /* Room for `count` rows of a source's kind of input, all targets -1; sets x->count. */
@@ -71,11 +73,18 @@ typedef struct kr_task_source {
     int64_t vocabulary;              /* > 0: input is ids */
     int64_t channels;                /* > 0: input is real rows */
     int64_t classes;                 /* > 0: the answer is a label */
+    int64_t numbers;                 /* K > 0: the answer is so many numbers */
+    bool each_row;                   /* numbers are asked at each row */
     int64_t longest;                 /* rows of the longest example */
     int64_t answers;                 /* the most rows of an example whose target is not -1 */
     int64_t width;                   /* > 0: an example is a picture of rows of so many values */
     int64_t examples[KR_TASK_PARTS]; /* of each part; 0: without end */
 } kr_task_source;
+
+/* What a head has to tell: classes or numbers; 0: ids. */
+static inline int64_t kr_task_tells(const kr_task_source *s) {
+    return s->classes ? s->classes : s->numbers;
+}
 
 /* settings: the task's struct, or NULL for the defaults. */
 int kr_task_open(kr_task_source *s, const kr_task *task, const void *settings, uint64_t seed,

@@ -84,8 +84,15 @@ void krait_task_close(krait_task **task) {
 int krait_task_facts_of(const krait_task *t, krait_task_facts *f) {
     if (!t || !f) return KRAIT_ERR_ARGUMENT;
     const kr_task_source *s = &t->source;
-    *f = (krait_task_facts){s->vocabulary, s->channels, s->classes,          s->longest,
-                            s->answers,    s->width,    s->examples[t->part]};
+    *f = (krait_task_facts){.vocabulary = s->vocabulary,
+                            .channels = s->channels,
+                            .classes = s->classes,
+                            .longest = s->longest,
+                            .answers = s->answers,
+                            .width = s->width,
+                            .examples = s->examples[t->part],
+                            .numbers = s->numbers,
+                            .each_row = s->each_row};
     return 0;
 }
 
@@ -100,7 +107,8 @@ int krait_task_make(krait_task *t, int64_t index, krait_task_example *x, krait_e
     *x = (krait_task_example){.rows = m->count,
                               .ids = t->source.vocabulary ? m->ids : NULL,
                               .values = t->source.channels ? m->values : NULL,
-                              .targets = t->source.classes ? NULL : m->targets,
+                              .targets = kr_task_tells(&t->source) ? NULL : m->targets,
+                              .numbers = t->source.numbers ? m->numbers : NULL,
                               .label = m->label};
     return 0;
 }

@@ -45,10 +45,13 @@ int kr_example_size(kr_example *x, const kr_task_source *s, int64_t count, krait
     if (s->channels > 0)
         failed |= kr_grow((void **)&x->values, &x->values_room, n * (size_t)s->channels,
                           sizeof *x->values);
-    if (s->classes == 0)
+    if (s->numbers > 0)
+        failed |= kr_grow((void **)&x->numbers, &x->numbers_room,
+                          (s->each_row ? n : 1) * (size_t)s->numbers, sizeof *x->numbers);
+    if (kr_task_tells(s) == 0)
         failed |= kr_grow((void **)&x->targets, &x->targets_room, n, sizeof *x->targets);
     if (failed) return kr_fail_memory(e, "an example");
-    for (size_t i = 0; s->classes == 0 && i < n; i++) x->targets[i] = -1;
+    for (size_t i = 0; kr_task_tells(s) == 0 && i < n; i++) x->targets[i] = -1;
     x->count = count;
     return 0;
 }
@@ -57,5 +60,6 @@ void kr_example_free(kr_example *x) {
     kr_free(x->ids);
     kr_free(x->values);
     kr_free(x->targets);
+    kr_free(x->numbers);
     *x = (kr_example){0};
 }

@@ -1,6 +1,6 @@
 /* tones.c - which tone sounds in the noise? A signal in time, which may be sampled less often.
  *
- *   x_t = sin(2 pi f t + phase) + noise N(0,1),    f = f_low (f_high/f_low)^(label/(classes-1)) j
+ *   x_t = sin(2 pi f t + phase) + noise N(0,1),    f = f_low (f_high/f_low)^(label/(tones-1)) j
  *
  * cycles a sample, j uniform in [0.95, 1.05]. With `every` E only the samples 0, E, 2 E, ... of the
  * same signal are given: what a system in continuous time, told so by its rate, does not mind
@@ -17,7 +17,8 @@ typedef struct tones {
 
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(tones, length, 256, 64, 1 << 20, "samples of a signal"),
-    KR_SETTING_INT_OF(tones, tones, 4, 2, 32, "how many, from 1/64 to 1/10 cycles a sample"),
+    KR_SETTING_INT_OF(tones, tones, 4, 2, 32,
+                      "how many there are, from 1/64 to 1/10 cycles a sample"),
     KR_SETTING_INT_OF(tones, every, 1, 1, 4, "only each such sample is a row"),
     KR_SETTING_REAL_OF(tones, noise, 0.5, 0, 100, "deviation of the noise"),
     {.name = NULL}};
