@@ -87,7 +87,8 @@ def main(args):
         DATA / "mamba2_odd", DATA / "mamba2_bias"] + [pathlib.Path(f) for f in args[1:]]
     results = [check(args[0], f) for f in folders]
     results += [check_original(args[0], DATA / n) for n in (
-        "mamba_statespaces", "mamba2_official", "mamba2_before", "mamba2_part")]
+        "mamba_statespaces", "mamba2_official", "mamba2_before", "mamba2_part", "mamba3_siso",
+        "mamba3_siso_norm", "mamba3_mimo")]
     print(f"{sum(results)} of {len(results)} models survive the round trip")
     sys.exit(not all(results))
 
