@@ -116,8 +116,8 @@ KRAIT_API int krait_model_tensor(const krait_model *model, int64_t index, krait_
 
 typedef enum krait_layout {
     KRAIT_LAYOUT_HUGGING_FACE, /* config.json, model.safetensors */
-    KRAIT_LAYOUT_STATE_SPACES  /* of Mamba's own authors: config.json, pytorch_model.bin; Mamba and
-                                  Mamba-2 only */
+    KRAIT_LAYOUT_STATE_SPACES  /* of Mamba's own authors: config.json, pytorch_model.bin; Mamba,
+                                  Mamba-2 and Mamba-3 only */
 } krait_layout;
 
 typedef struct krait_save_options {

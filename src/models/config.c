@@ -313,7 +313,7 @@ static const kr_dialect *state_spaces_for(const kr_config *c, const char *path, 
         return NULL;
     }
     kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-            "%s: the state-spaces layout is of mixers mamba1 and mamba2, this model is %s", path,
+            "%s: the state-spaces layout is of mixers mamba1 to mamba3, this model is %s", path,
             c->mixer);
     return NULL;
 }

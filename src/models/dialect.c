@@ -115,13 +115,15 @@ static void pad_vocabulary(kr_reader *r, kr_config *c) {
     c->vocabulary = (c->vocabulary + multiple - 1) / multiple * multiple;
 }
 
-/* 0: none; else a gated one, whose width the original code rounds up. */
+enum { MLP_MULTIPLE = 128 }; /* the original code rounds the width of its MLP up to one */
+
+/* 0: none; else a gated one. */
 static void set_channel_mixer(kr_reader *r, int64_t width, kr_config *c) {
-    enum { MULTIPLE = 128, MOST = 1 << 20 };
+    enum { MOST = 1 << 20 };
     if (width < 0 || width > MOST) kr_read_refuse(r, "\"d_intermediate\" is not from 0 to 1048576");
     if (width == 0 || r->rc < 0) return;
     c->channel_mixer = KR_CHANNEL_GATED_MLP;
-    c->channel_width = (width + MULTIPLE - 1) / MULTIPLE * MULTIPLE;
+    c->channel_width = (width + MLP_MULTIPLE - 1) / MLP_MULTIPLE * MLP_MULTIPLE;
 }
 
 void kr_read_state_spaces(kr_reader *r, kr_config *c) {
@@ -154,16 +156,23 @@ static int64_t padding_of(const kr_config *c) {
 const char *kr_state_spaces_lacks(const kr_config *c) {
     if (c->channels > 0 || c->classes > 0)
         return "an end other than the next id (channels, classes)";
+    kr_config rest = *c;
+    bool gated = c->channel_mixer == KR_CHANNEL_GATED_MLP;
+    if (gated && c->channel_width % MLP_MULTIPLE != 0)
+        return "a channel_width that is no multiple of 128";
+    if (gated) rest.channel_mixer = KR_CHANNEL_NONE;
+    if (!kr_config_is_plain(&rest))
+        return "layers other than rmsnorm, mixer and gated_mlp in front of their sums";
     if (c->norm_eps != 1e-5) return "norm_eps other than 1e-5";
     return padding_of(c) ? NULL : "a vocabulary that is no padded multiple of what is used of it";
 }
 
 json_t *kr_make_state_spaces(const kr_config *c, json_t *ssm_cfg) {
     if (!ssm_cfg) return NULL;
-    return json_pack("{s:I, s:i, s:I, s:I, s:o, s:[], s:{}, s:b, s:b, s:b, s:I, s:b}", "d_model",
-                     (json_int_t)c->width, "d_intermediate", 0, "n_layer", (json_int_t)c->layers,
-                     "vocab_size", (json_int_t)c->vocabulary_used, "ssm_cfg", ssm_cfg,
-                     "attn_layer_idx", "attn_cfg", "rms_norm", 1, "residual_in_fp32", 1,
-                     "fused_add_norm", 1, "pad_vocab_size_multiple", (json_int_t)padding_of(c),
-                     "tie_embeddings", (int)c->tied);
+    return json_pack("{s:I, s:I, s:I, s:I, s:o, s:[], s:{}, s:b, s:b, s:b, s:I, s:b}", "d_model",
+                     (json_int_t)c->width, "d_intermediate", (json_int_t)c->channel_width,
+                     "n_layer", (json_int_t)c->layers, "vocab_size", (json_int_t)c->vocabulary_used,
+                     "ssm_cfg", ssm_cfg, "attn_layer_idx", "attn_cfg", "rms_norm", 1,
+                     "residual_in_fp32", 1, "fused_add_norm", 1, "pad_vocab_size_multiple",
+                     (json_int_t)padding_of(c), "tie_embeddings", (int)c->tied);
 }

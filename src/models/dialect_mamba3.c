@@ -88,8 +88,43 @@ static void read_state_spaces(kr_reader *r, kr_config *c) {
     read_ssm_cfg(r, c);
 }
 
+static const char *lacks(const kr_config *c) {
+    kr_mamba3 s = kr_mamba3_of(c);
+    if (s.inner % c->width != 0) return "an inner width that is no multiple of the width";
+    if (s.rate != KR_RATE_HEAVY_TAIL) return "a rate other than heavy_tail";
+    return kr_state_spaces_lacks(c);
+}
+
+/* What the original code recommends: a power of two, at most 64 rows times ranks. */
+static int64_t chunk_of(const kr_mamba3 *s) {
+    int64_t rows = 64;
+    while (rows > 1 && rows * kr_mamba3_ranks(s) > 64) rows /= 2;
+    return rows;
+}
+
+static json_t *make_state_spaces(const kr_config *c, const char *dtype) {
+    kr_mamba3 s = kr_mamba3_of(c);
+    (void)dtype;
+    json_t *json =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:b, s:b, s:I}", "layer",
+                  "Mamba3", "d_state", (json_int_t)s.state, "expand",
+                  (json_int_t)(s.inner / c->width), "headdim", (json_int_t)s.head_dim, "ngroups",
+                  (json_int_t)s.groups, "rope_fraction", s.turned == KR_MAMBA3_ALL ? 1.0 : 0.5,
+                  "dt_min", s.dt_min, "dt_max", s.dt_max, "dt_init_floor", s.dt_floor, "A_floor",
+                  s.a_floor, "is_outproj_norm", (int)s.out_norm, "is_mimo", (int)(s.rank > 0),
+                  "chunk_size", (json_int_t)chunk_of(&s));
+    if (json && s.rank && json_object_set_new(json, "mimo_rank", json_integer(s.rank)) != 0) {
+        json_decref(json);
+        return NULL;
+    }
+    return kr_make_state_spaces(c, json);
+}
+
 const kr_dialect kr_dialect_state_spaces3 = {
     .architecture = "Mamba3ForCausalLM",
     .is = is_state_spaces,
     .read = read_state_spaces,
+    .mixer = "mamba3",
+    .lacks = lacks,
+    .make = make_state_spaces,
 };

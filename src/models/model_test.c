@@ -21,6 +21,7 @@
 #include "device/device.h"
 #include "mixers/mamba1/mamba1.h"
 #include "mixers/mamba2/mamba2.h"
+#include "mixers/mamba3/mamba3.h"
 #include "models/lm.h"
 #include "models/model.h"
 
@@ -107,7 +108,9 @@ static void through_state_spaces(const char *folder, const kr_mixer *mixer, cons
     int rc = krait_model_save(m, folder, &so, &e);
     bool words = kr_mamba1_of(&c).inner % c.width == 0 && c.norm_eps == 1e-5;
     if (strcmp(mixer->name, "mamba2") == 0) words = kr_mamba2_of(&c).inner % c.width == 0;
-    if (strstr(variant, "mixer_rms_eps")) words = false;
+    if (strcmp(mixer->name, "mamba3") == 0) words = kr_mamba3_of(&c).inner % c.width == 0;
+    if (strstr(variant, "mixer_rms_eps") || strstr(variant, "rate=softplus")) words = false;
+    if (strstr(variant, "channel_mixer") && c.channel_width != 128) words = false;
     print_message("%s %s: %s\n", mixer->name, variant, rc < 0 ? e.message : "the same again");
     assert_true((rc == 0) == words);
     if (rc == 0) {
@@ -117,12 +120,14 @@ static void through_state_spaces(const char *folder, const kr_mixer *mixer, cons
         for (const kr_setting *k = mixer->settings; k->name; k++)
             if (!kr_setting_equal(k, c.settings, back->config.settings)) fail_msg("%s", k->name);
         assert_true(back->config.vocabulary == 32 && back->config.vocabulary_used == 29);
+        assert_true(back->config.channel_mixer == c.channel_mixer &&
+                    back->config.channel_width == c.channel_width);
         krait_model_close(&back);
     }
     krait_model_close(&m);
 }
 
-/* mamba2.md section A7, mamba.md section 9: the original layout, written and read. */
+/* mamba2.md sections A7 and B5, mamba.md section 9: the original layout, written and read. */
 static void state_spaces_round_trip(void **state) {
     (void)state;
     char folder[64], path[128];
@@ -132,6 +137,13 @@ static void state_spaces_round_trip(void **state) {
     FILE *old = fopen(path, "w");
     assert_non_null(old);
     fclose(old);
+    static const char *const third[] = {
+        "inner=12 head_dim=4 state=6 rank=4 turned=all out_norm=true a_floor=0.01 tied=false",
+        "inner=12 head_dim=4 state=6 groups=3 channel_mixer=gated_mlp channel_width=128",
+        "inner=12 head_dim=4 state=6 channel_mixer=gated_mlp channel_width=100",
+        "inner=12 head_dim=4 state=6 channel_mixer=glu",
+        "inner=12 head_dim=4 state=6 rate=softplus",
+        NULL};
     static const char *const more[] = {"inner=12 head_dim=2 state=3",
                                        "inner=12 ssm=8 head_dim=4 state=3 conv_init=0.25",
                                        "inner=6 head_dim=3 state=4 dt_least=0.01 tied=false",
@@ -139,8 +151,9 @@ static void state_spaces_round_trip(void **state) {
     for (int i = 0; more[i]; i++) through_state_spaces(folder, kr_mixer_find("mamba2"), more[i]);
     assert_int_not_equal(access(path, F_OK), 0); /* it would be read before the new one */
     through_state_spaces(folder, kr_mixer_find("mamba1"), "inner=12 state=3 tied=false");
-    for (int k = 0; k < 2; k++) {
-        const kr_mixer *mixer = kr_mixer_find(k ? "mamba2" : "mamba1");
+    for (int i = 0; third[i]; i++) through_state_spaces(folder, kr_mixer_find("mamba3"), third[i]);
+    for (int k = 0; k < 3; k++) {
+        const kr_mixer *mixer = kr_mixer_find((const char *[]){"mamba1", "mamba2", "mamba3"}[k]);
         for (const char *const *v = mixer->variants; *v; v++)
             through_state_spaces(folder, mixer, *v);
     }

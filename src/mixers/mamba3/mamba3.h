@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "mixers/mixer.h"
+#include "ops/trapezoid/trapezoid.h"
 
 typedef struct kr_mamba3 {
     int64_t expand, inner, head_dim, state, groups;

@@ -15,7 +15,6 @@
 #include "mixers/mamba3/mamba3.h"
 #include "mixers/mixer_rig.h"
 #include "models/lm.h"
-#include "ops/trapezoid/trapezoid.h"
 
 enum { T = RIG_ROWS, D = RIG_WIDTH, E = 24, KEYS = 64, PHASE = 0, KEY = 2, VALUE = 3 };
 
