@@ -25,6 +25,11 @@
  * the lanes. N = 1, and x [2,H,P] is the real parts of v and then the imaginary parts, y likewise
  * of h; A [2,H,P] and the state [slots,2,H,P] are laid out in the same way. There are no b and c.
  *
+ * Low rank (low_rank K > 0): the decay is a diagonal minus K outer products,
+ *   h_t = a (*) h_{t-1} - sum_k p_k kappa Re(q_k . h_{t-1}) + ...
+ * with decay VECTOR and form GIVEN; of each head A holds a, p_1 .. p_K, q_1 .. q_K: [H,1+2K,N]. No
+ * power of it may grow.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KRAIT_SCAN_H
 #define KRAIT_SCAN_H
@@ -87,6 +92,7 @@ typedef struct krait_scan_desc {
     bool dt_softplus;      /* log(1 + exp(v)) up to v = 20, v above */
     double dt_min, dt_max; /* delta is clamped to [dt_min, dt_max]; dt_max 0: no upper bound */
     bool skip_per_channel; /* D is [H,P] instead of [H] */
+    int64_t low_rank;      /* K */
 } krait_scan_desc;
 
 /* Mamba (decay MATRIX, exp(delta A), gain delta, one head of E channels): A [E,N] (negative), dt
@@ -101,6 +107,8 @@ KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int
 /* S4D with N stored complex modes a channel: one head a channel, A [H,N] = lambda with dt [H]
  * constant, b, c [H,N] constant, y twice the real part, D [H]. b is the discretised one. */
 KRAIT_API krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N);
+/* S4: the same, with a decay of a diagonal minus `rank` outer products, given. */
+KRAIT_API krait_scan_desc krait_scan_s4(int64_t channels, int64_t N, int64_t rank);
 /* LRU: complex lanes, a = exp(A) with A [2,lanes] = (-exp(nu_log), exp(theta_log)) constant; x
  * [M,2,lanes] is B u, y the states. */
 KRAIT_API krait_scan_desc krait_scan_lru(int64_t lanes);

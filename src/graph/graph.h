@@ -58,17 +58,21 @@ typedef enum kr_init_kind {
     /* x = max(exp(U(ln a, ln b)), c), then x + ln(-expm1(-x)): Mamba's dt bias */
     KR_INIT_SOFTPLUS_INV,
     KR_INIT_LOG_UNIFORM, /* ln U(a, b): Mamba-2's decay rates */
-    KR_INIT_DRAWN        /* whatever `draw` makes of random numbers */
+    KR_INIT_DRAWN,       /* whatever `draw` makes of random numbers */
+    KR_INIT_STARTED      /* what `start` writes; not of a matrix */
 } kr_init_kind;
 
 struct kr_rng;
 struct kr_param_decl;
 /* Element `index` of a fresh parameter, from init.a, b, c and the next random numbers. */
 typedef double kr_draw(const struct kr_param_decl *d, int64_t index, struct kr_rng *r);
+/* All of a fresh parameter at once, from init.a, b, c: where it needs what is dear to compute. */
+typedef int kr_start(const struct kr_param_decl *d, float *values, krait_error *e);
 
 typedef struct kr_param_decl {
-    char name[96]; /* the tensor's name in the file */
-    kr_draw *draw; /* of KR_INIT_DRAWN */
+    char name[96];   /* the tensor's name in the file */
+    kr_draw *draw;   /* of KR_INIT_DRAWN */
+    kr_start *start; /* of KR_INIT_STARTED */
     /* Another parameter's name: it draws from the same random numbers; empty: from its own. */
     char like[96];
     int rank;

@@ -87,6 +87,7 @@ static double draw(const kr_param_decl *d, int64_t index, kr_rng *r) {
     case KR_INIT_SOFTPLUS_INV: return softplus_inverse(d, r);
     case KR_INIT_LOG_UNIFORM: return log(d->init.a + (d->init.b - d->init.a) * kr_rng_uniform(r));
     case KR_INIT_DRAWN: return d->draw(d, index, r);
+    case KR_INIT_STARTED: return 0; /* draw_all */
     }
     return 0;
 }
@@ -97,11 +98,13 @@ static int add_empty(const kr_param_decl *d, kr_weights *w, krait_error *e) {
     return t.data ? kr_weights_add(w, d->name, &t, e) : KRAIT_ERR_MEMORY;
 }
 
-static void draw_all(const kr_param_decl *d, uint64_t seed, const kr_tensor *t) {
+static int draw_all(const kr_param_decl *d, uint64_t seed, const kr_tensor *t, krait_error *e) {
     int64_t n = kr_tensor_count(t);
     float *values = t->data;
+    if (d->init.kind == KR_INIT_STARTED) return d->start(d, values, e);
     kr_rng r = kr_rng_make(seed, kr_hash_string(d->like[0] ? d->like : d->name));
     for (int64_t i = 0; i < n; i++) values[i] = (float)draw(d, i, &r);
+    return 0;
 }
 
 /* The drawn numbers are a prime, so that no two rows of a matrix are the same. */
@@ -109,8 +112,7 @@ static int rough_one(const kr_param_decl *d, kr_dtype type, kr_weights *w, krait
     enum { DRAWN = 65521 };
     if (!d->matrix) {
         KR_TRY(add_empty(d, w, e));
-        draw_all(d, 1, &w->items[w->count - 1].tensor);
-        return 0;
+        return draw_all(d, 1, &w->items[w->count - 1].tensor, e);
     }
     kr_tensor t = kr_tensor_make(NULL, type, d->rank, d->shape);
     size_t size = kr_dtype_size(type), all = kr_tensor_bytes(&t), done = DRAWN * size;
@@ -138,14 +140,21 @@ static int declare(kr_lm *lm, const kr_config *c, krait_error *e) {
 
 /* Each parameter has a stream of its own: any number of threads draws the same. items: one for each
  * parameter of the graph, in its order. */
-static void draw_params(const kr_graph *g, uint64_t seed, const kr_weight *items) {
-    int n = kr_graph_param_count(g);
+static int draw_params(const kr_graph *g, uint64_t seed, const kr_weight *items, krait_error *e) {
+    int n = kr_graph_param_count(g), rc = 0;
 #pragma omp parallel for num_threads(kr_device_threads()) schedule(dynamic)
     for (int i = 0; i < n; i++) {
         const kr_param_decl *d;
+        krait_error own;
         kr_graph_param_at(g, i, &d);
-        draw_all(d, seed, &items[i].tensor);
+        int bad = draw_all(d, seed, &items[i].tensor, &own);
+#pragma omp critical(kr_draw_params)
+        if (bad < 0) {
+            rc = bad;
+            if (e) *e = own;
+        }
     }
+    return rc;
 }
 
 /* rough: as kr_lm_rough_weights has them, else all of them f32 and drawn. */
@@ -160,7 +169,7 @@ static int init_all(const kr_config *c, uint64_t seed, bool rough, kr_dtype matr
         kr_graph_param_at(lm.g, i, &d);
         rc = rough ? rough_one(d, matrices, w, e) : add_empty(d, w, e);
     }
-    if (rc == 0 && !rough) draw_params(lm.g, seed, w->items + first);
+    if (rc == 0 && !rough) rc = draw_params(lm.g, seed, w->items + first, e);
     kr_weights_sort(w);
     kr_lm_free(&lm);
     return rc;

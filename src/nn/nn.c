@@ -43,6 +43,14 @@ kr_value *kr_nn_param_drawn(kr_nn *nn, const char *name, kr_param_kind kind,
     return declare(nn, name, kind, d, shape);
 }
 
+kr_value *kr_nn_param_started(kr_nn *nn, const char *name, kr_param_kind kind,
+                              const kr_init_started *init, int rank, const int64_t *shape) {
+    kr_param_decl d = {.rank = rank,
+                       .init = {KR_INIT_STARTED, init->a, init->b, init->c},
+                       .start = init->start};
+    return declare(nn, name, kind, d, shape);
+}
+
 kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x) {
     kr_value *y =
         kr_apply1(nn->g, &kr_op_map, &(kr_elementwise_attr){f}, sizeof(kr_elementwise_attr), &x, 1);

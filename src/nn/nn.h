@@ -68,6 +68,14 @@ typedef struct kr_init_drawn {
 kr_value *kr_nn_param_drawn(kr_nn *nn, const char *name, kr_param_kind kind,
                             const kr_init_drawn *init, int rank, const int64_t *shape);
 
+/* The same with initial values that `start` writes all at once, from a, b and c. */
+typedef struct kr_init_started {
+    kr_start *start;
+    double a, b, c;
+} kr_init_started;
+kr_value *kr_nn_param_started(kr_nn *nn, const char *name, kr_param_kind kind,
+                              const kr_init_started *init, int rank, const int64_t *shape);
+
 /* y = f(x), and y = a f(b): a function of ops/elementwise/functions.def. */
 kr_value *kr_nn_map(kr_nn *nn, kr_function f, kr_value *x);
 kr_value *kr_nn_gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b);

@@ -418,6 +418,7 @@ void KR_FN(kr_scan_grad)(const kr_call *c) {
     case KR_SCAN_MATRIX: KR_FN(kr_scan_chunk_grad)(c); return;
     case KR_SCAN_COMPLEX: KR_FN(kr_scan_complex_grad)(c); return;
     case KR_SCAN_CONV: KR_FN(kr_scan_conv_grad)(c); return;
+    case KR_SCAN_STEPS: KR_FN(kr_scan_steps_grad)(c); return;
     default: kr_scan_grad_ref(c); return;
     }
 }

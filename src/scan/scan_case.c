@@ -43,6 +43,11 @@ enum {
     MEMBER(channels, 1, n, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = f, .complex_state = true, \
            .a_constant = true, .b_constant = true, .c_constant = true, .dt_constant = true)
 
+/* S4 (complex), LSSL (of full rank) */
+#define LOW(channels, n, K, k, imaginary)                                                          \
+    MEMBER(channels, 1, n, 1, 1, k, .decay = KRAIT_DECAY_VECTOR, .complex_state = imaginary,       \
+           .a_constant = true, .b_constant = true, .c_constant = true, .low_rank = K)
+
 static const struct {
     const char *name;
     int64_t M, S;
@@ -133,6 +138,13 @@ static const struct {
     {"s4d, few rows, far", 7, 2, STATE | SKIP | FAR, S4D(20, 4, KRAIT_FORM_GIVEN)},
     {"s4d, one step, no state", 1, 1, 0, S4D(5, 3, KRAIT_FORM_GIVEN)},
     {"s4d, far rows", 18, 2, STATE | RESET | SKIP | FAR, S4D(20, 4, KRAIT_FORM_GIVEN)},
+    {"s4", 100, 3, SKIP | STATE | RESET, LOW(17, 6, 1, 2, true)},
+    {"s4, no state", 133, 2, SKIP, LOW(3, 8, 1, 2, true)},
+    {"s4 of rank 2, bare", 300, 1, 0, LOW(33, 5, 2, 2, true)},
+    {"s4 step of 5", 5, 5, SKIP | STATE, LOW(20, 4, 1, 2, true)},
+    {"lssl", 70, 2, SKIP | STATE | RESET, LOW(5, 7, 7, 1, false)},
+    {"s4, far rows", 18, 2, STATE | RESET | SKIP | FAR, LOW(20, 4, 1, 2, true)},
+    {"low rank with a gate", 20, 2, ALL & ~BIAS, LOW(3, 4, 2, 1, true)},
     {"lru", 63, 2, STATE | RESET, LRU(9, KRAIT_FORM_LOG)},
     {"lru ragged, decay given", 131, 3, STATE | RESET, LRU(130, KRAIT_FORM_GIVEN)},
     {"lru step of 5", 5, 5, STATE, LRU(70, KRAIT_FORM_LOG)},
@@ -168,7 +180,7 @@ static void fill(kr_case *k, int i, kr_tensor t, kr_fill kind, double a, double 
 }
 
 static void float_inputs(kr_case *k, const krait_scan_desc *d, int64_t M, unsigned with) {
-    bool log = d->form != KRAIT_FORM_GIVEN;
+    bool log = d->form != KRAIT_FORM_GIVEN, low = d->low_rank > 0;
     int64_t lanes = kr_scan_lanes(d);
     fill(k, KR_SCAN_X, rows(M, d->inputs * lanes), KR_FILL_NORMAL, 1, 0);
     if (kr_scan_uses_dt(d)) {
@@ -178,7 +190,12 @@ static void float_inputs(kr_case *k, const krait_scan_desc *d, int64_t M, unsign
     }
     if (d->decay != KRAIT_DECAY_NONE)
         fill(k, KR_SCAN_A, rows(d->a_constant ? 1 : M, kr_scan_a_cols(d)), KR_FILL_UNIFORM,
-             log ? -2 : 0.3, log ? 0 : 0.65);
+             low   ? -0.15
+             : log ? -2
+                   : 0.3,
+             low   ? 0.15
+             : log ? 0
+                   : 0.65);
     if (!d->complex_lanes) {
         fill(k, KR_SCAN_B, rows(d->b_constant ? 1 : M, kr_scan_b_cols(d)), KR_FILL_NORMAL, 1, 0);
         fill(k, KR_SCAN_C, rows(d->c_constant ? 1 : M, kr_scan_c_cols(d)), KR_FILL_NORMAL, 1, 0);

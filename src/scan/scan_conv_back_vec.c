@@ -126,6 +126,14 @@ static void kernel_back(kr_conv *c) {
         if (c->has_g[log])
             kr_conv_untransform(c, c->dk, c->fg + n * 2 * KR_W, c->longest, n, true, true);
     }
+    if (c->v->d->low_rank) {
+        kr_cauchy s = kr_conv_cauchy(c);
+        for (int64_t l = 0; l < c->longest; l++)
+            for (int64_t i = 0; i < KR_W; i++)
+                c->points[l * 2 * KR_W + i] = (double)c->dk[l * KR_W + i];
+        KR_FN(kr_cauchy_gradient)(&s);
+        return;
+    }
     kr_conv_moments(c, c->dk, c->longest);
     kr_conv_product(c, c->gb, c->c, c->s0, kappa, true, true);
     kr_conv_product(c, c->gc, c->b, c->s0, kappa, true, true);
@@ -141,15 +149,22 @@ static void write_modes(kr_conv *c, const kr_call *call) {
         conjugate(c, c->ga); /* conj(a) G = conj(a conj(G)) */
         kr_conv_product(c, c->ga, c->power, c->ga, 1, true, false);
     }
+    int64_t K = c->v->d->low_rank;
+    bool add_A = call->accumulate >> KR_SCAN_DA & 1;
     for (int i = 0; i < 3; i++)
         if (wanted(call, to[i]))
-            kr_conv_unmodes(c, call->out[to[i]].data, from[i], call->accumulate >> to[i] & 1);
+            kr_conv_unvector(c, call->out[to[i]].data, from[i], 0, i ? 1 : 1 + 2 * K,
+                             call->accumulate >> to[i] & 1);
+    for (int64_t k = 0; wanted(call, KR_SCAN_DA) && k < 2 * K; k++)
+        kr_conv_unvector(c, call->out[KR_SCAN_DA].data, c->glow + k * c->modes * 2 * KR_W, 1 + k,
+                         1 + 2 * K, add_A);
 }
 
 static void block_back(kr_conv *c, const kr_call *call) {
     double dD[KR_W] = {0}, *grads[] = {c->ga, c->gb, c->gc};
     const kr_tensor *dstate = wanted(call, KR_SCAN_DSTATE_IN), *D = wanted(call, KR_SCAN_DD);
     for (int i = 0; i < 3; i++) memset(grads[i], 0, (size_t)(c->modes * 2 * KR_W) * sizeof(double));
+    memset(c->glow, 0, (size_t)(4 * c->v->d->low_rank * c->modes * KR_W) * sizeof(double));
     for (int64_t s = 0; s < c->v->S; s++) {
         kr_scan_seq q = kr_scan_sequence(c->v, s);
         sequence_back(c, call, &q, dD);

@@ -5,7 +5,8 @@
  *
  * for each span of rows that no reset cuts. A state h that comes in adds kappa Re sum c a^(l+1) h;
  * the one that goes out is a^L h + b sum_j a^(L-1-j) x_j. Powers are running products in f32 that
- * start anew from exact ones every KR_CONV_SPAN rows. */
+ * start anew from exact ones every KR_CONV_SPAN rows. With a decay of low rank (S4) scan_cauchy.h
+ * makes the kernel, and no state comes in or goes out. */
 #include "scan/vec_conv.h"
 
 #include <omp.h>
@@ -34,6 +35,12 @@ void KR_FN(kr_conv_tables)(const kr_scan_view *v, float *scratch) {
         scratch[2 * (n + j)] = (float)cos(pi / 2 * share);
         scratch[2 * (n + j) + 1] = (float)sin(pi / 2 * share);
     }
+    n = kr_cauchy_points(longest_of(v));
+    double *unit = (double *)(void *)(scratch + kr_scan_conv_tables(v->M));
+    for (int64_t j = 0; v->d->low_rank && j < n / 2; j++) {
+        unit[2 * j] = cos(2 * pi * (double)j / (double)n);
+        unit[2 * j + 1] = -sin(2 * pi * (double)j / (double)n);
+    }
 }
 
 void KR_FN(kr_conv_cut)(kr_conv *c, const kr_scan_view *v, float *scratch, int thread) {
@@ -42,11 +49,17 @@ void KR_FN(kr_conv_cut)(kr_conv *c, const kr_scan_view *v, float *scratch, int t
     c->modes = (v->N + KR_CONV_TILE - 1) / KR_CONV_TILE * KR_CONV_TILE;
     c->root = scratch;
     c->twist = scratch + 2 * c->n;
-    float *at = scratch + kr_scan_conv_tables(v->M) + thread * kr_scan_conv_own(v->d, v->M);
+    float *at = scratch + kr_scan_conv_tables(v->M);
+    c->unit = (double *)(void *)at;
+    at += kr_scan_conv_unit(v->d, v->M) + thread * kr_scan_conv_own(v->d, v->M);
     double **doubles[] = {&c->power, &c->far, &c->b,  &c->c,  &c->h,  &c->term, &c->now,
                           &c->s0,    &c->s1,  &c->gb, &c->gc, &c->ga, &c->gh,   &c->dh};
     for (int i = 0; i < KR_SCAN_CONV_MODES; i++, at += 4 * c->modes * KR_W)
         *doubles[i] = (double *)(void *)at;
+    c->low = (double *)(void *)at;
+    c->glow = c->low + 4 * v->d->low_rank * c->modes * KR_W;
+    c->points = c->low + 8 * v->d->low_rank * c->modes * KR_W;
+    if (v->d->low_rank) at = (float *)(c->points + kr_cauchy_points(c->longest) * 2 * KR_W);
     c->a = at;
     at += 2 * c->modes * KR_W;
     float **times[] = {&c->k, &c->dk, &c->x, &c->y, &c->t, &c->fx, &c->fy, &c->fk, &c->fg};
@@ -57,9 +70,20 @@ void KR_FN(kr_conv_cut)(kr_conv *c, const kr_scan_view *v, float *scratch, int t
     }
 }
 
+/* K_l, l < longest, of a decay of low rank. */
+static void low_kernel(kr_conv *c) {
+    kr_cauchy s = kr_conv_cauchy(c);
+    KR_FN(kr_cauchy_kernel)(&s);
+    for (int64_t l = 0; l < c->longest; l++)
+        for (int64_t i = 0; i < KR_W; i++) c->k[l * KR_W + i] = (float)c->points[l * 2 * KR_W + i];
+}
+
 /* a, in double; of padding: 0. */
 static void decays(kr_conv *c) {
-    kr_conv_modes(c, c->power, c->v->A);
+    int64_t K = c->v->d->low_rank;
+    kr_conv_vector(c, c->power, c->v->A, 0, 1 + 2 * K);
+    for (int64_t k = 0; k < 2 * K; k++)
+        kr_conv_vector(c, c->low + k * c->modes * 2 * KR_W, c->v->A, 1 + k, 1 + 2 * K);
     for (int64_t m = 0; m < c->modes && c->v->d->form == KRAIT_FORM_LOG; m++)
         for (int64_t i = 0; i < KR_W; i++) {
             double *re = &c->power[kr_conv_at(m, 0, i)], *im = &c->power[kr_conv_at(m, 1, i)];
@@ -80,6 +104,10 @@ void KR_FN(kr_conv_open)(kr_conv *c, int64_t h0) {
     decays(c);
     kr_conv_modes(c, c->b, v->b);
     kr_conv_modes(c, c->c, v->c);
+    if (v->d->low_rank) {
+        low_kernel(c);
+        return;
+    }
     kr_conv_product(c, c->term, c->b, c->c, v->d->kappa, false, false);
     memset(c->k, 0, (size_t)(c->longest * KR_W) * sizeof *c->k);
     kr_conv_expand(c, c->k, c->longest);

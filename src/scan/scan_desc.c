@@ -59,6 +59,13 @@ krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N) {
     return d;
 }
 
+krait_scan_desc krait_scan_s4(int64_t channels, int64_t N, int64_t rank) {
+    krait_scan_desc d = krait_scan_s4d(channels, N);
+    d.form = KRAIT_FORM_GIVEN;
+    d.low_rank = rank;
+    return d;
+}
+
 krait_scan_desc krait_scan_lru(int64_t lanes) {
     krait_scan_desc d = plain(1, lanes, 1);
     d.inputs = d.reads = 2;
@@ -115,6 +122,9 @@ int krait_scan_check(const krait_scan_desc *d, krait_error *e) {
                              d->inputs != 2 || d->reads != 2 || d->gain != KRAIT_GAIN_ONE))
         return bad(e, "complex_lanes",
                    "with complex_state, decay MATRIX, state 1, inputs 2, reads 2 and gain ONE");
+    if (d->low_rank < 0 || d->low_rank > 4096) return bad(e, "low_rank", "0 to 4096");
+    if (d->low_rank && (d->decay != KRAIT_DECAY_VECTOR || d->form != KRAIT_FORM_GIVEN))
+        return bad(e, "low_rank", "with decay VECTOR and form GIVEN");
     if (!(d->dt_min >= 0) || !(d->dt_max >= 0)) return bad(e, "dt_min and dt_max", "0 or more");
     if (d->dt_max > 0 && d->dt_min > d->dt_max) return bad(e, "dt_min", "at most dt_max");
     return 0;

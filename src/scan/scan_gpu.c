@@ -56,6 +56,7 @@ static const char *missing_complex(const kr_call *c) {
 
 static const char *missing(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
+    if (d->low_rank) return "a decay of low rank";
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
     if (d->complex_lanes) return missing_complex(c);

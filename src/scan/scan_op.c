@@ -179,7 +179,7 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
 
 void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s) {
     bool matrix = d->decay == KRAIT_DECAY_MATRIX;
-    int64_t at = 2 * (M + 2) * d->state;
+    int64_t at = 2 * (M + 2) * d->state + d->low_rank;
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) {
         want w = input_want(d, grad_of[i]);
         bool own = i == KR_SCAN_DX || i == KR_SCAN_DZ ||
@@ -194,7 +194,7 @@ void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s
 
 static size_t forward_scratch(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    size_t ref = (size_t)d->state * 2 * sizeof(double);
+    size_t ref = (size_t)(d->state * 2 + d->low_rank) * sizeof(double);
     size_t vec = kr_scan_vec_scratch(c, false) * sizeof(float);
     return ref > vec ? ref : vec;
 }

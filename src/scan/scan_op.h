@@ -77,9 +77,11 @@ static inline int64_t kr_scan_c_cols(const krait_scan_desc *d) {
 static inline int64_t kr_scan_d_cols(const krait_scan_desc *d) {
     return d->skip_per_channel ? kr_scan_lanes(d) : d->heads;
 }
-/* Numbers in one decay (1 or N, doubled where complex), and columns of A: 0 without a decay. */
+/* Numbers in one decay (1 or N, doubled where complex, with what is of low rank), and columns of A:
+ * 0 without a decay. */
 static inline int64_t kr_scan_a_width(const krait_scan_desc *d) {
-    return d->decay == KRAIT_DECAY_SCALAR ? 1 + d->complex_state : kr_scan_n(d);
+    return d->decay == KRAIT_DECAY_SCALAR ? 1 + d->complex_state
+                                          : kr_scan_n(d) * (1 + 2 * d->low_rank);
 }
 static inline int64_t kr_scan_a_cols(const krait_scan_desc *d) {
     int64_t n = kr_scan_a_width(d);

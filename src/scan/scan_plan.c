@@ -2,8 +2,9 @@
 #include "scan/scan_plan.h"
 
 const char *kr_scan_plan_name(kr_scan_plan p) {
-    static const char *const names[] = {"reference", "lanes",         "lanes, one step", "rows",
-                                        "chunk",     "complex lanes", "convolution",     "modes"};
+    static const char *const names[] = {"reference",   "lanes", "lanes, one step",
+                                        "rows",        "chunk", "complex lanes",
+                                        "convolution", "modes", "steps"};
     return names[p];
 }
 
@@ -17,7 +18,7 @@ static bool lanes_fit(const krait_scan_desc *d) {
 
 /* Vectors over N: the decay does not depend on the channel. */
 static bool rows_fit(const krait_scan_desc *d, bool backward) {
-    if (d->decay == KRAIT_DECAY_MATRIX) return false;
+    if (d->decay == KRAIT_DECAY_MATRIX || d->low_rank) return false;
     if (!backward) return true;
     return !d->b_constant && !d->c_constant && !d->dt_constant && d->inputs <= KR_SCAN_RANKS &&
            d->reads <= KR_SCAN_RANKS;
@@ -68,9 +69,27 @@ static bool conv_fits(const krait_scan_desc *d) {
            d->inputs == 1 && d->reads == 1 && d->a_constant && d->b_constant && d->c_constant;
 }
 
+/* The same, complex or not, whatever the rank. */
+static bool steps_fit(const kr_call *c) {
+    krait_scan_desc d = *(const krait_scan_desc *)c->attr;
+    if (d.form != KRAIT_FORM_GIVEN || !absent(c, KR_SCAN_Z)) return false;
+    if (!d.complex_state && !d.low_rank) return false;
+    d.complex_state = true;
+    return conv_fits(&d);
+}
+
+/* A state comes in or goes out. */
+static bool keeps_states(const kr_call *c, bool backward) {
+    int out = backward ? KR_SCAN_DSTATE_IN : KR_SCAN_OUT_STATE;
+    if (!absent(c, KR_SCAN_STATE) || (c->n_out > out && c->out[out].data)) return true;
+    return backward && !absent(c, KR_SCAN_DSTATE);
+}
+
 /* Given enough rows, none of their sequences longer than its transforms; and no gate. */
 static bool conv_pays(const kr_call *c, bool backward) {
     const kr_tensor *x = &c->in[KR_SCAN_X], *seqs = &c->in[KR_SCAN_SEQS];
+    const krait_scan_desc *d = c->attr;
+    if (d->low_rank && (d->low_rank > KR_CAUCHY_RANKS || keeps_states(c, backward))) return false;
     if (c->in[KR_SCAN_Z].data || x->shape[0] < KR_SCAN_CONV_LEAST * seqs->shape[0]) return false;
     if (backward && !c->in[KR_SCAN_DY].data) return false;
     if (backward && c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) return false;
@@ -85,8 +104,10 @@ kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     if (complex_fits(c)) return KR_SCAN_COMPLEX;
     if (conv_fits(d) && conv_pays(c, backward)) return KR_SCAN_CONV;
-    if (conv_fits(d) && !backward) return KR_SCAN_MODES;
-    if (d->complex_state || d->read != KRAIT_READ_AFTER || d->order == KRAIT_ORDER_INDEX)
+    if (conv_fits(d) && !d->low_rank && !backward) return KR_SCAN_MODES;
+    if (steps_fit(c)) return KR_SCAN_STEPS;
+    if (d->complex_state || d->low_rank || d->read != KRAIT_READ_AFTER ||
+        d->order == KRAIT_ORDER_INDEX)
         return KR_SCAN_REFERENCE;
     if (!lanes_fit(d) && chunk_pays(c) && chunk_fits(c)) return KR_SCAN_MATRIX;
     if (!lanes_fit(d)) return rows_fit(d, backward) ? KR_SCAN_ROWS : KR_SCAN_REFERENCE;
@@ -183,7 +204,12 @@ size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
     if (d->complex_lanes)
         return (size_t)((1 + (backward ? KR_SCAN_PARTS : 0)) * kr_scan_complex_forward(d) +
                         (backward ? c->threads * kr_scan_complex_own(M) : 0));
-    if (conv_fits(d)) return (size_t)(kr_scan_conv_tables(M) + c->threads * kr_scan_conv_own(d, M));
+    if (conv_fits(d) || d->low_rank) {
+        int64_t steps = backward ? kr_scan_steps_backward(d, M) : kr_scan_steps_forward(d);
+        int64_t conv = conv_fits(d) ? kr_scan_conv_own(d, M) : 0;
+        return (size_t)(kr_scan_conv_tables(M) + kr_scan_conv_unit(d, M) +
+                        c->threads * (conv > steps ? conv : steps));
+    }
     if (d->complex_state) return 0;
     if (!lanes_fit(d)) return rows_fit(d, backward) ? rows_scratch(c, backward) : 0;
     if (!backward) return (size_t)(c->threads * KR_SCAN_GROUP * (2 * d->state + 2));

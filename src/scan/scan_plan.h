@@ -4,6 +4,7 @@
 #ifndef KR_SCAN_PLAN_H
 #define KR_SCAN_PLAN_H
 
+#include "scan/scan_cauchy.h"
 #include "scan/scan_op.h"
 
 typedef enum kr_scan_plan {
@@ -15,7 +16,8 @@ typedef enum kr_scan_plan {
     KR_SCAN_MATRIX,     /* no or SCALAR decay, real: chunks of rows as matrix products (CHUNK) */
     KR_SCAN_COMPLEX,    /* complex lanes (LRU): vectors over lanes */
     KR_SCAN_CONV,       /* nothing varies in time, complex (S4D): a convolution */
-    KR_SCAN_MODES       /* the same, few rows a sequence, forward: vectors over N */
+    KR_SCAN_MODES,      /* the same, few rows a sequence, forward: vectors over N */
+    KR_SCAN_STEPS /* nothing varies in time, complex or of low rank (S4): vectors over channels */
 } kr_scan_plan;
 
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward);
@@ -114,10 +116,27 @@ static inline int64_t kr_scan_conv_size(int64_t M) { /* numbers of the largest t
 static inline int64_t kr_scan_conv_tables(int64_t M) {
     return kr_scan_line(4 * kr_scan_conv_size(M));
 }
+static inline int64_t kr_scan_conv_unit(const krait_scan_desc *d, int64_t M) {
+    return d->low_rank ? kr_scan_line(2 * kr_cauchy_points(kr_scan_conv_size(M))) : 0;
+}
 static inline int64_t kr_scan_conv_own(const krait_scan_desc *d, int64_t M) {
-    int64_t modes = (d->state + 3) / 4 * 4;
-    return KR_SCAN_LINE *
-           ((4 * KR_SCAN_CONV_MODES + 2) * modes + KR_SCAN_CONV_TIMES * kr_scan_conv_size(M));
+    int64_t modes = (d->state + 3) / 4 * 4, size = kr_scan_conv_size(M);
+    int64_t points = d->low_rank ? 4 * kr_cauchy_points(size) : 0;
+    return KR_SCAN_LINE * ((4 * KR_SCAN_CONV_MODES + 2 + 16 * d->low_rank) * modes +
+                           KR_SCAN_CONV_TIMES * size + points);
+}
+
+/* ---- what is constant in time, row by row ----
+ *
+ * An item is a vector of channels with all its sequences (vec_steps.h). A thread's own scratch, in
+ * floats: the decay, b, c, the state; backward also their gradients, in doubles too, and states. */
+static inline int64_t kr_scan_steps_forward(const krait_scan_desc *d) {
+    return KR_SCAN_LINE * ((4 + 2 * d->low_rank) * kr_scan_n(d) + 2 * d->low_rank);
+}
+static inline int64_t kr_scan_steps_backward(const krait_scan_desc *d, int64_t M) {
+    int64_t states = KR_SCAN_CHUNK + M / KR_SCAN_CHUNK + 2;
+    return kr_scan_steps_forward(d) +
+           KR_SCAN_LINE * kr_scan_n(d) * (3 * (3 + 2 * d->low_rank) + 1 + states);
 }
 
 #endif

@@ -87,7 +87,14 @@ static inline void problem_inputs(problem *p, kr_dtype type) {
     }
     if (d->decay != KRAIT_DECAY_NONE) {
         in[KR_SCAN_A] = new_matrix(type, d->a_constant ? 1 : M, kr_scan_a_cols(d));
-        fill_uniform(p, &in[KR_SCAN_A], log ? -1.2 : 0.2, log ? -0.05 : 0.65);
+        bool low = d->low_rank > 0; /* so that no power of it grows */
+        fill_uniform(p, &in[KR_SCAN_A],
+                     low   ? -0.15
+                     : log ? -1.2
+                           : 0.2,
+                     low   ? 0.15
+                     : log ? -0.05
+                           : 0.65);
     }
     if (d->gain == KRAIT_GAIN_GIVEN) {
         in[KR_SCAN_GAIN] = new_matrix(type, M, d->inputs * d->heads);

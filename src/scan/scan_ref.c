@@ -25,8 +25,9 @@ typedef struct lane {
     const krait_scan_desc *d;
     int64_t first, T, slot; /* of the sequence */
     int64_t h, g, hp;       /* head, its group, h * P + p */
-    cplx *hs; /* [T+1,N]: hs[0] = h0, hs[t+1] = h_t; the forward pass uses hs[0] alone */
-    cplx *L;  /* [N] dL/dh */
+    cplx *hs;    /* [T+1,N]: hs[0] = h0, hs[t+1] = h_t; the forward pass uses hs[0] alone */
+    cplx *L;     /* [N] dL/dh */
+    double *low; /* [K] of what is of low rank: kappa Re(q_k . h), or the gradient of it */
     double *sum[KR_SCAN_GRAD_OUTS]; /* gradients that lanes share; NULL: written at once */
 } lane;
 
@@ -178,13 +179,35 @@ static void state_first(const lane *l, cplx *h) {
         state_load(l, input(l->c, KR_SCAN_STATE), h);
 }
 
+/* Number n of p_k (which: 0) or q_k (1). */
+static int64_t low_index(const lane *l, int which, int64_t k) {
+    return a_index(l) + (1 + which * l->d->low_rank + k) * kr_scan_n(l->d);
+}
+
+static cplx low_of(const lane *l, int64_t row, int which, int64_t k, int64_t n) {
+    const real *v = row_of(l->c, KR_SCAN_A, l->d->a_constant, row) + low_index(l, which, k);
+    return number(l->d, v, l->d->state, n);
+}
+
+/* l->low = kappa Re(q_k . h) */
+static void read_low(const lane *l, int64_t row, const cplx *h) {
+    for (int64_t k = 0; k < l->d->low_rank; k++) {
+        double sum = 0;
+        for (int64_t n = 0; n < l->d->state; n++) sum += creal(low_of(l, row, 1, k, n) * h[n]);
+        l->low[k] = l->d->kappa * sum;
+    }
+}
+
 /* to = a_t from + sum_r gain x_r b_r; from may be to. */
 static void step(const lane *l, int64_t t, const cplx *from, cplx *to) {
     int64_t row = row_at(l, t);
     double slope, delta = delta_of(l, row, &slope);
     bool fresh = starts(l, t);
+    read_low(l, row, from);
     for (int64_t n = 0; n < l->d->state; n++) {
         cplx h = fresh ? 0 : decay_of(l, row, n, delta) * from[n];
+        for (int64_t k = 0; !fresh && k < l->d->low_rank; k++)
+            h -= low_of(l, row, 0, k, n) * l->low[k];
         for (int64_t r = 0; r < l->d->inputs; r++)
             h += gain_of(l, row, r, delta) * x_of(l, row, r) * b_of(l, row, r, n);
         to[n] = h;
@@ -259,6 +282,7 @@ static void each_lane(lane *l, lane_function *f) {
 
 void KR_FN(kr_scan)(const kr_call *c) {
     lane l = {.c = c, .d = c->attr, .hs = c->scratch};
+    l.low = (double *)(l.hs + l.d->state);
     each_lane(&l, forward_lane);
 }
 
@@ -362,14 +386,37 @@ static void add_A(const lane *l, int64_t row, int64_t n, cplx v) {
     }
 }
 
+/* Gradients of what is of low rank: with s = kappa Re(q . prev) and dL/ds = g = -Re sum conj(p) L,
+ * those of p are -s L, of q kappa g conj(prev). l->low is left with g. */
+static void low_back(const lane *l, int64_t row, const cplx *prev) {
+    const krait_scan_desc *d = l->d;
+    int64_t to = d->a_constant ? 0 : row, cols = kr_scan_a_cols(d);
+    if (!prev) return;
+    read_low(l, row, prev);
+    for (int64_t k = 0; k < d->low_rank; k++) {
+        double g = 0;
+        for (int64_t n = 0; n < d->state; n++) g -= creal(conj(low_of(l, row, 0, k, n)) * l->L[n]);
+        for (int64_t n = 0; l->sum[KR_SCAN_DA] && n < d->state; n++) {
+            add_number(l, KR_SCAN_DA, to, cols, low_index(l, 0, k), d->state, n,
+                       -l->low[k] * l->L[n]);
+            add_number(l, KR_SCAN_DA, to, cols, low_index(l, 1, k), d->state, n,
+                       d->kappa * g * conj(prev[n]));
+        }
+        l->low[k] = g;
+    }
+}
+
 /* Gradient of the decay, from G_a = L conj(h_{t-1}); then L moves to h_{t-1}. prev NULL: a segment
  * starts here, and nothing came from before. Returns dL/d delta of the decay. */
 static double decay_back(const lane *l, int64_t row, const cplx *prev, double delta) {
     const krait_scan_desc *d = l->d;
     double ddelta = 0;
+    low_back(l, row, prev);
     for (int64_t n = 0; n < d->state; n++) {
         cplx a = decay_of(l, row, n, delta), G = prev ? l->L[n] * conj(prev[n]) : 0;
         l->L[n] = prev ? conj(a) * l->L[n] : 0;
+        for (int64_t k = 0; prev && k < d->low_rank; k++)
+            l->L[n] += d->kappa * l->low[k] * conj(low_of(l, row, 1, k, n));
         if (d->decay == KRAIT_DECAY_NONE) continue;
         if (d->form != KRAIT_FORM_GIVEN) G *= conj(a);
         if (d->form == KRAIT_FORM_DT) {
@@ -456,6 +503,7 @@ void KR_FN(kr_scan_grad)(const kr_call *c) {
     double *scratch = c->scratch;
     l.hs = (cplx *)c->scratch;
     l.L = l.hs + (M + 1) * l.d->state;
+    l.low = (double *)(l.L + l.d->state);
     for (int64_t i = s.at[0]; i < s.total; i++) scratch[i] = 0;
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
         l.sum[i] = s.rows[i] > 0 && s.cols[i] > 0 ? scratch + s.at[i] : NULL;

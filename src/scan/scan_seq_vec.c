@@ -116,6 +116,7 @@ void KR_FN(kr_scan)(const kr_call *c) {
     case KR_SCAN_COMPLEX: KR_FN(kr_scan_complex)(c); return;
     case KR_SCAN_CONV: KR_FN(kr_scan_conv)(c); return;
     case KR_SCAN_MODES: KR_FN(kr_scan_modes)(c); return;
+    case KR_SCAN_STEPS: KR_FN(kr_scan_steps)(c); return;
     case KR_SCAN_REFERENCE: kr_scan_ref(c); return;
     }
 }

@@ -93,6 +93,12 @@ static void gradients_of_members(void **state) {
     gradients_of("Mamba-3", krait_scan_mamba3(2, 3, 4, 1));
     gradients_of("Mamba-3 of rank 2", krait_scan_mamba3(2, 3, 4, 2));
     gradients_of("S4D", krait_scan_s4d(3, 4));
+    gradients_of("S4", krait_scan_s4(3, 4, 1));
+    gradients_of("S4 of rank 2", krait_scan_s4(3, 4, 2));
+    d = krait_scan_s4(2, 3, 3);
+    d.complex_state = false;
+    d.kappa = 1;
+    gradients_of("LSSL", d);
     gradients_of("LRU", krait_scan_lru(3));
     gradients_of("linear attention", krait_scan_linear_attention(2, 3, 4));
     gradients_of("RetNet", krait_scan_retnet(2, 3, 4));
@@ -199,6 +205,7 @@ static void splitting(void **state) {
                    {"Mamba-2, P 9", krait_scan_mamba2(4, 9, 18, 2)},
                    {"Mamba-3", krait_scan_mamba3(2, 3, 4, 2)},
                    {"S4D", krait_scan_s4d(3, 4)},
+                   {"S4", krait_scan_s4(5, 4, 1)},
                    {"LRU", krait_scan_lru(4)},
                    {"GLA", krait_scan_gla(2, 3, 4)}};
     static const int64_t pieces[] = {1, 2, 7, 16, 64};

@@ -47,7 +47,8 @@ static void check(const char *name, problem *p, bool accumulate) {
     for (kr_level level = KR_LEVEL_V1; level < KR_LEVEL_COUNT; level++) {
         if (!kr_level_supported(level)) continue;
         memset(p->forward.out[0].data, accumulate ? 0 : 0xff, kr_tensor_bytes(&p->forward.out[0]));
-        memset(p->forward.out[1].data, 0, kr_tensor_bytes(&p->forward.out[1]));
+        if (p->forward.out[1].data)
+            memset(p->forward.out[1].data, 0, kr_tensor_bytes(&p->forward.out[1]));
         spoil(p->backward.out, KR_SCAN_GRAD_OUTS);
         for (int i = 0; accumulate && i < KR_SCAN_GRAD_OUTS; i++)
             if (before[i].data)
@@ -247,6 +248,52 @@ static void convolutions(void **state) {
     convolution("s4d, reverse", back, 100, 4, ragged, true);
 }
 
+static void drop_outputs(problem *p) {
+    kr_tensor *states[] = {&p->forward.out[KR_SCAN_OUT_STATE], &p->backward.in[KR_SCAN_DSTATE],
+                           &p->backward.out[KR_SCAN_DSTATE_IN]};
+    for (int i = 0; i < 3; i++) {
+        free(states[i]->data);
+        *states[i] = (kr_tensor){0};
+    }
+}
+
+/* Row by row, with whatever the member can take; and the same as a convolution, without states. */
+static void low_rank(const char *name, krait_scan_desc d, int64_t M, int64_t S,
+                     const int64_t *counts, kr_scan_plan plan) {
+    problem p;
+    problem_make(&p, d, KR_F32, M, S, counts);
+    problem_drop(&p, KR_SCAN_Z);
+    free(p.backward.out[KR_SCAN_DZ].data);
+    p.backward.out[KR_SCAN_DZ] = (kr_tensor){0};
+    p.forward.threads = p.backward.threads = 3;
+    p.forward.attr = &p.d;
+    if (plan == KR_SCAN_CONV) {
+        problem_drop(&p, KR_SCAN_STATE);
+        drop_outputs(&p);
+    }
+    assert_int_equal(kr_scan_pick(&p.forward, false), plan);
+    check(name, &p, M % 200 != 0);
+    problem_free(&p);
+}
+
+static void low_ranks(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    krait_scan_desc back = krait_scan_s4(37, 5, 1), dense = krait_scan_s4(9, 7, 7);
+    back.order = KRAIT_ORDER_REVERSE;
+    dense.complex_state = false;
+    dense.kappa = 1;
+    low_rank("s4 row by row", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_STEPS);
+    low_rank("s4 row by row, ragged, adding", krait_scan_s4(20, 5, 2), 100, 4, ragged,
+             KR_SCAN_STEPS);
+    low_rank("s4 row by row, reverse", back, 100, 4, ragged, KR_SCAN_STEPS);
+    low_rank("lssl", dense, 100, 4, ragged, KR_SCAN_STEPS);
+    low_rank("s4", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_CONV);
+    low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 4, ragged, KR_SCAN_CONV);
+    low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 1, NULL, KR_SCAN_CONV);
+    low_rank("s4, reverse", back, 100, 4, ragged, KR_SCAN_CONV);
+}
+
 /* The same bytes for any number of threads. */
 static void any_threads(krait_scan_desc d) {
     problem p;
@@ -278,12 +325,13 @@ static void threads(void **state) {
     any_threads(krait_scan_mamba2(9, 7, 20, 3));
     any_threads(krait_scan_mamba2(9, 12, 20, 3));
     any_threads(krait_scan_lru(300));
+    any_threads(krait_scan_s4(300, 5, 1));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lanes),         cmocka_unit_test(rows),
                                        cmocka_unit_test(complex_lanes), cmocka_unit_test(few_rows),
-                                       cmocka_unit_test(convolutions),  cmocka_unit_test(chunks),
-                                       cmocka_unit_test(threads)};
+                                       cmocka_unit_test(convolutions),  cmocka_unit_test(low_ranks),
+                                       cmocka_unit_test(chunks),        cmocka_unit_test(threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 
 #include <math.h>
 
+#include "scan/scan_cauchy.h"
 #include "scan/vec_scan.h"
 
 enum { KR_CONV_TILE = 4, KR_CONV_SPAN = 64 }; /* modes in registers; rows between exact powers */
@@ -34,6 +35,8 @@ typedef struct kr_conv {
     double *s0, *s1;           /* of moments */
     double *gb, *gc, *ga, *gh,
         *dh;                   /* gradients; gh: of the state that goes out; dh: that comes in */
+    double *low, *glow;        /* of low rank, p_1 .. q_1 ..: modes, and gradients */
+    double *points, *unit;     /* of the sums that make its kernel */
     float *k, *dk, *x, *y, *t; /* [n][W] */
     float *fx, *fy;            /* transforms of one span [n][2][W] */
     float *fk, *fg;            /* of the kernel and its gradient, each size m at [m] */
@@ -286,26 +289,57 @@ static inline __attribute__((unused)) void kr_conv_rows(const kr_conv *c, float 
         kr_vstore(to + t * KR_W, kr_vload_n(from + (s->first + t * s->step) * row + c->h0, c->w));
 }
 
-/* Numbers [N] complex of each channel, [H,2N], to modes. NULL: zeros. */
-static inline __attribute__((unused)) void kr_conv_modes(const kr_conv *c, double *to,
-                                                         const float *from) {
+/* Numbers [N] complex of each channel, vector `which` of [H,count,2N], to modes. NULL: zeros. */
+static inline __attribute__((unused)) void kr_conv_vector(const kr_conv *c, double *to,
+                                                          const float *from, int64_t which,
+                                                          int64_t count) {
     int64_t N = c->v->N;
     memset(to, 0, (size_t)(c->modes * 2 * KR_W) * sizeof *to);
     for (int64_t i = 0; from && i < c->w; i++)
         for (int64_t n = 0; n < N; n++)
             for (int part = 0; part < 2; part++)
-                to[kr_conv_at(n, part, i)] = (double)from[((c->h0 + i) * 2 + part) * N + n];
+                to[kr_conv_at(n, part, i)] =
+                    (double)from[(((c->h0 + i) * count + which) * 2 + part) * N + n];
 }
 
-static inline __attribute__((unused)) void kr_conv_unmodes(const kr_conv *c, float *to,
-                                                           const double *from, bool add) {
+static inline __attribute__((unused)) void kr_conv_unvector(const kr_conv *c, float *to,
+                                                            const double *from, int64_t which,
+                                                            int64_t count, bool add) {
     int64_t N = c->v->N;
     for (int64_t i = 0; to && i < c->w; i++)
         for (int64_t n = 0; n < N; n++)
             for (int part = 0; part < 2; part++) {
-                float *p = &to[((c->h0 + i) * 2 + part) * N + n];
+                float *p = &to[(((c->h0 + i) * count + which) * 2 + part) * N + n];
                 *p = (float)(from[kr_conv_at(n, part, i)] + (add ? (double)*p : 0));
             }
+}
+
+static inline __attribute__((unused)) void kr_conv_modes(const kr_conv *c, double *to,
+                                                         const float *from) {
+    kr_conv_vector(c, to, from, 0, 1);
+}
+static inline __attribute__((unused)) void kr_conv_unmodes(const kr_conv *c, float *to,
+                                                           const double *from, bool add) {
+    kr_conv_unvector(c, to, from, 0, 1, add);
+}
+
+/* The system as the sums that make its kernel see it. */
+static inline __attribute__((unused)) kr_cauchy kr_conv_cauchy(const kr_conv *c) {
+    return (kr_cauchy){.modes = c->modes,
+                       .length = c->longest,
+                       .n = kr_cauchy_points(c->longest),
+                       .low_rank = c->v->d->low_rank,
+                       .kappa = c->v->d->kappa,
+                       .a = c->power,
+                       .b = c->b,
+                       .c = c->c,
+                       .low = c->low,
+                       .ga = c->ga,
+                       .gb = c->gb,
+                       .gc = c->gc,
+                       .glow = c->glow,
+                       .roots = c->unit,
+                       .points = c->points};
 }
 
 /* to (+)= scale a b, with conj: scale conj(a b); over all modes. */

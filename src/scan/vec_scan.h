@@ -137,6 +137,6 @@ kr_kernel kr_scan_ref, kr_scan_grad_ref;
 kr_kernel KR_FN(kr_scan_lanes_step), KR_FN(kr_scan_lanes), KR_FN(kr_scan_lanes_grad),
     KR_FN(kr_scan_rows), KR_FN(kr_scan_rows_grad), KR_FN(kr_scan_chunk), KR_FN(kr_scan_chunk_grad),
     KR_FN(kr_scan_complex), KR_FN(kr_scan_complex_grad), KR_FN(kr_scan_conv),
-    KR_FN(kr_scan_conv_grad), KR_FN(kr_scan_modes);
+    KR_FN(kr_scan_conv_grad), KR_FN(kr_scan_modes), KR_FN(kr_scan_steps), KR_FN(kr_scan_steps_grad);
 
 #endif

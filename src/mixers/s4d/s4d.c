@@ -17,7 +17,6 @@
 #include <math.h>
 
 #include "base/err.h"
-#include "base/rng.h"
 #include "nn/nn.h"
 #include "ops/discretise/discretise.h"
 #include "scan/scan_op.h"
@@ -67,29 +66,16 @@ static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
     return 1;
 }
 
-/* ---- initial values: a = where they start, b = N ---- */
-
-static double draw_rate(const kr_param_decl *d, int64_t index, kr_rng *r) {
-    (void)r;
-    return log(kr_s4d_first_rate((kr_s4d_start)d->init.a, index % d->shape[1]));
+/* init.a: where they start; b: N; c: the part of the system */
+static int start_part(const kr_param_decl *d, float *values, krait_error *e) {
+    return kr_s4d_first((kr_s4d_start)d->init.a, (int64_t)d->init.b, (kr_s4d_part)d->init.c,
+                        d->shape[0], values, e);
 }
 
-static double draw_frequency(const kr_param_decl *d, int64_t index, kr_rng *r) {
-    (void)r;
-    return kr_s4d_first_frequency((kr_s4d_start)d->init.a, (int64_t)d->init.b, index % d->shape[1]);
-}
-
-static double draw_b(const kr_param_decl *d, int64_t index, kr_rng *r) {
-    int64_t N = d->shape[2];
-    (void)r;
-    if (index / N % 2) return 0; /* imaginary */
-    return kr_s4d_first_b((kr_s4d_start)d->init.a, (int64_t)d->init.b, index % N);
-}
-
-static kr_value *system_param(kr_nn *nn, const kr_s4d *s, const char *name, kr_draw *draw, int rank,
-                              const int64_t *shape) {
-    kr_init_drawn init = {draw, (double)s->start, (double)s->state, 0, NULL};
-    return kr_nn_param_drawn(nn, name, KR_PARAM_RECURRENT, &init, rank, shape);
+static kr_value *system_param(kr_nn *nn, const kr_s4d *s, const char *name, kr_s4d_part part,
+                              int rank, const int64_t *shape) {
+    kr_init_started init = {start_part, s->start, (double)s->state, part};
+    return kr_nn_param_started(nn, name, KR_PARAM_RECURRENT, &init, rank, shape);
 }
 
 /* ---- the graph ---- */
@@ -101,9 +87,9 @@ static void discrete(kr_nn *nn, const kr_s4d *s, kr_value *ab[2]) {
     kr_discretise_attr attr = {(kr_discretisation)s->discretisation, s->rate};
     kr_value *ins[] = {
         kr_nn_param(nn, "log_dt", KR_PARAM_RECURRENT, steps, 1, &H),
-        system_param(nn, s, "log_rate", draw_rate, 2, (int64_t[]){S, N}),
-        system_param(nn, s, "frequency", draw_frequency, 2, (int64_t[]){S, N}),
-        system_param(nn, s, "B", draw_b, 3, (int64_t[]){S, 2, N}),
+        system_param(nn, s, "log_rate", KR_S4D_RATE, 2, (int64_t[]){S, N}),
+        system_param(nn, s, "frequency", KR_S4D_FREQUENCY, 2, (int64_t[]){S, N}),
+        system_param(nn, s, "B", KR_S4D_B, 3, (int64_t[]){S, 2, N}),
     };
     ab[0] = ab[1] = NULL;
     kr_apply(nn->g, &kr_op_discretise, &attr, sizeof attr, ins, 4, ab, 2);
@@ -130,15 +116,21 @@ static kr_value *recurrence(kr_nn *nn, const kr_s4d *s, kr_value *u) {
     return outs[0];
 }
 
-static kr_value *build(kr_nn *nn, kr_value *u) {
-    kr_s4d s = kr_s4d_of(nn->config);
+kr_value *kr_s4d_mixed(kr_nn *nn, kr_value *y, bool glu) {
     int64_t H = nn->config->width;
-    kr_value *z = kr_nn_map(nn, KR_FUNCTION_GELU, recurrence(nn, &s, u));
+    kr_value *z = kr_nn_map(nn, KR_FUNCTION_GELU, y);
     z = kr_nn_dropout(nn, z);
-    kr_value *v = kr_nn_linear(nn, z, "out_proj", H, s.glu ? 2 * H : H, true, kr_init_fan_in(H, 1));
-    if (!s.glu) return v;
+    int64_t rows = kr_value_tensor(y)->shape[1];
+    kr_value *v =
+        kr_nn_linear(nn, z, "out_proj", rows, glu ? 2 * H : H, true, kr_init_fan_in(rows, 1));
+    if (!glu) return v;
     return kr_nn_gate(nn, KR_FUNCTION_SIGMOID, kr_graph_columns(nn->g, v, 0, H),
                       kr_graph_columns(nn->g, v, H, H));
+}
+
+static kr_value *build(kr_nn *nn, kr_value *u) {
+    kr_s4d s = kr_s4d_of(nn->config);
+    return kr_s4d_mixed(nn, recurrence(nn, &s, u), s.glu);
 }
 
 const kr_mixer kr_mixer_s4d = {

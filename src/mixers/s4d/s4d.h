@@ -22,10 +22,17 @@ static inline kr_s4d kr_s4d_of(const kr_config *c) {
     return s;
 }
 
-/* Mode n (of N/2) of a state of N real numbers at first: -Re and Im of lambda, and B (real: a
- * mode's phase is free). */
-double kr_s4d_first_rate(kr_s4d_start start, int64_t n);
-double kr_s4d_first_frequency(kr_s4d_start start, int64_t N, int64_t n);
-double kr_s4d_first_b(kr_s4d_start start, int64_t N, int64_t n);
+typedef enum kr_s4d_part { KR_S4D_RATE, KR_S4D_FREQUENCY, KR_S4D_B } kr_s4d_part;
+
+/* A part of `copies` equal systems of N/2 modes (a state of N real numbers) at first: log -Re
+ * lambda or Im lambda [copies,N/2]; B [copies,2,N/2] (real: a mode's phase is free). */
+int kr_s4d_first(kr_s4d_start start, int64_t N, kr_s4d_part part, int64_t copies, float *values,
+                 krait_error *e);
+/* values [copies,count] <- the first row. */
+void kr_s4d_repeat(float *values, int64_t copies, int64_t count);
+
+/* What follows the recurrence: y [M,any] -> [M,H], by GELU and a map with (glu) or without a gate.
+ */
+kr_value *kr_s4d_mixed(kr_nn *nn, kr_value *y, bool glu);
 
 #endif

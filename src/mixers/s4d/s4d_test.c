@@ -1,6 +1,7 @@
 /* s4d_test.c - the checks of the structured state spaces' sheet (Gu et al. 2020 to 2022) that
- * concern diagonal systems, each a test: initial values, one mode's kernel, half of the conjugate
- * pairs, a changed sampling rate, gradients' formulas, stability, forwarded states.
+ * concern diagonal systems, each a test (hippo_test.c has LegS): initial values, one mode's kernel,
+ * half of the conjugate pairs, a changed sampling rate, gradients' formulas, stability, forwarded
+ * states.
  *
  * What holds for every mixer (forms of a model agree, gradients of a whole model) is tested over
  * all of them in lm_test.c and selftest_model_test.c. */
@@ -28,63 +29,6 @@ typedef double complex cplx;
 
 /* ---- initial values (sections 4.2 and 6.2) ----------------------------------------------------
  */
-
-/* The largest relative difference of the modes of LegS from the sheet's. */
-static double legs_off(int64_t N, const double *frequency, int n, bool from_the_top) {
-    double worst = 0;
-    for (int i = 0; i < n; i++) {
-        int64_t m = from_the_top ? N / 2 - 1 - i : i;
-        double is = kr_s4d_first_frequency(KR_S4D_LEGS, N, m);
-        worst = fmax(worst, fabs(is / frequency[i] - 1));
-    }
-    return worst;
-}
-
-static void legs_has_its_published_modes(void **state) {
-    (void)state;
-    static const double four[] = {0.556501115, 4.603293007};
-    static const double eight[] = {0.427488712, 1.957794151, 5.354208515, 19.857410371};
-    static const double top[] = {1303.274, 433.031, 258.152, 182.62};
-    double worst = fmax(legs_off(4, four, 2, false), legs_off(8, eight, 4, false));
-    double high = legs_off(64, top, 4, true), square = 0;
-    double b = fabs(kr_s4d_first_b(KR_S4D_LEGS, 4, 0) / 0.966931170 - 1);
-    b = fmax(b, fabs(kr_s4d_first_b(KR_S4D_LEGS, 4, 1) / 2.658015070 - 1));
-    double largest = kr_s4d_first_b(KR_S4D_LEGS, 64, 31);
-    for (int n = 0; n < 32; n++) square += 2 * pow(kr_s4d_first_b(KR_S4D_LEGS, 64, n), 2);
-    print_message("N 4 and 8: frequencies off by %.1e, B by %.1e; N 64: by %.1e, largest B %.3f, "
-                  "sum of squares %.6f\n",
-                  worst, b, high, largest, square);
-    assert_true(worst < 1e-9 && b < 1e-8 && high < 1e-5);
-    assert_true(fabs(largest - 40.752) < 1e-3 && fabs(square / 4096 - 1) < 1e-10);
-}
-
-/* The closed form solves S v = i mu v, S the normal part of LegS plus 1/2, built here. */
-static void legs_modes_are_eigenvectors(void **state) {
-    (void)state;
-    enum { N = 64 };
-    double worst = 0;
-    for (int m = 0; m < N / 2; m++) {
-        double mu = kr_s4d_first_frequency(KR_S4D_LEGS, N, m), norm = 0;
-        cplx v[N], q = 1, project = 0;
-        for (int n = 0; n < N; n++) {
-            if (n) q *= -(1 - I * 2 * mu / (2 * n - 1)) / (1 + I * 2 * mu / (2 * n + 1));
-            v[n] = q / sqrt(2 * n + 1);
-            norm += creal(v[n] * conj(v[n]));
-            project += conj(v[n]) * sqrt(2 * n + 1);
-        }
-        for (int n = 0; n < N; n++) {
-            cplx sum = 0;
-            for (int k = 0; k < N; k++)
-                sum += (k > n) * 0.5 * sqrt((2 * n + 1) * (2 * k + 1)) * v[k] -
-                       (k < n) * 0.5 * sqrt((2 * n + 1) * (2 * k + 1)) * v[k];
-            worst = fmax(worst, cabs(sum - I * mu * v[n]) / (mu * sqrt(norm)));
-        }
-        double b = kr_s4d_first_b(KR_S4D_LEGS, N, m);
-        worst = fmax(worst, fabs(cabs(project) / sqrt(norm) / b - 1));
-    }
-    print_message("N 64: |S v - i mu v| <= %.1e\n", worst);
-    assert_true(worst < 1e-10);
-}
 
 static const float *weight(const kr_weights *w, const char *name) {
     char full[96];
@@ -277,8 +221,6 @@ static void recurrence_convolution_and_halves_agree(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(legs_has_its_published_modes),
-        cmocka_unit_test(legs_modes_are_eigenvectors),
         cmocka_unit_test(fresh_models_have_the_published_values),
         cmocka_unit_test(one_mode_has_its_published_kernel),
         cmocka_unit_test(a_step_twice_as_long_is_two_steps),
