@@ -109,6 +109,10 @@ KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int
 KRAIT_API krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N);
 /* S4: the same, with a decay of a diagonal minus `rank` outer products, given. */
 KRAIT_API krait_scan_desc krait_scan_s4(int64_t channels, int64_t N, int64_t rank);
+/* LSSL: a whole matrix [N,N] a channel as its decay: a diagonal of zeros, p_k = -e_k, q_k its row
+ * k.
+ */
+KRAIT_API krait_scan_desc krait_scan_lssl(int64_t channels, int64_t N);
 /* LRU: complex lanes, a = exp(A) with A [2,lanes] = (-exp(nu_log), exp(theta_log)) constant; x
  * [M,2,lanes] is B u, y the states. */
 KRAIT_API krait_scan_desc krait_scan_lru(int64_t lanes);

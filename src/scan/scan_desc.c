@@ -66,6 +66,13 @@ krait_scan_desc krait_scan_s4(int64_t channels, int64_t N, int64_t rank) {
     return d;
 }
 
+krait_scan_desc krait_scan_lssl(int64_t channels, int64_t N) {
+    krait_scan_desc d = krait_scan_s4(channels, N, N);
+    d.complex_state = false;
+    d.kappa = 1;
+    return d;
+}
+
 krait_scan_desc krait_scan_lru(int64_t lanes) {
     krait_scan_desc d = plain(1, lanes, 1);
     d.inputs = d.reads = 2;

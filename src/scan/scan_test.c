@@ -95,10 +95,7 @@ static void gradients_of_members(void **state) {
     gradients_of("S4D", krait_scan_s4d(3, 4));
     gradients_of("S4", krait_scan_s4(3, 4, 1));
     gradients_of("S4 of rank 2", krait_scan_s4(3, 4, 2));
-    d = krait_scan_s4(2, 3, 3);
-    d.complex_state = false;
-    d.kappa = 1;
-    gradients_of("LSSL", d);
+    gradients_of("LSSL", krait_scan_lssl(2, 3));
     gradients_of("LRU", krait_scan_lru(3));
     gradients_of("linear attention", krait_scan_linear_attention(2, 3, 4));
     gradients_of("RetNet", krait_scan_retnet(2, 3, 4));

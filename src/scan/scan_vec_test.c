@@ -279,15 +279,13 @@ static void low_rank(const char *name, krait_scan_desc d, int64_t M, int64_t S,
 static void low_ranks(void **state) {
     (void)state;
     static const int64_t ragged[] = {1, 63, 0, 36};
-    krait_scan_desc back = krait_scan_s4(37, 5, 1), dense = krait_scan_s4(9, 7, 7);
+    krait_scan_desc back = krait_scan_s4(37, 5, 1);
     back.order = KRAIT_ORDER_REVERSE;
-    dense.complex_state = false;
-    dense.kappa = 1;
     low_rank("s4 row by row", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_STEPS);
     low_rank("s4 row by row, ragged, adding", krait_scan_s4(20, 5, 2), 100, 4, ragged,
              KR_SCAN_STEPS);
     low_rank("s4 row by row, reverse", back, 100, 4, ragged, KR_SCAN_STEPS);
-    low_rank("lssl", dense, 100, 4, ragged, KR_SCAN_STEPS);
+    low_rank("lssl", krait_scan_lssl(9, 7), 100, 4, ragged, KR_SCAN_STEPS);
     low_rank("s4", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_CONV);
     low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 4, ragged, KR_SCAN_CONV);
     low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 1, NULL, KR_SCAN_CONV);

@@ -1,0 +1,131 @@
+/* discretise_dense.c - rules of the discretisation of a whole matrix; discretise_dense.h has the
+ * contract. */
+#include "ops/discretise_dense/discretise_dense.h"
+
+#include "base/err.h"
+#include "ops/case.h"
+
+enum { INS = KR_DENSE_INS, GRAD_INS = KR_DENSE_INS + 2 };
+
+static const char *const names[GRAD_INS] = {"log_dt", "A", "B", "ddecay", "db"};
+
+static int need(const kr_call *c, int i, int rank, const int64_t *shape, krait_error *e) {
+    const kr_tensor *t = &c->in[i];
+    char text[96];
+    KR_TRY(kr_need_rank("discretise_dense", names[i], t, rank, e));
+    for (int k = 0; k < rank; k++)
+        KR_TRY(kr_need_dim("discretise_dense", names[i], t, k, shape[k], e));
+    if (t->dtype == c->in[0].dtype) return 0;
+    return kr_fail(e, KRAIT_ERR_SHAPE, "discretise_dense: %s must be %s, is %s", names[i],
+                   kr_dtype_name(c->in[0].dtype), kr_tensor_describe(t, text));
+}
+
+static int check(const kr_call *c, krait_error *e) {
+    const kr_tensor *dt = &c->in[KR_DENSE_DT], *A = &c->in[KR_DENSE_A];
+    KR_TRY(kr_need_rank("discretise_dense", "log_dt", dt, 1, e));
+    KR_TRY(kr_need_rank("discretise_dense", "A", A, 2, e));
+    int64_t H = dt->shape[0], N = A->shape[1];
+    KR_TRY(need(c, KR_DENSE_A, 2, (int64_t[]){N, N}, e));
+    KR_TRY(need(c, KR_DENSE_B, 1, &N, e));
+    for (int i = INS; i < c->n_in; i++)
+        if (c->in[i].data) KR_TRY(need(c, i, 2, (int64_t[]){H, (i == INS ? 1 + 2 * N : 1) * N}, e));
+    return 0;
+}
+
+static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    KR_TRY(check(c, e));
+    const kr_tensor *dt = &c->in[KR_DENSE_DT];
+    int64_t H = dt->shape[0], N = c->in[KR_DENSE_A].shape[1];
+    out[0] = kr_tensor_make(NULL, dt->dtype, 2, (int64_t[]){H, (1 + 2 * N) * N});
+    out[1] = kr_tensor_make(NULL, dt->dtype, 2, (int64_t[]){H, N});
+    return 0;
+}
+
+static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    KR_TRY(check(c, e));
+    for (int i = 0; i < INS; i++) out[i] = kr_out_like(&c->in[i]);
+    return 0;
+}
+
+static void forward_grad(kr_tape *t, const kr_node *n) {
+    kr_value *ins[GRAD_INS], *outs[INS] = {NULL};
+    uint32_t accumulate = 0;
+    for (int i = 0; i < INS; i++) ins[i] = kr_rule_saved(t, kr_rule_in(n, i));
+    for (int i = 0; i < 2; i++) ins[INS + i] = kr_rule_dout(t, n, i);
+    if (!ins[INS] && !ins[INS + 1]) return;
+    for (int i = 0; i < INS; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
+    kr_rule_emit(t, &kr_op_discretise_dense_grad, kr_rule_attr(n), sizeof(kr_discretise_dense_attr),
+                 ins, GRAD_INS, outs, INS, accumulate);
+}
+
+/* Four matrices and three vectors (discretise_dense_ref.c). */
+static size_t scratch(const kr_call *c) {
+    int64_t N = c->in[KR_DENSE_A].shape[1];
+    return (size_t)(4 * N * N + 3 * N) * sizeof(double);
+}
+
+static void cost(const kr_call *c, double *flops, double *bytes) {
+    double H = (double)c->in[KR_DENSE_DT].shape[0], N = (double)c->in[KR_DENSE_A].shape[1];
+    *flops = H * N * N * N * (c->n_in > INS ? 6 : 2);
+    *bytes = 0;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i].data) *bytes += (double)kr_tensor_bytes(&c->in[i]);
+    for (int i = 0; i < c->n_out; i++)
+        if (c->out[i].data) *bytes += (double)kr_tensor_bytes(&c->out[i]);
+}
+
+static const struct {
+    const char *name;
+    int64_t H, N;
+    kr_discretise_dense_attr attr;
+} table[] = {
+    {"one number", 1, 1, {1}},
+    {"N 17", 7, 17, {1}},
+    {"N 5, twice as slow", 12, 5, {2}},
+};
+
+static bool inputs(int index, kr_case *k, bool backward) {
+    if (index >= (int)(sizeof table / sizeof *table)) return false;
+    int64_t H = table[index].H, N = table[index].N;
+    k->name = table[index].name;
+    k->attr = &table[index].attr;
+    k->attr_size = sizeof table[index].attr;
+    k->half.none = true;
+    k->tolerance = 1e-5;
+    kr_case_in(k, KR_DENSE_DT, KR_F32, 1, &H, KR_FILL_UNIFORM, -5, -2);
+    kr_case_normal(k, KR_DENSE_A, 2, (int64_t[]){N, N});
+    kr_case_normal(k, KR_DENSE_B, 1, &N);
+    if (backward) kr_case_normal(k, INS, 2, (int64_t[]){H, (1 + 2 * N) * N});
+    if (backward) kr_case_normal(k, INS + 1, 2, (int64_t[]){H, N});
+    k->n_out = backward ? INS : 2;
+    return true;
+}
+
+static bool forward_cases(int index, kr_case *k) { return inputs(index, k, false); }
+static bool backward_cases(int index, kr_case *k) { return inputs(index, k, true); }
+
+KR_DECLARE_REF_KERNEL(kr_discretise_dense);
+KR_DECLARE_REF_KERNEL(kr_discretise_dense_grad);
+
+const kr_op kr_op_discretise_dense = {
+    .name = "discretise_dense",
+    .shape = forward_shape,
+    .grad = forward_grad,
+    .scratch = scratch,
+    .cost = cost,
+    .cases = forward_cases,
+    .n_in = INS,
+    .n_out = 2,
+    .kernel = KR_REF_KERNELS(kr_discretise_dense),
+};
+
+const kr_op kr_op_discretise_dense_grad = {
+    .name = "discretise_dense_grad",
+    .shape = backward_shape,
+    .scratch = scratch,
+    .cost = cost,
+    .cases = backward_cases,
+    .n_in = GRAD_INS,
+    .n_out = INS,
+    .kernel = KR_REF_KERNELS(kr_discretise_dense_grad),
+};
