@@ -11,9 +11,9 @@
  * where nothing is singular: 1 - w a is, up to a factor, 2 (1 - w) - (1 + w) delta lambda. It is
  * taken at n points of a circle of radius r < 1, and a transform gives K_l r^l + K_{l+n} r^(l+n) +
  * ... (Abate & Whitt 1992). r is where what wraps around, r^n, is as small as what rounding becomes
- * when r^l is divided out, 1e-16 r^-length: 2e-11 for n = 2 length. So nothing needs truncation at
- * `length`, and c means the same to kernel and recurrence. Powers of A must not grow. Source: Gu et
- * al. 2022b, Goel et al. 2022. */
+ * when r^l is divided out, 1e-16 r^-length: 1e-8 for n = length, 2e-11 for n = 2 length. So nothing
+ * needs truncation at `length`, and c means the same to kernel and recurrence. Powers of A must not
+ * grow. Source: Gu et al. 2022b, Goel et al. 2022. */
 #ifndef KR_SCAN_CAUCHY_H
 #define KR_SCAN_CAUCHY_H
 
@@ -24,7 +24,7 @@ enum { KR_CAUCHY_RANKS = 4 }; /* what there is room for; above, the recurrence i
 /* Lanes are channels: W of them, W the width of the level. Vectors of modes are [modes][2][W]. */
 typedef struct kr_cauchy {
     int64_t modes, length, low_rank;
-    int64_t n; /* points: a power of two from 2 length on */
+    int64_t n; /* points: a power of two from length on */
     double kappa;
     const double *a, *b, *c, *low; /* low: p_1 .. p_K, q_1 .. q_K */
     double *ga, *gb, *gc, *glow;   /* gradients, added to */
@@ -32,10 +32,10 @@ typedef struct kr_cauchy {
     double *points;                /* [n][2][W] */
 } kr_cauchy;
 
-/* The least n of a length. */
+/* The n that floats need: the least. */
 static inline int64_t kr_cauchy_points(int64_t length) {
     int64_t n = 4;
-    while (n < 2 * length) n *= 2;
+    while (n < length) n *= 2;
     return n;
 }
 

@@ -93,11 +93,13 @@ static bool conv_pays(const kr_call *c, bool backward) {
     if (c->in[KR_SCAN_Z].data || x->shape[0] < KR_SCAN_CONV_LEAST * seqs->shape[0]) return false;
     if (backward && !c->in[KR_SCAN_DY].data) return false;
     if (backward && c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) return false;
-    for (int64_t s = 0; s < seqs->shape[0]; s++)
-        if (((const int64_t *)seqs->data)[s * seqs->stride[0] + 1] >
-            (int64_t)1 << (KR_SCAN_CONV_SIZES - 1))
-            return false;
-    return true;
+    int64_t longest = 0;
+    for (int64_t s = 0; s < seqs->shape[0]; s++) {
+        int64_t rows = ((const int64_t *)seqs->data)[s * seqs->stride[0] + 1];
+        if (rows > longest) longest = rows;
+    }
+    if (longest > (int64_t)1 << (KR_SCAN_CONV_SIZES - 1)) return false;
+    return !d->low_rank || x->shape[0] >= KR_SCAN_CAUCHY_LEAST * longest;
 }
 
 kr_scan_plan kr_scan_pick(const kr_call *c, bool backward) {

@@ -1,5 +1,5 @@
-/* scan_steps_vec.c - the recurrence row by row (plan STEPS: S4, LSSL, and S4D where a convolution
- * does not pay): everything but x is constant in time, vectors run over channels.
+/* scan_steps_vec.c - the recurrence row by row (plan STEPS: S4, LSSL, and S4D backward where a
+ * convolution does not pay): everything but x is constant in time, vectors run over channels.
  *
  *   h_t = a (*) h_{t-1} - sum_k p_k kappa Re(q_k . h_{t-1}) + b x_t      y_t = kappa Re(c . h_t) +
  * D x_t

@@ -278,7 +278,7 @@ static void low_rank(const char *name, krait_scan_desc d, int64_t M, int64_t S,
 
 static void low_ranks(void **state) {
     (void)state;
-    static const int64_t ragged[] = {1, 63, 0, 36};
+    static const int64_t ragged[] = {1, 63, 0, 36}, many[] = {1, 33, 0, 33, 33};
     krait_scan_desc back = krait_scan_s4(37, 5, 1);
     back.order = KRAIT_ORDER_REVERSE;
     low_rank("s4 row by row", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_STEPS);
@@ -286,10 +286,10 @@ static void low_ranks(void **state) {
              KR_SCAN_STEPS);
     low_rank("s4 row by row, reverse", back, 100, 4, ragged, KR_SCAN_STEPS);
     low_rank("lssl", krait_scan_lssl(9, 7), 100, 4, ragged, KR_SCAN_STEPS);
-    low_rank("s4", krait_scan_s4(37, 6, 1), 200, 2, NULL, KR_SCAN_CONV);
-    low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 4, ragged, KR_SCAN_CONV);
-    low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 1, NULL, KR_SCAN_CONV);
-    low_rank("s4, reverse", back, 100, 4, ragged, KR_SCAN_CONV);
+    low_rank("s4", krait_scan_s4(37, 6, 1), 200, 5, NULL, KR_SCAN_CONV);
+    low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 5, many, KR_SCAN_CONV);
+    low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 4, NULL, KR_SCAN_CONV);
+    low_rank("s4, reverse", back, 100, 5, many, KR_SCAN_CONV);
 }
 
 /* The same bytes for any number of threads. */
