@@ -148,7 +148,7 @@ static int draw_params(const kr_graph *g, uint64_t seed, const kr_weight *items,
         krait_error own;
         kr_graph_param_at(g, i, &d);
         int bad = draw_all(d, seed, &items[i].tensor, &own);
-#pragma omp critical(kr_draw_params)
+#pragma omp critical
         if (bad < 0) {
             rc = bad;
             if (e) *e = own;
