@@ -1,6 +1,8 @@
-/* scan_member_test.c - every member of the family, computed by the reference of the one recurrence,
- * against its own paper: loops and attention forms written from the paper's definition, which share
- * no code with the engine. */
+/* scan_member_test.c - linear_recurrence.md section 6, check 8: every row of its section 2,
+ * computed by the reference of the one recurrence, against its own paper: loops and attention forms
+ * written from the paper's definition, which share no code with the engine. Mamba-2's reduction to
+ * Mamba is mamba2.md check 3; MILA's attention is mila.md checks 3, 4 and 7. Mamba's frame of
+ * MILA's paper is mixers/linear_attention's test. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -436,26 +438,185 @@ static void rwkv(void **state) {
     expect("RWKV-6, reading before the write", &p, want, T * P);
 }
 
-/* MILA: every row reads the sum over all rows. */
-static void mila(void **state) {
+/* Mega (Ma et al. 2022), the damped average: h_t = (1 - alpha delta) h_{t-1} + alpha beta x_t,
+ * y_t = eta . h_t, for each channel. */
+static void mega(void **state) {
     (void)state;
-    enum { N = 4, P = 3 };
+    enum { H = 3, N = 4 };
     problem p;
-    double want[T * P] = {0};
-    krait_scan_desc d = krait_scan_linear_attention(1, P, N);
-    d.read = KRAIT_READ_FINAL;
+    double want[T * H] = {0};
+    krait_scan_desc d = krait_scan_gla(H, 1, N);
+    d.form = KRAIT_FORM_GIVEN;
+    d.a_constant = d.b_constant = d.c_constant = true;
     bare(&p, d, false, false);
-    for (int t = 0; t < T; t++)
-        for (int s = 0; s < T; s++)
-            for (int n = 0; n < N; n++)
-                for (int c = 0; c < P; c++)
-                    want[t * P + c] += in(&p, KR_SCAN_C)[t * N + n] * in(&p, KR_SCAN_B)[s * N + n] *
-                                       in(&p, KR_SCAN_X)[s * P + c];
-    expect("MILA, not causal", &p, want, T * P);
+    for (int i = 0; i < H * N; i++) {
+        double alpha = sigmoid(0.3 * i - 1), delta = sigmoid(1 - 0.2 * i), h = 0;
+        double beta = in(&p, KR_SCAN_B)[i];
+        in(&p, KR_SCAN_A)[i] = 1 - alpha * delta;
+        in(&p, KR_SCAN_B)[i] = alpha * beta;
+        for (int t = 0; t < T; t++) {
+            h = (1 - alpha * delta) * h + alpha * beta * in(&p, KR_SCAN_X)[t * H + i / N];
+            want[t * H + i / N] += in(&p, KR_SCAN_C)[i] * h;
+        }
+    }
+    expect("Mega, damped average", &p, want, T * H);
 }
 
-/* Dao & Gu 2024: with A equal over n and delta equal over the channels of a head, Mamba is
- * Mamba-2. */
+/* S5 (Smith et al. 2023): lanes that all channels share, h_t = exp(delta lambda) h_{t-1} + B u_t,
+ * y = 2 Re(C h): the lanes are an LRU's, and B and C products beside them. */
+static void s5(void **state) {
+    (void)state;
+    enum { N = 4, H = 3 };
+    problem p;
+    double u[T][H], want[T][H] = {{0}}, worst = 0;
+    cplx h[N] = {0}, lambda[N], B[N][H], C[H][N];
+    bare(&p, krait_scan_lru(N), false, false);
+    for (int n = 0; n < N; n++) {
+        lambda[n] = -0.5 + I * pi * (n + 0.5);
+        put_complex(in(&p, KR_SCAN_A), N, n, 0.1 * lambda[n]);
+        for (int i = 0; i < H; i++) {
+            B[n][i] =
+                (cexp(0.1 * lambda[n]) - 1) / lambda[n] * (cos(n + 2 * i) + I * sin(3 * n - i));
+            C[i][n] = sin(2 * n + i) + I * cos(n - 2 * i);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int n = 0; n < N; n++) {
+            cplx v = 0;
+            for (int i = 0; i < H; i++) v += B[n][i] * (u[t][i] = sin(t * (i + 1.3)));
+            put_complex(in(&p, KR_SCAN_X) + t * 2 * N, N, n, v);
+            h[n] = cexp(0.1 * lambda[n]) * h[n] + v;
+            for (int i = 0; i < H; i++) want[t][i] += 2 * creal(C[i][n] * h[n]);
+        }
+    problem_forward(&p, KR_LEVEL_REF64);
+    const double *y = p.forward.out[KR_SCAN_OUT_Y].data;
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < H; i++) {
+            double is = 0;
+            for (int n = 0; n < N; n++)
+                is += 2 * creal(C[i][n] * (y[t * 2 * N + n] + I * y[t * 2 * N + N + n]));
+            worst = fmax(worst, fabs(is - want[t][i]));
+        }
+    print_message("%-44s off by %.1e\n", "S5, lanes that channels share", worst);
+    assert_true(worst < 1e-12);
+    problem_free(&p);
+}
+
+/* ---- MILA (Han et al. 2024), not causal, on a map of ROWS by COLUMNS tokens ---- */
+
+enum { ROWS = 3, COLUMNS = 4, CELLS = ROWS * COLUMNS, WIDE = 8, HEADS = 2, EACH = WIDE / HEADS };
+
+/* Turns the WIDE channels of the token at (row, column): pairs (2p, 2p+1), the first half by the
+ * row, the second by the column. */
+static void turn_map(const double *from, int row, int column, double *to) {
+    for (int q = 0; q < WIDE / 2; q++) {
+        int quarter = WIDE / 4;
+        double angle = (q < quarter ? row : column) * pow(10000, -(double)(q % quarter) / quarter);
+        to[2 * q] = from[2 * q] * cos(angle) - from[2 * q + 1] * sin(angle);
+        to[2 * q + 1] = from[2 * q] * sin(angle) + from[2 * q + 1] * cos(angle);
+    }
+}
+
+typedef struct map {
+    double q[CELLS][WIDE], k[CELLS][WIDE], v[CELLS][WIDE], qr[CELLS][WIDE], kr[CELLS][WIDE];
+} map;
+
+static void draw_map(map *m) {
+    kr_rng rng = kr_rng_make(2, 9);
+    for (int t = 0; t < CELLS; t++) {
+        for (int i = 0; i < WIDE; i++) {
+            m->q[t][i] = exp(kr_rng_normal(&rng));
+            m->k[t][i] = exp(kr_rng_normal(&rng));
+            m->v[t][i] = kr_rng_normal(&rng);
+        }
+        turn_map(m->q[t], t / COLUMNS, t % COLUMNS, m->qr[t]);
+        turn_map(m->k[t], t / COLUMNS, t % COLUMNS, m->kr[t]);
+    }
+}
+
+/* Check 4's form, all pairs of tokens: o_i = sum_j (qr_i.kr_j) V_j / (sum_j q_i.k_j + n 1e-6). */
+static void all_pairs(const map *m, double want[CELLS][WIDE]) {
+    for (int i = 0; i < CELLS; i++)
+        for (int c = 0; c < WIDE; c++) {
+            int first = c / EACH * EACH;
+            double sum = 0, weights = CELLS * 1e-6;
+            for (int j = 0; j < CELLS; j++)
+                for (int n = first; n < first + EACH; n++) {
+                    sum += m->qr[i][n] * m->kr[j][n] * m->v[j][c];
+                    weights += m->q[i][n] * m->k[j][n];
+                }
+            want[i][c] = sum / weights;
+        }
+}
+
+/* sum over all rows of x (x) b, read by c at every row: [CELLS,HEADS,width]. */
+static void read_all(const double x[][WIDE], double b[][WIDE], double c[][WIDE], int width,
+                     double *y) {
+    static double ones[CELLS * HEADS];
+    krait_scan_desc d = krait_scan_linear_attention(HEADS, width, EACH);
+    d.read = KRAIT_READ_FINAL;
+    int64_t seqs[3] = {0, CELLS, 0};
+    double scratch[64];
+    for (int i = 0; i < CELLS * HEADS; i++) ones[i] = 1;
+    const void *data[] = {x ? (const void *)x : ones, b, c};
+    const int at[] = {KR_SCAN_X, KR_SCAN_B, KR_SCAN_C}, wide[] = {HEADS * width, WIDE, WIDE};
+    kr_call call = {.attr = &d, .n_in = KR_SCAN_INS, .n_out = 1, .threads = 1, .scratch = scratch};
+    for (int i = 0; i < 3; i++)
+        call.in[at[i]] =
+            kr_tensor_make((void *)(uintptr_t)data[i], KR_F64, 2, (int64_t[]){CELLS, wide[i]});
+    call.in[KR_SCAN_SEQS] = kr_tensor_make(seqs, KR_I64, 2, (int64_t[]){1, 3});
+    call.out[0] = kr_tensor_make(y, KR_F64, 2, (int64_t[]){CELLS, HEADS * width});
+    kr_op_kernel(&kr_op_scan, KR_LEVEL_REF64)(&call);
+}
+
+/* The engine's way: one scan of values, one of ones, and a division. */
+static double by_scans(map *m, double zb[][WIDE], double zc[][WIDE], const double v[][WIDE],
+                       double want[CELLS][WIDE]) {
+    static double kv[CELLS * WIDE], z[CELLS * HEADS];
+    double worst = 0, size = 0;
+    read_all(v, m->kr, m->qr, EACH, kv);
+    read_all(NULL, zb, zc, 1, z);
+    for (int i = 0; i < CELLS * WIDE; i++) {
+        double is = kv[i] / (z[i / EACH] + CELLS * 1e-6), to = want[i / WIDE][i % WIDE];
+        worst = fmax(worst, fabs(is - to));
+        size = fmax(size, fabs(to));
+    }
+    return worst / size;
+}
+
+static void mila(void **state) {
+    (void)state;
+    static map m, twice;
+    static double want[CELLS][WIDE], moved[WIDE];
+    draw_map(&m);
+    all_pairs(&m, want);
+    double exact = by_scans(&m, m.k, m.q, m.v, want), turned = by_scans(&m, m.kr, m.qr, m.v, want);
+    double projected = by_scans(&m, m.k, m.q, m.k, want);
+    twice = m; /* angles counted within a head, not over the whole width */
+    for (int t = 0; t < CELLS; t++)
+        for (int i = 0; i < WIDE; i += 2) {
+            double angle = (i % EACH < EACH / 2 ? t / COLUMNS : t % COLUMNS);
+            twice.kr[t][i] = m.k[t][i] * cos(angle) - m.k[t][i + 1] * sin(angle);
+            twice.kr[t][i + 1] = m.k[t][i] * sin(angle) + m.k[t][i + 1] * cos(angle);
+        }
+    double by_head = by_scans(&twice, m.k, m.q, m.v, want);
+    print_message("mila.md 4: all pairs of tokens: off by %.1e\n", exact);
+    print_message("mila.md 3: turned keys in z %.2g, angles by head %.2g, other values %.2g\n",
+                  turned, by_head, projected);
+    assert_true(exact < 1e-12 && turned > 1e-2 && by_head > 1e-2 && projected > 1e-2);
+    turn_map(m.k[0], 0, 0, moved);
+    assert_memory_equal(moved, m.k[0], sizeof moved);
+    for (int i = 0; i < WIDE; i++) {
+        double other[WIDE];
+        turn_map(m.k[0], 2, 1, moved);
+        turn_map(m.k[0], 2, 3, other); /* another column */
+        assert_true((moved[i] == other[i]) == (i < WIDE / 2));
+    }
+    print_message("mila.md 7: (0,0) turns nothing, the first half follows the row alone\n");
+}
+
+/* mamba2.md check 3 (Dao & Gu 2024): with A equal over n and delta equal over the channels of a
+ * head, Mamba is Mamba-2. */
 static void mamba2_is_mamba1(void **state) {
     (void)state;
     enum { E = 6, N = 4 };
@@ -485,6 +646,8 @@ int main(void) {
         cmocka_unit_test(gla),
         cmocka_unit_test(hgrn),
         cmocka_unit_test(rwkv),
+        cmocka_unit_test(mega),
+        cmocka_unit_test(s5),
         cmocka_unit_test(mila),
         cmocka_unit_test(mamba2_is_mamba1),
     };
