@@ -1,11 +1,14 @@
 /* linear_attention_test.c - the rows of the table of linear recurrences that this mixer makes
- * (linear attention, RetNet, GLA), and the six switches from linear attention to Mamba, each alone
- * and all of them: against the sum over all pairs of tokens that defines each, in double; and
- * Mamba's end against mixer mamba1, tensor by tensor. */
+ * (linear attention, RetNet, GLA), and the six switches from linear attention to Mamba (mila.md
+ * section 1). Each switch alone, from linear attention's end and from Mamba's, and all of them:
+ * against the sum over all pairs of tokens that defines each, in double. Each switch where its own
+ * numbers make it nothing (a step of 1, a rate of 0, ...): the other end. And Mamba's end against
+ * mixer mamba1, tensor by tensor. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +34,12 @@ static void bind(rig *r, kr_value *v, void *data) {
     krait_error e;
     t.data = data;
     if (kr_graph_bind(r->g, v, &t, &e) < 0) fail_msg("%s", e.message);
+}
+
+static void run_again(rig *r) {
+    krait_error e;
+    kr_graph_params_changed(r->g);
+    if (kr_graph_run(r->g, T, 0, &e) < 0) fail_msg("%s", e.message);
 }
 
 /* One mixer on T rows of D numbers, every parameter drawn by its name. */
@@ -65,14 +74,18 @@ static void run_rig(rig *r, const char *mixer, const char *set) {
     bind(r, nn.seqs, r->seqs);
     if (kr_graph_plan(r->g, &e) < 0) fail_msg("%s", e.message);
     assert_int_equal(kr_graph_allocate(r->g, &e), 0);
-    if (kr_graph_run(r->g, T, 0, &e) < 0) fail_msg("%s", e.message);
+    run_again(r);
 }
 
-static const double *param(const rig *r, const char *name) {
+static double *values_of(rig *r, const char *name) {
     for (int i = 0; i < r->n; i++)
         if (strcmp(r->names[i], name) == 0) return r->values[i];
     fail_msg("%s", name);
-    return NULL;
+    return r->values[0];
+}
+
+static const double *param(const rig *r, const char *name) {
+    return values_of((rig *)(uintptr_t)r, name);
 }
 
 /* ---- the definition ---- */
@@ -234,6 +247,158 @@ static double difference(const char *set) {
     "block=mamba heads=1 key=3 value=10 kernel=3 rank=2 feature=identity normaliser=false "        \
     "scale_queries=false decay=selective input_gate=true shortcut=true"
 
+/* mila.md section 1: a switch at linear attention's end, then at Mamba's; then what else changes.
+ */
+static const struct {
+    const char *name, *attention, *mamba;
+} switches[] = {
+    {"1 input gate", "input_gate=false", "input_gate=true"},
+    {"2 forget gate", "decay=none", "decay=selective"},
+    {"3 shortcut", "shortcut=false", "shortcut=true"},
+    {"4 normalisation", "normaliser=true feature=elu scale_queries=true",
+     "normaliser=false feature=identity scale_queries=false"},
+    {"5 heads", "heads=2", "heads=1"},
+    {"6 block", "block=attention", "block=mamba"},
+};
+enum { SWITCHES = 6 };
+
+/* Both ends of each switch, where all others are at the one end and where they are at the other. */
+static void each_switch_has_two_ends(void **state) {
+    (void)state;
+    for (int k = 0; k < SWITCHES; k++)
+        for (int others = 0; others < 2; others++) {
+            double off[2];
+            for (int end = 0; end < 2; end++) {
+                char set[400] = "key=4 value=6 rank=2 kernel=3";
+                for (int i = 0; i < SWITCHES; i++) {
+                    bool mamba = i == k ? end : others;
+                    size_t used = strlen(set);
+                    snprintf(set + used, sizeof set - used, " %s",
+                             mamba ? switches[i].mamba : switches[i].attention);
+                }
+                off[end] = difference(set);
+            }
+            print_message("mila.md 1: %s, the others %s: attention's end %.1e, Mamba's %.1e\n",
+                          switches[k].name, others ? "Mamba's" : "attention's", off[0], off[1]);
+            assert_true(off[0] < 1e-12 && off[1] < 1e-12);
+        }
+}
+
+/* ---- a switch whose numbers make it nothing ---- */
+
+static void put(rig *r, const char *name, double value) {
+    double *v = values_of(r, name);
+    for (int i = 0; i < MOST; i++) v[i] = value;
+}
+
+/* in_proj: VALUES rows, for a gate's step sizes RANK more, and keys and queries. */
+enum { VALUES = 6, RANK = 2, KEYS = 4 };
+
+/* The same keys and queries, though step sizes lie in front of them. */
+static void share_in_proj(rig *on, const rig *off) {
+    const double *from = param(off, "in_proj.weight");
+    double *to = values_of(on, "in_proj.weight");
+    memcpy(to, from, (size_t)(VALUES * D) * sizeof *to);
+    memcpy(to + (VALUES + RANK) * D, from + VALUES * D, (size_t)(2 * KEYS * D) * sizeof *to);
+}
+
+static double apart(const rig *a, const rig *b) {
+    const double *x = kr_value_tensor(a->out)->data, *y = kr_value_tensor(b->out)->data;
+    double worst = 0, size = 0;
+    for (int i = 0; i < T * D; i++) {
+        worst = fmax(worst, fabs(x[i] - y[i]));
+        size = fmax(size, fabs(y[i]));
+    }
+    return worst / size;
+}
+
+static void none_input_gate(rig *on, rig *off) {
+    share_in_proj(on, off);
+    put(on, "dt_proj.weight", 0);
+    put(on, "dt_proj.bias", log(expm1(1))); /* a step of 1 */
+}
+
+static void none_forget_gate(rig *on, rig *off) {
+    share_in_proj(on, off);
+    put(on, "A_log", -80); /* a rate of 0 */
+}
+
+static void none_shortcut(rig *on, rig *off) {
+    (void)off;
+    put(on, "D", 0);
+}
+
+/* Keys and queries that do not change: every sum of weights is t + 1 times the same. So without the
+ * division, row t is t + 1 times as large; out_proj is linear. */
+static void none_normaliser(rig *on, rig *off) {
+    for (int i = 0; i < 2; i++) {
+        double *w = values_of(i ? on : off, "in_proj.weight");
+        for (int j = 6 * D; j < 14 * D; j++) w[j] = 0; /* elu(0) + 1 = 1, two of them a head */
+        double *v = values_of(i ? on : off, "out_proj.weight");
+        if (i)
+            for (int j = 0; j < D * 6; j++) v[j] *= 2 / sqrt(2);
+    }
+}
+
+/* Keys of the second head's columns are 0: in one head of all columns the first values see the same
+ * scores as in two. Of the others nothing leaves. */
+static void none_heads(rig *on, rig *off) {
+    for (int i = 0; i < 2; i++) {
+        double *w = values_of(i ? on : off, "in_proj.weight");
+        double *v = values_of(i ? on : off, "out_proj.weight");
+        for (int j = 8 * D; j < 10 * D; j++) w[j] = 0; /* keys 2 and 3 */
+        for (int j = 0; j < D * 6; j++)
+            if (j % 6 >= 3) v[j] = 0;
+    }
+}
+
+/* The gate's rows of in_proj see one number that is constant: silu of it is 1. */
+static void none_block(rig *on, rig *off) {
+    double *w = values_of(on, "in_proj.weight");
+    const double *from = param(off, "in_proj.weight");
+    memcpy(w, from, (size_t)(6 * D) * sizeof *w);
+    memcpy(w + 12 * D, from + 6 * D, (size_t)(8 * D) * sizeof *w);
+    for (int j = 6 * D; j < 12 * D; j++) w[j] = j % D == 0 ? 1.2784645427610738 : 0;
+    for (int t = 0; t < T; t++) on->a[t * D] = off->a[t * D] = 1;
+}
+
+/* With its own numbers at nothing each switch, though it is on, gives what it gives off. */
+static void a_switch_that_does_nothing_is_off(void **state) {
+    (void)state;
+    static rig on, off;
+    static const struct {
+        const char *name, *on, *off;
+        void (*none)(rig *on, rig *off);
+        bool grows; /* row t of `on` is divided by t + 1 */
+    } list[] = {{"1 input gate", "input_gate=true", "input_gate=false", none_input_gate, false},
+                {"2 forget gate", "decay=selective", "decay=none", none_forget_gate, false},
+                {"3 shortcut", "shortcut=true", "shortcut=false", none_shortcut, false},
+                {"4 normalisation", "normaliser=true", "normaliser=false", none_normaliser, true},
+                {"5 heads", "heads=1 normaliser=false feature=identity scale_queries=false",
+                 "heads=2 normaliser=false feature=identity scale_queries=false", none_heads,
+                 false},
+                {"6 block", "block=gated", "block=attention", none_block, false}};
+    for (int k = 0; k < SWITCHES; k++) {
+        char set[2][400];
+        snprintf(set[0], sizeof set[0], "heads=2 key=4 value=6 rank=2 %s", list[k].on);
+        snprintf(set[1], sizeof set[1], "heads=2 key=4 value=6 rank=2 %s", list[k].off);
+        run_rig(&on, "linear_attention", set[0]);
+        run_rig(&off, "linear_attention", set[1]);
+        double before = apart(&on, &off);
+        list[k].none(&on, &off);
+        run_again(&on);
+        run_again(&off);
+        double *y = kr_value_tensor(off.out)->data;
+        for (int i = 0; list[k].grows && i < T * D; i++) y[i] /= i / D + 1;
+        double after = apart(&on, &off);
+        print_message("mila.md 1: %s: as drawn %.2g from its other end, at nothing %.1e\n",
+                      list[k].name, before, after);
+        assert_true(before > 1e-3 && after < 1e-9);
+        kr_graph_free(on.g);
+        kr_graph_free(off.g);
+    }
+}
+
 static void members_are_what_defines_them(void **state) {
     (void)state;
     static const struct {
@@ -301,6 +466,8 @@ static void refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(members_are_what_defines_them),
+        cmocka_unit_test(each_switch_has_two_ends),
+        cmocka_unit_test(a_switch_that_does_nothing_is_off),
         cmocka_unit_test(the_far_end_is_mamba),
         cmocka_unit_test(refusals),
     };
