@@ -1,5 +1,7 @@
-/* scan_test.c - the contract of the recurrence, proven on its reference in double: each member
- * against a naive loop of its own definition, and every gradient against finite differences. */
+/* scan_test.c - the contract of the recurrence, proven on its reference in double, and what must
+ * hold of it on every level: checks 3 to 6 of linear_recurrence.md, 1, 3, 5, 6, 11 and 12 of
+ * mamba.md and 6 of mamba2.md, each named where it is tested. Members against their own definitions
+ * are scan_member_test.c, the forms against each other scan_forms_test.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -82,6 +84,8 @@ static krait_scan_desc reading(krait_scan_desc d, krait_scan_read read) {
     return d;
 }
 
+/* linear_recurrence.md check 4: x, b, c, A, h_0 and through the last state; real and complex, kappa
+ * 1 and 2. mamba.md check 6, mamba2.md check 6: delta's rows past 20, far below 0 and clamped. */
 static void gradients_of_members(void **state) {
     (void)state;
     gradients_of("Mamba", krait_scan_mamba1(3, 4));
@@ -192,6 +196,7 @@ static double split(krait_scan_desc d, kr_dtype type, kr_level level, int64_t pi
     return far;
 }
 
+/* linear_recurrence.md checks 2 and 3, mamba.md check 12. */
 static void splitting(void **state) {
     (void)state;
     const struct {
@@ -253,7 +258,8 @@ static void resets(void **state) {
 
 static double at(const problem *p, int64_t i) { return get(&p->forward.out[KR_SCAN_OUT_Y], i); }
 
-/* Mamba at its edges: delta -> 0, A = 0, B = 0, z = 0, and scaling delta, A, B together.
+/* mamba.md checks 5 and 11. Mamba at its edges: delta -> 0, A = 0, B = 0, z = 0, and scaling delta,
+ * A, B together.
  */
 static void degenerate(kr_level level) {
     enum { E = 21, N = 16, M = 40 };
@@ -299,7 +305,7 @@ static void degenerate(kr_level level) {
     problem_free(&p);
 }
 
-/* Decays at their edges: a = 1 is a running sum, a = 0 forgets at
+/* linear_recurrence.md check 6. Decays at their edges: a = 1 is a running sum, a = 0 forgets at
  * once, and decays of e^-80 leave no NaN. */
 static void extreme(kr_level level) {
     enum { E = 19, N = 16, M = 50 };
@@ -336,7 +342,7 @@ static void extreme(kr_level level) {
     problem_free(&p);
 }
 
-/* Lengths around powers of two against the reference in double; and
+/* mamba.md checks 1 and 3. Lengths around powers of two against the reference in double; and
  * what comes later does not move what came before by one bit. */
 static void lengths(kr_level level) {
     static const int64_t sizes[] = {1, 2, 3, 4, 127, 128, 129, 2047, 2048, 2049, 4097};
@@ -378,8 +384,8 @@ static void properties(void **state) {
     }
 }
 
-/* Yang et al. 2024 (GLA): for a vector of log decays, dL/dg_t = <dL/dh_T, h_T> + sum
- * over u >= t of c dL/dc - b dL/db. */
+/* linear_recurrence.md check 5. Yang et al. 2024 (GLA): for a vector of log decays, dL/dg_t =
+ * <dL/dh_T, h_T> + sum over u >= t of c dL/dc - b dL/db. */
 static void closed_form(void **state) {
     (void)state;
     enum { P = 3, N = 4, T = 15 };

@@ -204,6 +204,28 @@ static void convolution(const char *name, krait_scan_desc d, int64_t M, int64_t 
     problem_free(&p);
 }
 
+/* What varies in time is no convolution, whatever else fits. */
+static void what_varies_is_not_convolved(void **state) {
+    (void)state;
+    static const char *const what[] = {"a", "b", "c", "gain"};
+    for (int k = 0; k < 4; k++) {
+        problem p;
+        krait_scan_desc d = krait_scan_s4d(8, 4);
+        d.form = KRAIT_FORM_GIVEN;
+        bool *constant[] = {&d.a_constant, &d.b_constant, &d.c_constant};
+        if (k < 3) *constant[k] = false;
+        if (k == 3) d.gain = KRAIT_GAIN_GIVEN;
+        problem_make(&p, d, KR_F32, 100, 1, NULL);
+        problem_drop(&p, KR_SCAN_Z);
+        p.forward.attr = p.backward.attr = &p.d;
+        kr_scan_plan plan = kr_scan_pick(&p.forward, false), back = kr_scan_pick(&p.backward, true);
+        print_message("S4D with %s of its own a row: %s, %s\n", what[k], kr_scan_plan_name(plan),
+                      kr_scan_plan_name(back));
+        assert_true(plan != KR_SCAN_CONV && plan != KR_SCAN_MODES && back != KR_SCAN_CONV);
+        problem_free(&p);
+    }
+}
+
 /* Few rows a sequence: row by row, in vectors over modes. */
 static void few_rows(void **state) {
     (void)state;
@@ -327,9 +349,14 @@ static void threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes),         cmocka_unit_test(rows),
-                                       cmocka_unit_test(complex_lanes), cmocka_unit_test(few_rows),
-                                       cmocka_unit_test(convolutions),  cmocka_unit_test(low_ranks),
-                                       cmocka_unit_test(chunks),        cmocka_unit_test(threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes),
+                                       cmocka_unit_test(rows),
+                                       cmocka_unit_test(complex_lanes),
+                                       cmocka_unit_test(few_rows),
+                                       cmocka_unit_test(convolutions),
+                                       cmocka_unit_test(low_ranks),
+                                       cmocka_unit_test(chunks),
+                                       cmocka_unit_test(threads),
+                                       cmocka_unit_test(what_varies_is_not_convolved)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "models/lm.h"
 #include "models/model.h"
+#include "train/nan_report.h"
 #include "train/optimiser.h"
 
 struct krait_trainer {
@@ -212,7 +213,10 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
     for (int64_t i = 0; i < t->rows; i++) sum += (double)nll[i];
     if (loss) *loss = sum / (double)t->predicted;
     if (isfinite(sum)) return 0;
-    return kr_fail(e, KRAIT_ERR_NUMERIC, "the loss is %g: a lower learning rate may help", sum);
+    return kr_nan_report(&t->optimiser, t->rows,
+                         isnan(sum) ? "the loss is not a number: a lower learning rate may help"
+                                    : "the loss is infinite: a lower learning rate may help",
+                         e);
 }
 
 int krait_trainer_update(krait_trainer *t, double rate, double *grad_norm, krait_error *e) {

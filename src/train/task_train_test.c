@@ -212,7 +212,7 @@ static void chunks_give_what_whole_examples_give(void **state) {
     }
 }
 
-/* A model that was never trained knows nothing (check 10 of the sheet). */
+/* A model that was never trained knows nothing (lra.md, check 10). */
 static void chance(void **state) {
     (void)state;
     kr_task_source source;
@@ -237,8 +237,9 @@ static void chance(void **state) {
     assert_int_equal(kr_task_batches_open(&b, &source, KR_TASK_TEST, &c, s.lanes, 2, &e), 0);
     assert_int_equal(kr_task_scorer_run(&s, &b, 1000, &r, NULL, NULL, &e), 0);
     double accuracy = (double)r.correct / (double)r.answers;
-    printf("a fresh model on ListOps: %.1f%%, loss %.3f (ln 10 = 2.303)\n", 100 * accuracy, r.loss);
-    assert_true(accuracy >= 0.03 && accuracy <= 0.20 && fabs(r.loss - log(10)) < 0.4);
+    printf("lra.md 10: a fresh model on ListOps: %.1f%%, loss %.3f (ln 10 = 2.303)\n",
+           100 * accuracy, r.loss);
+    assert_true(accuracy >= 0.05 && accuracy <= 0.17 && fabs(r.loss - log(10)) < 0.4);
     kr_task_batches_close(&b);
     kr_task_scorer_free(&s);
     kr_weights_free(&w);

@@ -1,5 +1,6 @@
-/* tasks_test.c - the checks of the sequence tasks' sheet (Long Range Arena and synthetic tasks):
- * numbers 1, 2, 4, 5, 6, 7, 8 of its list, and that an example depends on its index alone. */
+/* tasks_test.c - the checks of lra.md (Long Range Arena and synthetic tasks) that concern examples:
+ * numbers 1, 2, 4, 5, 6, 7, 8 of its list, and that an example depends on its index alone.
+ * mamba.md's two tasks are 6 and 7. Number 10 is task_train_test.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -71,7 +72,7 @@ static void examples_depend_on_their_index(void **state) {
     }
 }
 
-/* Check 6. */
+/* lra.md check 6. */
 static void copying_keeps_the_order(void **state) {
     (void)state;
     static const char *const sets[] = {"length=100", "memorise=10", "symbols=10", NULL};
@@ -116,7 +117,7 @@ static void plain_copying_stands_in_front(void **state) {
     kr_task_close(&s);
 }
 
-/* Check 7. */
+/* lra.md check 7. */
 static void induction_asks_for_what_followed(void **state) {
     (void)state;
     static const char *const sets[] = {"length=64", NULL};
@@ -150,7 +151,7 @@ static int32_t recall(const kr_example *x, int64_t pairs, int32_t key) {
     return -1;
 }
 
-/* Check 8, with the sheet's drawing of slots: p_i ~ i^(a-1). */
+/* lra.md check 8, with the sheet's drawing of slots: p_i ~ i^(a-1). */
 static void mqar_pairs_keys_with_values(void **state) {
     (void)state;
     static const char *const sets[] = {"length=64", "pairs=4", NULL};
@@ -236,7 +237,7 @@ static int value_of(const int32_t *ids, int64_t n) {
     return evaluate(ids, n, &depth, &whole);
 }
 
-/* Check 1 on single expressions. */
+/* lra.md check 1 on single expressions. */
 static void listops_by_hand(void **state) {
     (void)state;
     enum { D = KR_LISTOPS_DIGIT, C = KR_LISTOPS_CLOSE };
@@ -245,7 +246,7 @@ static void listops_by_hand(void **state) {
     assert_int_equal(value_of((int32_t[]){KR_LISTOPS_SM, D + 7, D + 8, C}, 4), 5);
 }
 
-/* Check 1: the share of draws that is kept, lengths, and no operator at depth 10. */
+/* lra.md check 1: the share of draws that is kept, lengths, and no operator at depth 10. */
 static void listops_acceptance(void **state) {
     (void)state;
     static int32_t ids[1999];
@@ -305,7 +306,7 @@ static int compare(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Check 2: even where expressions are so short that they come again and again. */
+/* lra.md check 2: even where expressions are so short that they come again and again. */
 static void listops_parts_share_nothing(void **state) {
     (void)state;
     enum { N = 4000 };
@@ -420,7 +421,7 @@ static void draw_pictures(int64_t n, path_sums *sum) {
     }
 }
 
-/* Check 4; in brackets what the sheet says. (The published generator itself, 600 pictures with
+/* lra.md check 4; in brackets what the sheet says. (The published generator itself, 600 pictures with
  * Pillow 13: 47.7 starts, five other paths in .685, four in .278, 13.1 and 13.6 apart.) */
 static void pathfinder_statistics(void **state) {
     (void)state;
@@ -447,7 +448,7 @@ static int compare_real(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Check 5: no threshold on the markers' distance tells the label (sheet: 53.3%). */
+/* lra.md check 5: no threshold on the markers' distance tells the label (sheet: 53.3%). */
 static void pathfinder_leaks_little(void **state) {
     (void)state;
     enum { N = 3000 };

@@ -97,14 +97,19 @@ static int check(const kr_config *c, krait_error *e) {
                        "heads (%lld) does not divide key %lld and value %lld", (long long)s.heads,
                        (long long)s.key, (long long)s.value);
     if (s.normaliser && s.feature == KR_FEATURE_IDENTITY)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "normaliser needs weights above 0: feature elu");
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "normaliser is true with feature identity, which must be elu: the weights "
+                       "it sums must be above 0");
     if (s.normaliser && (s.decay == KR_ATTENTION_GATED || s.decay == KR_ATTENTION_RETAINS))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "normaliser goes with decay none or selective");
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "normaliser is true with decay %s, which must be none or selective",
+                       s.decay == KR_ATTENTION_GATED ? "gated" : "retention");
     if (s.rope && s.key / s.heads % 2)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "rope needs an even key / heads, is %lld",
                        (long long)(s.key / s.heads));
     if (s.head_norm && s.block == KR_BLOCK_ATTENTION)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "head_norm needs a gate: block gated or mamba");
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "head_norm is true with block attention, which must be gated or mamba");
     if (s.dt_min <= s.dt_max) return 0;
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", s.dt_min, s.dt_max);
 }

@@ -31,7 +31,8 @@ static void *zeros(size_t n, size_t size) {
     return p;
 }
 
-/* ---- 1: the ring ------------------------------------------------------------------------------
+/* ---- lru.md, check 1: the ring
+ * ------------------------------------------------------------------------------
  */
 
 static const float *weight(const kr_weights *w, const char *name, int64_t *n) {
@@ -111,6 +112,7 @@ static void any_parameters_are_stable(void **state) {
     krait_scan_desc d = krait_scan_lru(N);
     krait_scan_arrays a = {.rows = T, .x = x, .a = A, .y = y};
     krait_error e;
+    double most = 0;
     for (int n = 0; n < N; n++) {
         A[n] = -expf(nus[n]);
         A[N + n] = expf(nus[n] < 8 ? -nus[n] / 5 : 5);
@@ -120,11 +122,14 @@ static void any_parameters_are_stable(void **state) {
     for (int t = 1; t < T; t++)
         for (int n = 0; n < N; n++) {
             double now = hypot((double)y[t * 2 * N + n], (double)y[t * 2 * N + N + n]);
-            assert_true(now <= 1 + 1e-5);
+            most = fmax(most, now);
         }
+    print_message("lru.md 1: largest state behind a 1: 1 + %.1e\n", most - 1);
+    assert_true(most <= 1 + 1e-5);
 }
 
-/* ---- 2 and 3: forms of the scan ---------------------------------------------------------------
+/* ---- lru.md, checks 2 and 3: forms of the scan
+ * ---------------------------------------------------------------
  */
 
 enum { L = 4096, LANES = 3 };
@@ -278,13 +283,14 @@ static void operands_in_the_other_order_fail(void **state) {
     (void)state;
     long_run *r = make_run();
     engine(r, L);
-    assert_true(against(r, kogge_stone, true, true) > 1e-2);
-    assert_true(against(r, blelloch, true, true) > 1e-2);
-    assert_true(in_double(r, kogge_stone, true) > 1e-2);
+    double k = against(r, kogge_stone, true, true), b = against(r, blelloch, true, true);
+    print_message("lru.md 3: swapped: Kogge-Stone off by %.2g, Blelloch by %.2g\n", k, b);
+    assert_true(k > 1e-2 && b > 1e-2 && in_double(r, kogge_stone, true) > 1e-2);
     free(r);
 }
 
-/* ---- 4 and 5: sizes of states -----------------------------------------------------------------
+/* ---- lru.md, checks 4 and 5: sizes of states
+ * -----------------------------------------------------------------
  */
 
 /* E |h_t|^2 of each lane under white input of unit variance (half in each part), behind T rows. */
@@ -366,7 +372,8 @@ static void gamma_makes_unit_variance(void **state) {
     kr_weights_free(&w);
 }
 
-/* ---- 6 and 7: the gradients' formulas ---------------------------------------------------------
+/* ---- lru.md, checks 6 and 7: the gradients' formulas
+ * ---------------------------------------------------------
  */
 
 enum { H = 3, N = 4, T = 7 };
@@ -514,7 +521,8 @@ static void the_engine_s_gradients_are_the_formulas(void **state) {
     assert_true(worst < 1e-5);
 }
 
-/* ---- 8: parameter groups ----------------------------------------------------------------------
+/* ---- lru.md, check 8: parameter groups
+ * ----------------------------------------------------------------------
  */
 
 /* One step with no gradient but weight decay; then what is recurrent has not moved. */
@@ -566,7 +574,8 @@ static void decay_spares_the_recurrence(void **state) {
     kr_weights_free(&before);
 }
 
-/* ---- 9: the copy task -------------------------------------------------------------------------
+/* ---- lru.md, check 9: the copy task
+ * -------------------------------------------------------------------------
  */
 
 /* 10 patterns of 7 bits, 7 pads, a stop, then the patterns again: 28 steps, a pattern an id. */
