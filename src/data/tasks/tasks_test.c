@@ -421,8 +421,8 @@ static void draw_pictures(int64_t n, path_sums *sum) {
     }
 }
 
-/* lra.md check 4; in brackets what the sheet says. (The published generator itself, 600 pictures with
- * Pillow 13: 47.7 starts, five other paths in .685, four in .278, 13.1 and 13.6 apart.) */
+/* lra.md check 4; in brackets what the sheet says. (The published generator itself, 600 pictures
+ * with Pillow 13: 47.7 starts, five other paths in .685, four in .278, 13.1 and 13.6 apart.) */
 static void pathfinder_statistics(void **state) {
     (void)state;
     const int64_t n = 1500;
