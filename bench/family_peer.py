@@ -64,6 +64,8 @@ def by_matrix(log_lambda, v):
 
 
 class Lru(nn.Module):
+    gelu = "tanh"
+
     def __init__(self, recipe):
         super().__init__()
         H, N = recipe["width"], recipe["state"]
@@ -101,6 +103,8 @@ def by_blocks(z, w, T, span=64):
 
 
 class S4d(nn.Module):
+    gelu = "none"  # exact
+
     def __init__(self, recipe):
         super().__init__()
         H, N = recipe["width"], recipe["state"] // 2
@@ -136,7 +140,7 @@ class Layer(nn.Module):
 
     def forward(self, x, way):
         y = self.mixer(rms(x, self.norm), way)
-        a, b = self.glu(F.gelu(y, approximate="tanh")).chunk(2, -1)
+        a, b = self.glu(F.gelu(y, approximate=self.mixer.gelu)).chunk(2, -1)
         return x + a * torch.sigmoid(b)
 
 

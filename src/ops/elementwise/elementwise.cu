@@ -45,6 +45,13 @@ struct kr_gelu {
     }
 };
 
+struct kr_gelu_erf {
+    static __device__ float f(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }
+    static __device__ float slope(float x) {
+        return 0.5f * erfcf(-0.70710678f * x) + 0.39894228f * x * expf(-0.5f * x * x);
+    }
+};
+
 struct kr_softplus {
     static __device__ float f(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }
     static __device__ float slope(float x) { return kr_sigmoid::f(x); }

@@ -7,7 +7,8 @@
  * product is `gate` with identity.
  *
  * in:  x (map), or a and b of one shape (gate), any rank          out: y
- * Source: Hendrycks & Gimpel 2016 (gelu, by its tanh form); Elfwing et al. 2018 (silu); Dauphin et
+ * Source: Hendrycks & Gimpel 2016 (gelu by its tanh form, gelu_erf as it
+ * is defined, x times the normal distribution); Elfwing et al. 2018 (silu); Dauphin et
  * al. 2017 (gated linear units); Katharopoulos et al. 2020 (elu1: elu(x) + 1). */
 #ifndef KR_ELEMENTWISE_H
 #define KR_ELEMENTWISE_H

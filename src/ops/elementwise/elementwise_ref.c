@@ -34,6 +34,12 @@ static double slope_gelu(double x) {
     return s + x * s * (1 - s) * 1.5957691216057308 * (1 + 3 * 0.044715 * x * x);
 }
 
+/* x Phi(x), Phi the normal distribution */
+static double f_gelu_erf(double x) { return 0.5 * x * erfc(-x * 0.70710678118654752); }
+static double slope_gelu_erf(double x) {
+    return 0.5 * erfc(-x * 0.70710678118654752) + x * exp(-x * x / 2) * 0.39894228040143268;
+}
+
 /* ln(1 + e^x), and ln sigmoid(x) */
 static double f_softplus(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
 static double slope_softplus(double x) { return f_sigmoid(x); }

@@ -46,6 +46,23 @@ KR_VINLINE kr_vf slope_gelu(kr_vf x) {
     return kr_vfma(x * s * (1.0f - s), inner, s);
 }
 
+/* Phi(-|x|) = e t (a1 + a2 t + ... + a5 t^4), off by 8e-8 at most, where e = exp(-x^2/2) and t = 1
+ * / (1 + p |x|): Abramowitz & Stegun 7.1.26. Then Phi(x), which it turns for x > 0. */
+KR_VINLINE kr_vf normal(kr_vf x, kr_vf e) {
+    kr_vf t = 1.0f / kr_vfma(kr_vabs(x), kr_vset(0.3275911f * 0.70710678f), kr_vset(1.0f));
+    kr_vf p = kr_vset(0.5f * 1.061405429f);
+    p = kr_vfma(p, t, kr_vset(0.5f * -1.453152027f));
+    p = kr_vfma(p, t, kr_vset(0.5f * 1.421413741f));
+    p = kr_vfma(p, t, kr_vset(0.5f * -0.284496736f));
+    p = kr_vfma(p, t, kr_vset(0.5f * 0.254829592f)) * t * e;
+    return kr_vselect(kr_vlt(kr_vzero(), x), 1.0f - p, p);
+}
+KR_VINLINE kr_vf f_gelu_erf(kr_vf x) { return x * normal(x, kr_vexp(-0.5f * x * x)); }
+KR_VINLINE kr_vf slope_gelu_erf(kr_vf x) {
+    kr_vf e = kr_vexp(-0.5f * x * x);
+    return kr_vfma(0.39894228f * x, e, normal(x, e));
+}
+
 KR_VINLINE kr_vf f_softplus(kr_vf x) { return kr_vsoftplus(x); }
 KR_VINLINE kr_vf slope_softplus(kr_vf x) { return kr_vsigmoid(x); }
 
