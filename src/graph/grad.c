@@ -246,6 +246,17 @@ void kr_rule_emit(kr_tape *t, const kr_op *op, const void *attr, size_t attr_siz
     t->n_pending = 0;
 }
 
+void kr_rule_pull_back(kr_tape *t, const kr_node *n, const kr_op *op, const void *attr,
+                       size_t attr_size, kr_value *const *saved, int n_saved, int first,
+                       int n_into) {
+    kr_value *ins[KR_MAX_IN] = {kr_rule_dout(t, n, 0)}, *outs[KR_MAX_OUT] = {NULL};
+    uint32_t accumulate = 0;
+    if (!ins[0]) return;
+    for (int i = 0; i < n_into; i++) kr_rule_din(t, n, first + i, outs, i, &accumulate);
+    for (int i = 0; i < n_saved; i++) ins[1 + i] = saved[i];
+    kr_rule_emit(t, op, attr, attr_size, ins, 1 + n_saved, outs, n_into, accumulate);
+}
+
 /* Records what waited for values that are there now, or, at the end, all that waits. */
 static void catch_up(kr_tape *t, bool all) {
     int left = 0;

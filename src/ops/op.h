@@ -79,6 +79,11 @@ struct kr_op;
 void kr_rule_emit(kr_tape *t, const struct kr_op *op, const void *attr, size_t attr_size,
                   kr_value *const *ins, int n_in, kr_value *const *outs, int n_out,
                   uint32_t accumulate);
+/* The commonest rule whole: op(dy of output 0, saved...) gives the gradients of n_into inputs from
+ * `first` on; `saved` are values of the forward pass. Nothing happens where no dy arrived. */
+void kr_rule_pull_back(kr_tape *t, const kr_node *n, const struct kr_op *op, const void *attr,
+                       size_t attr_size, kr_value *const *saved, int n_saved, int first,
+                       int n_into);
 
 /* A case of the checker: shapes and how to fill the inputs. Kept small: the checker runs every op
  * on odd sizes. */

@@ -44,23 +44,15 @@ static int gate_grad_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void map_rule(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[1] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    kr_rule_din(t, n, 0, outs, 0, &accumulate);
-    kr_value *ins[2] = {dy, kr_rule_saved(t, kr_rule_in(n, 0))};
-    kr_rule_emit(t, &kr_op_map_grad, kr_rule_attr(n), sizeof(kr_elementwise_attr), ins, 2, outs, 1,
-                 accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 0)};
+    kr_rule_pull_back(t, n, &kr_op_map_grad, kr_rule_attr(n), sizeof(kr_elementwise_attr), saved, 1,
+                      0, 1);
 }
 
 static void gate_rule(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[2] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    for (int i = 0; i < 2; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
-    kr_value *ins[3] = {dy, kr_rule_saved(t, kr_rule_in(n, 0)), kr_rule_saved(t, kr_rule_in(n, 1))};
-    kr_rule_emit(t, &kr_op_gate_grad, kr_rule_attr(n), sizeof(kr_elementwise_attr), ins, 3, outs, 2,
-                 accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 0), kr_rule_in(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_gate_grad, kr_rule_attr(n), sizeof(kr_elementwise_attr), saved,
+                      2, 0, 2);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {

@@ -32,13 +32,9 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[2] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    for (int i = 0; i < 2; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
-    kr_value *ins[3] = {dy, kr_rule_saved(t, kr_rule_in(n, 0)), kr_rule_saved(t, kr_rule_in(n, 1))};
-    kr_rule_emit(t, &kr_op_head_divide_grad, kr_rule_attr(n), sizeof(kr_head_divide_attr), ins, 3,
-                 outs, 2, accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 0), kr_rule_in(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_head_divide_grad, kr_rule_attr(n), sizeof(kr_head_divide_attr),
+                      saved, 2, 0, 2);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {

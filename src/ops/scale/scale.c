@@ -65,22 +65,14 @@ static int skip_grad_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void row_scale_rule(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[2] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    for (int i = 0; i < 2; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
-    kr_value *ins[3] = {dy, kr_rule_saved(t, kr_rule_in(n, 0)), kr_rule_saved(t, kr_rule_in(n, 1))};
-    kr_rule_emit(t, &kr_op_row_scale_grad, NULL, 0, ins, 3, outs, 2, accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 0), kr_rule_in(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_row_scale_grad, NULL, 0, saved, 2, 0, 2);
 }
 
 static void skip_rule(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[2] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    kr_rule_din_is(t, n, 0, dy);
-    for (int i = 0; i < 2; i++) kr_rule_din(t, n, i + 1, outs, i, &accumulate);
-    kr_value *ins[3] = {dy, kr_rule_saved(t, kr_rule_in(n, 1)), kr_rule_saved(t, kr_rule_in(n, 2))};
-    kr_rule_emit(t, &kr_op_skip_grad, NULL, 0, ins, 3, outs, 2, accumulate);
+    kr_value *dy = kr_rule_dout(t, n, 0), *saved[] = {kr_rule_in(n, 1), kr_rule_in(n, 2)};
+    if (dy) kr_rule_din_is(t, n, 0, dy);
+    kr_rule_pull_back(t, n, &kr_op_skip_grad, NULL, 0, saved, 2, 1, 2);
 }
 
 static size_t skip_grad_scratch_cuda(const kr_call *c) {

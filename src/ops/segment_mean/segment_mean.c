@@ -32,12 +32,8 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[1] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    kr_rule_din(t, n, 0, outs, 0, &accumulate);
-    kr_value *ins[2] = {dy, kr_rule_saved(t, kr_rule_in(n, 1))};
-    kr_rule_emit(t, &kr_op_segment_mean_grad, NULL, 0, ins, 2, outs, 1, accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_segment_mean_grad, NULL, 0, saved, 1, 0, 1);
 }
 
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
