@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/row_sums.h"
 
 /* x, z and the weight from input i on. */
 static int check_inputs(const char *op, const kr_call *c, int i, krait_error *e) {
@@ -49,20 +50,15 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[3] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    for (int i = 0; i < 3; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
-    kr_value *ins[5] = {dy, kr_rule_saved(t, kr_rule_in(n, 0)), kr_rule_saved(t, kr_rule_in(n, 1)),
-                        kr_rule_in(n, 2), kr_rule_saved(t, kr_rule_out(n, 1))};
-    kr_rule_emit(t, &kr_op_gated_rmsnorm_grad, kr_rule_attr(n), sizeof(kr_gated_rmsnorm_attr), ins,
-                 5, outs, 3, accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 0), kr_rule_in(n, 1), kr_rule_in(n, 2), kr_rule_out(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_gated_rmsnorm_grad, kr_rule_attr(n),
+                      sizeof(kr_gated_rmsnorm_attr), saved, 4, 0, 3);
 }
 
 /* The chunks' sums of dweight. */
 static size_t backward_scratch(const kr_call *c) {
     const kr_tensor *x = &c->in[1];
-    return (size_t)(kr_gated_rmsnorm_chunks(x->shape[0]) * x->shape[1]) * sizeof(float);
+    return kr_row_sums_scratch(x->shape[0], x->shape[1]);
 }
 
 static size_t backward_scratch_cuda(const kr_call *c) {

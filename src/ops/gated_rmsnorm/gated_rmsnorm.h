@@ -24,15 +24,13 @@ typedef struct kr_gated_rmsnorm_attr {
 
 extern const kr_op kr_op_gated_rmsnorm;
 /* nh = n * rstd, g = weight * dy * o, dn = rstd * (g - nh * mean over the group of g nh)
- * gate in front:  dx = dn silu(z), dz = dn x silu'(z);  behind:  dx = dn, dz = dy weight nh
- * silu'(z) dweight = sum over M of dy * nh * o in:  dy [M,E], x [M,E], z [M,E], weight [E], rstd
- * [M,G] out: dx [M,E], dz [M,E], dweight [E] */
+ * gate in front:  dx = dn silu(z), dz = dn x silu'(z)
+ * behind:         dx = dn,         dz = dy weight nh silu'(z)
+ * dweight = sum over M of dy * nh * o
+ * in:  dy [M,E], x [M,E], z [M,E], weight [E], rstd [M,G]   out: dx [M,E], dz [M,E], dweight [E] */
 extern const kr_op kr_op_gated_rmsnorm_grad;
 
-/* Into how many chunks the gradient cuts M rows for the sum of dweight; the GPU: at most. */
-static inline int kr_gated_rmsnorm_chunks(int64_t M) {
-    return M < 32 ? 1 : M < 1024 ? (int)(M / 16) : 64;
-}
+/* Into how many parts the GPU cuts the rows for the sum of dweight, at most. */
 #define KR_GATED_RMSNORM_PARTS 528
 
 #ifdef __cplusplus

@@ -1,13 +1,11 @@
 /* gated_rmsnorm_vec.c - the gated norm over vectors. gated_rmsnorm.h has the equations.
  *
- * A group is read twice, the second time from the cache. Threads take rows; dweight is summed by
- * chunks of rows, whose partial sums are added in order: the same bytes for any number of threads.
- */
+ * A group is read twice, the second time from the cache. Threads take rows. */
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 
 #include <math.h>
 
-#include "ops/threads.h"
+#include "ops/row_sums_vec.h"
 #include "vec/vec_math.h"
 
 static const float *row(const kr_tensor *t, int64_t m) {
@@ -93,33 +91,11 @@ static void group_grad(const kr_call *c, int64_t m, int64_t g, float *partial) {
 static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
     const kr_gated_rmsnorm_attr *attr = c->attr;
     int64_t E = c->in[1].shape[1], W = E / attr->groups;
-    if (partial) memset(partial, 0, (size_t)E * sizeof *partial);
     for (int64_t m = rows.begin; m < rows.end; m++)
         for (int64_t g = 0; g < attr->groups; g++)
             group_grad(c, m, g, partial ? partial + g * W : NULL);
 }
 
-/* dweight of columns [begin, end): the chunks' sums in order. */
-static void add_chunks(const kr_call *c, const float *partial, int chunks, kr_part columns) {
-    float *dweight = c->out[2].data;
-    int64_t E = c->in[1].shape[1];
-    for (int64_t d = columns.begin; d < columns.end; d += KR_W) {
-        int64_t left = columns.end - d;
-        kr_vf sum = kr_vzero();
-        for (int i = 0; i < chunks; i++) sum += kr_vload_n(partial + i * E + d, left);
-        put(dweight + d, left, sum, c->accumulate & 4);
-    }
-}
-
 void KR_FN(kr_gated_rmsnorm_grad)(const kr_call *c) {
-    int64_t M = c->in[1].shape[0], E = c->in[1].shape[1];
-    int chunks = kr_gated_rmsnorm_chunks(M), threads = kr_threads_for(c, M * E * 24);
-    float *partial = c->out[2].data ? c->scratch : NULL;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#pragma omp for
-        for (int i = 0; i < chunks; i++)
-            chunk_grad(c, kr_part_of(M, 1, i, chunks), partial ? partial + i * E : NULL);
-        if (partial) add_chunks(c, partial, chunks, kr_my_part(E, KR_W));
-    }
+    kr_row_sums_run(c, 2, c->in[1].shape[0], c->in[1].shape[1], 24, chunk_grad);
 }

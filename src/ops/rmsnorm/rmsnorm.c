@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/row_sums.h"
 #include "ops/cast/cast.h"
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
@@ -79,7 +80,7 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 /* The chunks' sums of dweight. */
 static size_t backward_scratch(const kr_call *c) {
     const kr_tensor *s = &c->in[2];
-    return (size_t)kr_rmsnorm_chunks(s->shape[0]) * (size_t)s->shape[1] * sizeof(float);
+    return kr_row_sums_scratch(s->shape[0], s->shape[1]);
 }
 
 static size_t backward_scratch_cuda(const kr_call *c) {

@@ -27,13 +27,7 @@ extern const kr_op kr_op_rmsnorm;
  *      y [M,D]: the norm's output once more, of that type too */
 extern const kr_op kr_op_rmsnorm_grad;
 
-/* Into how many chunks the gradient cuts M rows for the sum of dweight: of 16 rows or more, 64 at
- * most. */
-static inline int kr_rmsnorm_chunks(int64_t M) {
-    return M < 32 ? 1 : M < 1024 ? (int)(M / 16) : 64;
-}
-
-/* The same on the GPU, at most. */
+/* Into how many parts the GPU cuts the rows for the sum of dweight, at most. */
 #define KR_RMSNORM_PARTS 528
 
 #endif

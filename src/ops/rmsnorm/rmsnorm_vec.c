@@ -1,14 +1,11 @@
 /* rmsnorm_vec.c - the root-mean-square norm over vectors. rmsnorm.h has the equations.
  *
- * A row is read twice, the second time from the cache. Threads take rows. The sum over rows of
- * dweight is cut into kr_rmsnorm_chunks(M) chunks, whose partial sums are added in order: the same
- * bytes for any number of threads. */
+ * A row is read twice, the second time from the cache. Threads take rows. */
 #include "ops/rmsnorm/rmsnorm.h"
 
 #include <math.h>
 
-#include "ops/threads.h"
-#include "vec/vec.h"
+#include "ops/row_sums_vec.h"
 
 /* sum[D] = x + residual, where there is a sum to keep; returns the sum of squares. */
 static float add_and_square(const float *x, const float *residual, float *sum, int64_t D) {
@@ -119,10 +116,9 @@ static void add_dweight(const grad_row *g, float *partial, int64_t D) {
     }
 }
 
-/* All of rows [begin, end): ds, and their partial sum of dweight. */
+/* All of rows [begin, end): ds, and what they add to dweight. */
 static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
     int64_t D = c->in[2].shape[1];
-    if (partial) memset(partial, 0, (size_t)D * sizeof *partial);
     for (int64_t m = rows.begin; m < rows.end; m++) {
         grad_row g = {row(&c->in[0], m), row(&c->in[2], m), c->in[3].data,
                       row(&c->in[1], m), row(&c->in[5], m), ((const float *)c->in[4].data)[m]};
@@ -133,28 +129,6 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
     }
 }
 
-/* dweight of columns [begin, end): the chunks' sums in order. */
-static void add_chunks(const kr_call *c, const float *partial, int chunks, kr_part columns) {
-    float *dweight = c->out[1].data;
-    int64_t D = c->in[2].shape[1];
-    for (int64_t d = columns.begin; d < columns.end; d += KR_W) {
-        int64_t left = columns.end - d;
-        kr_vf sum = kr_vzero();
-        for (int i = 0; i < chunks; i++) sum += kr_vload_n(partial + i * D + d, left);
-        if (c->accumulate & 2) sum += kr_vload_n(dweight + d, left);
-        kr_vstore_n(dweight + d, left, sum);
-    }
-}
-
 void KR_FN(kr_rmsnorm_grad)(const kr_call *c) {
-    int64_t M = c->in[2].shape[0], D = c->in[2].shape[1];
-    int chunks = kr_rmsnorm_chunks(M), threads = kr_threads_for(c, M * D * 16);
-    float *partial = c->out[1].data ? c->scratch : NULL;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#pragma omp for
-        for (int i = 0; i < chunks; i++)
-            chunk_grad(c, kr_part_of(M, 1, i, chunks), partial ? partial + i * D : NULL);
-        if (partial) add_chunks(c, partial, chunks, kr_my_part(D, KR_W));
-    }
+    kr_row_sums_run(c, 1, c->in[2].shape[0], c->in[2].shape[1], 16, chunk_grad);
 }
