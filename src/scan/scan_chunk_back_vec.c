@@ -42,18 +42,6 @@ typedef struct item {
     float *dD, *dA, *dbias;    /* [P] [N] [1]: this head's and slab's sums */
 } item;
 
-static float *out_at(const item *p, int i, int64_t row, int64_t col) {
-    const kr_tensor *t = &p->call->out[i];
-    return t->data ? (float *)t->data + row * t->stride[0] + col : NULL;
-}
-
-static bool adds(const item *p, int i) { return p->call->accumulate >> i & 1; }
-
-static void put(const item *p, int i, int64_t row, int64_t col, float value) {
-    float *to = out_at(p, i, row, col);
-    if (to) *to = adds(p, i) ? *to + value : value;
-}
-
 static int64_t state_size(const item *p) { return p->v->P * p->k.N16; }
 
 /* ---- forward, for the states ---- */
@@ -158,17 +146,19 @@ static void row_outputs(const item *p, int64_t t, int64_t i) {
         }
         if (i < p->Q) {
             kr_vf du = gated(p, row, col + c, P - c, &dy, &z, &sigma);
-            float *dz = v->z ? out_at(p, KR_SCAN_DZ, row, col + c) : NULL;
-            float *y = out_at(p, KR_SCAN_Y_AGAIN, row, col + c);
+            float *dz = v->z ? kr_scan_out_at(p->call, KR_SCAN_DZ, row, col + c) : NULL;
+            float *y = kr_scan_out_at(p->call, KR_SCAN_Y_AGAIN, row, col + c);
             kr_vf u = kr_vload(p->u + (t * p->Q + i) * P16 + c) * (float)v->d->kappa;
             u = kr_vfma(D, x, u);
-            if (dz) kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma), adds(p, KR_SCAN_DZ));
+            if (dz)
+                kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma),
+                            kr_scan_adds(p->call, KR_SCAN_DZ));
             if (y) kr_scan_put(y, P - c, v->z ? u * (z * sigma) : u, false);
             dx = kr_vfma(D, du, dx);
             if (v->D) kr_scan_put(p->dD + c, P - c, du * x, true);
         }
-        float *to = i < p->R ? out_at(p, KR_SCAN_DX, row, col + c) : NULL;
-        if (to) kr_scan_put(to, P - c, dx, adds(p, KR_SCAN_DX));
+        float *to = i < p->R ? kr_scan_out_at(p->call, KR_SCAN_DX, row, col + c) : NULL;
+        if (to) kr_scan_put(to, P - c, dx, kr_scan_adds(p->call, KR_SCAN_DX));
     }
 }
 
@@ -184,7 +174,7 @@ static void row_shared(const item *p, int64_t t) {
         dA *= p->k.delta[t];
     }
     if (A && v->d->a_constant) p->dA[0] += dA;
-    if (A && !v->d->a_constant) put(p, KR_SCAN_DA, row, p->head, dA);
+    if (A && !v->d->a_constant) kr_scan_put_at(p->call, KR_SCAN_DA, row, p->head, dA);
     for (int64_t r = 0; v->d->gain != KRAIT_GAIN_ONE && r < p->R; r++) {
         const float *x = v->x + row * v->x_row + r * v->E + p->head * P;
         kr_vf sum = kr_vzero();
@@ -194,11 +184,11 @@ static void row_shared(const item *p, int64_t t) {
         if (v->d->gain == KRAIT_GAIN_DT)
             ddelta += kr_vsum(sum);
         else
-            put(p, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, kr_vsum(sum));
+            kr_scan_put_at(p->call, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, kr_vsum(sum));
     }
     if (!v->dt) return;
     ddelta *= kr_scan_delta_slope(v->d, kr_vset(kr_rows_raw(v, row, p->head)))[0];
-    put(p, KR_SCAN_DDT, row, p->head, ddelta);
+    kr_scan_put_at(p->call, KR_SCAN_DDT, row, p->head, ddelta);
     p->dbias[0] += ddelta;
 }
 
@@ -466,9 +456,10 @@ static void run_sequence(item *p, float *sums) {
     for (int64_t i = (p->k.q.T + C - 1) / C - 1; i >= 0; i--) chunk_back(p, i, sums);
     for (int64_t i = 0; i < p->heads * P; i++) {
         const float *L = p->L + i * p->k.N16;
-        float *out = out_at(p, KR_SCAN_DSTATE_IN, p->k.q.slot, (p->first * P + i) * N);
+        float *out =
+            kr_scan_out_at(p->call, KR_SCAN_DSTATE_IN, p->k.q.slot, (p->first * P + i) * N);
         for (int64_t n = 0; out && n < N; n++)
-            out[n] = adds(p, KR_SCAN_DSTATE_IN) ? out[n] + L[n] : L[n];
+            out[n] = kr_scan_adds(p->call, KR_SCAN_DSTATE_IN) ? out[n] + L[n] : L[n];
     }
 }
 

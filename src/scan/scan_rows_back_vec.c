@@ -74,18 +74,6 @@ static void row_reads(const item *p, int64_t t, int64_t k) {
                         gated(p, row_of(p, t), q, c, &dy, &z, &sigma) * (float)p->v->d->kappa);
 }
 
-static float *out_at(const item *p, int i, int64_t row, int64_t col) {
-    const kr_tensor *t = &p->call->out[i];
-    return t->data ? (float *)t->data + row * t->stride[0] + col : NULL;
-}
-
-static bool adds(const item *p, int i) { return p->call->accumulate >> i & 1; }
-
-static void put(const item *p, int i, int64_t row, int64_t col, float value) {
-    float *to = out_at(p, i, row, col);
-    if (to) *to = adds(p, i) ? *to + value : value;
-}
-
 KR_VINLINE kr_vf skip_of(const item *p, int64_t c) {
     const kr_scan_view *v = p->v;
     if (!v->D) return kr_vzero();
@@ -110,16 +98,17 @@ static void row_outputs(const item *p, int64_t t, int64_t k) {
                 kr_vf du = gated(p, row, i, c, &dy, &z, &sigma);
                 kr_vf u = kr_vload_n(p->u + (k * p->Q + i) * P + c, P - c);
                 u = kr_vfma(D, x, u * (float)v->d->kappa);
-                float *dz = out_at(p, KR_SCAN_DZ, row, col + c);
-                float *y = out_at(p, KR_SCAN_Y_AGAIN, row, col + c);
+                float *dz = kr_scan_out_at(p->call, KR_SCAN_DZ, row, col + c);
+                float *y = kr_scan_out_at(p->call, KR_SCAN_Y_AGAIN, row, col + c);
                 if (dz)
-                    kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma), adds(p, KR_SCAN_DZ));
+                    kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma),
+                                kr_scan_adds(p->call, KR_SCAN_DZ));
                 if (y) kr_scan_put(y, P - c, v->z ? u * (z * sigma) : u, false);
                 dx = kr_vfma(D, du, dx);
                 if (v->D) kr_scan_put(p->dD + c, P - c, du * x, true);
             }
-            float *to = i < p->R ? out_at(p, KR_SCAN_DX, row, col + c) : NULL;
-            if (to) kr_scan_put(to, P - c, dx, adds(p, KR_SCAN_DX));
+            float *to = i < p->R ? kr_scan_out_at(p->call, KR_SCAN_DX, row, col + c) : NULL;
+            if (to) kr_scan_put(to, P - c, dx, kr_scan_adds(p->call, KR_SCAN_DX));
         }
     }
 }
@@ -141,10 +130,10 @@ static float decay_back(const item *p, int64_t row, int64_t k) {
         if (v->d->a_constant)
             p->dA[n] += G;
         else
-            put(p, KR_SCAN_DA, row, p->head * v->N + n, G);
+            kr_scan_put_at(p->call, KR_SCAN_DA, row, p->head * v->N + n, G);
     }
     if (A && scalar && v->d->a_constant) p->dA[0] += total;
-    if (A && scalar && !v->d->a_constant) put(p, KR_SCAN_DA, row, p->head, total);
+    if (A && scalar && !v->d->a_constant) kr_scan_put_at(p->call, KR_SCAN_DA, row, p->head, total);
     return ddelta;
 }
 
@@ -162,11 +151,11 @@ static void row_shared(const item *p, int64_t t, int64_t k) {
         if (v->d->gain == KRAIT_GAIN_DT)
             ddelta += kr_vsum(sum);
         else
-            put(p, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, kr_vsum(sum));
+            kr_scan_put_at(p->call, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, kr_vsum(sum));
     }
     if (!v->dt) return;
     ddelta *= kr_scan_delta_slope(v->d, kr_vset(kr_rows_raw(v, row, p->head)))[0];
-    put(p, KR_SCAN_DDT, row, p->head, ddelta);
+    kr_scan_put_at(p->call, KR_SCAN_DDT, row, p->head, ddelta);
     p->dbias[0] += ddelta;
 }
 
@@ -299,7 +288,7 @@ static void run_head(item *p) {
     const kr_scan_view *v = p->v;
     int64_t size = v->P * v->N, chunks = (p->q.T + C - 1) / C;
     size_t bytes = (size_t)size * sizeof(float);
-    float *out = out_at(p, KR_SCAN_DSTATE_IN, p->q.slot, p->head * size);
+    float *out = kr_scan_out_at(p->call, KR_SCAN_DSTATE_IN, p->q.slot, p->head * size);
     memset(p->h, 0, bytes);
     memset(p->L, 0, bytes);
     if (v->state_in) memcpy(p->h, v->state_in + p->q.slot * v->state_slot + p->head * size, bytes);
@@ -313,7 +302,7 @@ static void run_head(item *p) {
         chunk_back(p, i * C, p->q.T - i * C < C ? p->q.T - i * C : C);
     }
     for (int64_t i = 0; out && i < size; i++)
-        out[i] = adds(p, KR_SCAN_DSTATE_IN) ? out[i] + p->L[i] : p->L[i];
+        out[i] = kr_scan_adds(p->call, KR_SCAN_DSTATE_IN) ? out[i] + p->L[i] : p->L[i];
 }
 
 static float *take(float **at, int64_t floats) {

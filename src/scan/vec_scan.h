@@ -100,6 +100,20 @@ KR_VINLINE void kr_scan_put(float *p, int64_t n, kr_vf v, bool add) {
     kr_vstore_n(p, n, add ? kr_vload_n(p, n) + v : v);
 }
 
+/* A number of output i of a gradient's call, NULL: it is not wanted; and one number put there, or
+ * added where the call says so. */
+KR_VINLINE float *kr_scan_out_at(const kr_call *c, int i, int64_t row, int64_t col) {
+    const kr_tensor *t = &c->out[i];
+    return t->data ? (float *)t->data + row * t->stride[0] + col : NULL;
+}
+
+KR_VINLINE bool kr_scan_adds(const kr_call *c, int i) { return c->accumulate >> i & 1; }
+
+KR_VINLINE void kr_scan_put_at(const kr_call *c, int i, int64_t row, int64_t col, float value) {
+    float *to = kr_scan_out_at(c, i, row, col);
+    if (to) *to = kr_scan_adds(c, i) ? *to + value : value;
+}
+
 /* Lanes as vectors: from [lanes,N] (numbers of a channel together) to [ceil(lanes / W),N,W], zeros
  * beyond; NULL gives zeros. */
 static inline __attribute__((unused)) void kr_scan_to_blocks(float *to, const float *from,
