@@ -1,4 +1,5 @@
 /* file_test.c - what is mapped and what is refused; an output file is whole or is the old one. */
+#define _DEFAULT_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,27 +12,18 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
+#include "base/test_folder.h"
 
-static char folder[32];
+static char folder[64];
 
 static int set_up(void **state) {
     (void)state;
-    strcpy(folder, "file_test_XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    return kr_test_folder_make(folder);
 }
 
 static int tear_down(void **state) {
-    char command[64];
     (void)state;
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[64];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
+    return kr_test_folder_drop(folder);
 }
 
 static void write_whole(const char *path, const char *text) {
@@ -51,7 +43,7 @@ static void check_text(const char *path, const char *text) {
 
 static void writing(void **state) {
     (void)state;
-    const char *path = in_folder("x");
+    const char *path = kr_test_path(folder, "x");
     kr_out out;
     write_whole(path, "old");
     check_text(path, "old");
@@ -69,7 +61,7 @@ static void no_regular_file(void **state) {
     (void)state;
     kr_map map;
     krait_error e;
-    const char *path = in_folder("pipe");
+    const char *path = kr_test_path(folder, "pipe");
     assert_int_equal(mkfifo(path, 0600), 0);
     alarm(20);
     assert_true(kr_map_open(&map, path, &e) < 0);
@@ -78,7 +70,7 @@ static void no_regular_file(void **state) {
     assert_non_null(strstr(e.message, "/pipe: not a regular file"));
     assert_true(kr_map_open(&map, folder, &e) < 0);
     assert_non_null(strstr(e.message, "not a regular file"));
-    assert_true(kr_map_open(&map, in_folder("none"), &e) < 0);
+    assert_true(kr_map_open(&map, kr_test_path(folder, "none"), &e) < 0);
     assert_non_null(strstr(e.message, "/none: cannot be opened: No such file"));
 }
 

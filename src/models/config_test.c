@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "mixers/mamba1/mamba1.h"
 #include "mixers/mamba2/mamba2.h"
 #include "mixers/mamba3/mamba3.h"
@@ -238,10 +239,7 @@ static void hostile(void **state) {
 }
 
 static void write_folder(char folder[64], char path[128]) {
-    /* in memory where that is possible: the tests sync files a thousand times */
-    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(folder, 64, "%s/krait-config-XXXXXX", temporary);
-    assert_non_null(mkdtemp(folder));
+    assert_int_equal(kr_test_folder_make(folder), 0);
     snprintf(path, 128, "%s/config.json", folder);
 }
 

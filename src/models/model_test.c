@@ -17,6 +17,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/test_folder.h"
 #include "data/tokenizer/tokenizer.h"
 #include "device/device.h"
 #include "mixers/mamba1/mamba1.h"
@@ -41,19 +42,6 @@ static const krait_model_options without = {.size = sizeof without,
 
 static void fixture(char path[512], int i) { snprintf(path, 512, KR_TEST_DATA "/%s", fixtures[i]); }
 
-static void new_folder(char folder[64]) {
-    /* in memory where that is possible: the tests sync files a thousand times */
-    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(folder, 64, "%s/krait-model-XXXXXX", temporary);
-    assert_non_null(mkdtemp(folder));
-}
-
-static void remove_folder(const char *folder) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    assert_int_equal(system(command), 0);
-}
-
 static void same_weights(const krait_model *a, const krait_model *b) {
     assert_int_equal(a->weights.count, b->weights.count);
     for (int64_t i = 0; i < a->weights.count; i++) {
@@ -70,7 +58,7 @@ static void same_weights(const krait_model *a, const krait_model *b) {
 static void fixtures_round_trip(void **state) {
     (void)state;
     char path[512], folder[64];
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     for (int i = 0; i < 4; i++) {
         fixture(path, i);
         krait_model *m = open_model(path, &without);
@@ -90,7 +78,7 @@ static void fixtures_round_trip(void **state) {
         krait_model_close(&back);
         krait_model_close(&m);
     }
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* A fresh model of two layers, saved as its authors' code wants it and opened again. */
@@ -168,7 +156,7 @@ static void state_spaces_round_trip(void **state) {
 static void half_types(void **state) {
     (void)state;
     char path[512], folder[64];
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     fixture(path, 0);
     for (int pass = 0; pass < 2; pass++) {
         krait_dtype type = pass ? KRAIT_F16 : KRAIT_BF16;
@@ -191,7 +179,7 @@ static void half_types(void **state) {
         krait_model_close(&half);
         krait_model_close(&m);
     }
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* ---- a model made here ---- */
@@ -219,7 +207,7 @@ static void refused_after(void (*change)(kr_weights *w), int code, const char *p
     krait_error e;
     small_config(&c);
     krait_model *m = make_model(&c, true);
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
     change(&m->weights);
     assert_int_equal(kr_weights_write_folder(&m->weights, folder, 0, NULL), 0);
@@ -228,7 +216,7 @@ static void refused_after(void (*change)(kr_weights *w), int code, const char *p
     if (rc != code || !strstr(e.message, part) || !strstr(e.message, folder) || bad)
         fail_msg("%d \"%s\", expected %d and \"%s\"", rc, e.message, code, part);
     krait_model_close(&m);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static float *data_of(kr_weights *w, const char *name) {
@@ -288,7 +276,7 @@ static void bytes_and_ties(void **state) {
     small_config(&c);
     krait_model *m = make_model(&c, true);
     kr_tensor t = *kr_weights_find(&m->weights, "backbone.embeddings.weight");
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
     kr_weights_add(&m->weights, "lm_head.weight", &t, NULL);
     assert_int_equal(kr_weights_write_folder(&m->weights, folder, 0, NULL), 0);
@@ -311,7 +299,7 @@ static void bytes_and_ties(void **state) {
     assert_int_equal(krait_model_tensor(back, back->weights.count, &ti), KRAIT_ERR_ARGUMENT);
     krait_model_close(&back);
     krait_model_close(&m);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* tokenizer.json travels with the model, byte by byte; too large a vocabulary for it is refused. */
@@ -323,7 +311,7 @@ static void tokenizer_travels(void **state) {
     krait_model *m;
     krait_tokenizer *t;
     krait_error e;
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     if (krait_tokenizer_open(&t, KR_TEST_DATA "/tokenizer/tokenizer.json", &e) < 0)
         fail_msg("%s", e.message);
     small_config(&c);
@@ -355,7 +343,7 @@ static void tokenizer_travels(void **state) {
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
     assert_false(kr_is_file(path));
     krait_model_close(&m);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static void shipped_names(void **state) {
@@ -431,7 +419,7 @@ static void damaged_files(void **state) {
     (void)state;
     char folder[64], path[128];
     krait_error e;
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     krait_model *m = open_model(KR_TEST_DATA "/mamba_statespaces", &without), *bad;
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
@@ -460,7 +448,7 @@ static void damaged_files(void **state) {
     assert_true(refused > 1000 && same < 100);
     free(bytes);
     krait_model_close(&m);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* A disk that is full in the middle of saving: an error, the old model whole, nothing left lying
@@ -469,7 +457,7 @@ static void full_disk(void **state) {
     (void)state;
     char folder[64], command[160];
     krait_error e;
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     krait_model *m = open_model(KR_TEST_DATA "/mamba_odd", &without), *old;
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
     struct rlimit before, tight;
@@ -492,7 +480,7 @@ static void full_disk(void **state) {
         assert_int_equal(system(command), 0);
     }
     krait_model_close(&m);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static int open_and_save(const char *path, const char *folder) {
@@ -510,7 +498,7 @@ static int open_and_save(const char *path, const char *folder) {
 static void no_memory(void **state) {
     (void)state;
     char path[512], folder[64];
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     json_set_alloc_funcs(kr_malloc, kr_free);
     for (int i = 0; i < 4; i++) {
         fixture(path, i);
@@ -525,7 +513,7 @@ static void no_memory(void **state) {
         assert_true(failed > 100);
     }
     json_set_alloc_funcs(malloc, free);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static double now(void) {

@@ -11,36 +11,16 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/rng.h"
-#include "models/lm.h"
-#include "models/model.h"
+#include "models/test_model.h"
 
 enum { V = 257, N = 13, MOST = 200 };
 
 static krait_model *cpu, *gpu; /* gpu NULL: there is none */
 
-static int make_model(krait_model **out) {
-    krait_error e;
-    kr_config c;
-    kr_weights w = {0};
-    krait_tokenizer *t;
-    assert_int_equal(kr_config_make(&c, "mamba1", 64, 3, V, NULL, NULL), 0);
-    c.eos = 256;
-    if (kr_lm_init_weights(&c, 9, &w, &e) < 0) return -1;
-    kr_rng r = kr_rng_make(1, 2);
-    for (int64_t i = 0; i < w.count; i++) { /* larger than fresh: texts differ and wander */
-        const kr_tensor *x = &w.items[i].tensor;
-        for (int64_t j = 0; j < kr_tensor_count(x); j++)
-            ((float *)x->data)[j] += (float)(0.2 * kr_rng_normal(&r));
-    }
-    if (krait_tokenizer_open(&t, "bytes", &e) < 0) return -1;
-    return kr_model_from_weights(out, &c, &w, t, &e);
-}
-
 static int setup(void **state) {
     krait_error e;
     (void)state;
-    if (make_model(&cpu) < 0 || make_model(&gpu) < 0) return -1;
+    if (kr_test_model(&cpu, 64, 3) < 0 || kr_test_model(&gpu, 64, 3) < 0) return -1;
     if (kr_model_place(gpu, "cuda", &e) == 0) return 0;
     print_message("skipped: no GPU (%s)\n", e.message);
     krait_model_close(&gpu);
@@ -292,7 +272,7 @@ static void ends_and_mistakes(void **state) {
     o = options(-1, 4, &t);
     assert_int_equal(krait_generate(gpu, prompts, N, &o, NULL, &e), KRAIT_ERR_ARGUMENT);
     krait_model *damaged;
-    assert_int_equal(make_model(&damaged), 0);
+    assert_int_equal(kr_test_model(&damaged, 64, 3), 0);
     const kr_tensor *w = kr_weights_find(&damaged->weights, "backbone.norm_f.weight");
     ((float *)w->data)[3] = NAN;
     ok(kr_model_place(damaged, "cuda", &e), &e);

@@ -13,9 +13,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
-#include "models/lm.h"
-#include "models/model.h"
+#include "models/test_model.h"
 
 enum { V = 257, N = 9, MOST = 400 };
 
@@ -32,21 +30,7 @@ static const char *const prompts[N] = {"In the beginning",
 
 static int setup(void **state) {
     (void)state;
-    krait_error e;
-    kr_config c;
-    kr_weights w = {0};
-    krait_tokenizer *t;
-    assert_int_equal(kr_config_make(&c, "mamba1", 40, 2, V, NULL, NULL), 0);
-    c.eos = 256;
-    if (kr_lm_init_weights(&c, 9, &w, &e) < 0) return -1;
-    kr_rng r = kr_rng_make(1, 2);
-    for (int64_t i = 0; i < w.count; i++) { /* larger than fresh: texts differ and wander */
-        const kr_tensor *x = &w.items[i].tensor;
-        for (int64_t j = 0; j < kr_tensor_count(x); j++)
-            ((float *)x->data)[j] += (float)(0.2 * kr_rng_normal(&r));
-    }
-    if (krait_tokenizer_open(&t, "bytes", &e) < 0) return -1;
-    return kr_model_from_weights(&model, &c, &w, t, &e);
+    return kr_test_model(&model, 40, 2);
 }
 
 static int teardown(void **state) {

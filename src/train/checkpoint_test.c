@@ -24,7 +24,7 @@
 
 #include <krait/train.h>
 
-#include "base/file.h"
+#include "base/test_folder.h"
 #include "train/checkpoint.h"
 
 typedef struct shared {
@@ -111,34 +111,11 @@ static void must_succeed(job *j) {
     if (run(j) != 0) fail_msg("%s", told->message);
 }
 
-static const char *in_folder(const char *name) {
-    static char paths[8][256];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static void assert_same_file(const char *a, const char *b, const char *name) {
-    char path_a[512], path_b[512];
-    kr_map x, y;
-    krait_error e;
-    snprintf(path_a, sizeof path_a, "%s/%s", a, name);
-    snprintf(path_b, sizeof path_b, "%s/%s", b, name);
-    assert_int_equal(kr_map_open(&x, path_a, &e), 0);
-    assert_int_equal(kr_map_open(&y, path_b, &e), 0);
-    assert_int_equal(x.size, y.size);
-    assert_true(x.size > 0);
-    assert_memory_equal(x.data, y.data, x.size);
-    print_message("  %s: %zu bytes, the same\n", name, x.size);
-    kr_map_close(&x);
-    kr_map_close(&y);
-}
-
 static void assert_same_run(const char *a, const char *b) {
-    assert_same_file(a, b, "model.safetensors");
-    assert_same_file(a, b, "log.jsonl");
-    assert_same_file(a, b, "checkpoints/step-60/state.safetensors");
+    static const char *const names[] = {"model.safetensors", "log.jsonl",
+                                        "checkpoints/step-60/state.safetensors"};
+    for (int i = 0; i < 3; i++)
+        assert_true(kr_test_same_files(kr_test_path(a, names[i]), kr_test_path(b, names[i])));
 }
 
 #define FEATURES                                                                                   \
@@ -147,9 +124,9 @@ static void assert_same_run(const char *a, const char *b) {
 
 static void resumed_equals_uninterrupted(void **state) {
     (void)state;
-    job whole = {.out = in_folder("whole"), .sets = {FEATURES}, .n_sets = 9};
+    job whole = {.out = kr_test_path(folder, "whole"), .sets = {FEATURES}, .n_sets = 9};
     job cut = whole;
-    cut.out = in_folder("cut");
+    cut.out = kr_test_path(folder, "cut");
     must_succeed(&whole);
     cut.kill_at = 37;
     assert_int_equal(run(&cut), -1);
@@ -162,18 +139,21 @@ static void resumed_equals_uninterrupted(void **state) {
 
 static void stopped_by_the_callback(void **state) {
     (void)state;
-    job j = {.out = in_folder("stopped"), .sets = {FEATURES}, .n_sets = 9, .stop_at = 23};
+    job j = {.out = kr_test_path(folder, "stopped"),
+             .sets = {FEATURES},
+             .n_sets = 9,
+             .stop_at = 23};
     assert_int_equal(run(&j), -KRAIT_ERR_CANCELLED);
     print_message("  %s\n", told->message);
     j.stop_at = 0;
     j.resume = true;
     must_succeed(&j);
-    assert_same_run(in_folder("whole"), j.out);
+    assert_same_run(kr_test_path(folder, "whole"), j.out);
 }
 
 static void refuses_another_run(void **state) {
     (void)state;
-    job j = {.out = in_folder("whole"), .sets = {FEATURES}, .n_sets = 9};
+    job j = {.out = kr_test_path(folder, "whole"), .sets = {FEATURES}, .n_sets = 9};
     assert_int_equal(run(&j), -KRAIT_ERR_ARGUMENT);
     print_message("  %s\n", told->message);
     assert_non_null(strstr(told->message, "already holds a run"));
@@ -205,18 +185,20 @@ static void flip_byte(const char *out, const char *name) {
 
 static void falls_back_when_damaged(void **state) {
     (void)state;
-    const char *out = in_folder("cut");
+    const char *out = kr_test_path(folder, "cut");
     job j = {.out = out, .sets = {FEATURES}, .n_sets = 9, .resume = true};
     assert_true(exists(out, "checkpoints/step-40") && exists(out, "checkpoints/step-60"));
     assert_false(exists(out, "checkpoints/step-30")); /* the last three are kept */
     flip_byte(out, "checkpoints/step-60/model.safetensors");
-    assert_int_equal(truncate(in_folder("cut/checkpoints/step-50/state.safetensors"), 5000), 0);
+    assert_int_equal(truncate(kr_test_path(folder, "cut/checkpoints/step-50/state.safetensors"),
+                              5000),
+                     0);
     must_succeed(&j);
     print_message("  %s", told->notes);
     assert_non_null(strstr(told->notes, "damaged"));
     assert_non_null(strstr(told->notes, "resuming from"));
     assert_non_null(strstr(told->notes, "step-40"));
-    assert_same_run(in_folder("whole"), out);
+    assert_same_run(kr_test_path(folder, "whole"), out);
     for (int step = 40; step <= 60; step += 10) {
         char name[64];
         snprintf(name, sizeof name, "checkpoints/step-%d/state.json", step);
@@ -230,7 +212,7 @@ static void falls_back_when_damaged(void **state) {
 /* A damaged newest one does not push out the whole one that the run goes on from. */
 static void damaged_ones_do_not_count(void **state) {
     (void)state;
-    job j = {.out = in_folder("few"), .sets = {FEATURES, "keep=2"}, .n_sets = 10};
+    job j = {.out = kr_test_path(folder, "few"), .sets = {FEATURES, "keep=2"}, .n_sets = 10};
     must_succeed(&j);
     assert_true(exists(j.out, "checkpoints/step-50") && exists(j.out, "checkpoints/step-60"));
     flip_byte(j.out, "checkpoints/step-60/model.safetensors");
@@ -243,12 +225,15 @@ static void damaged_ones_do_not_count(void **state) {
     j.stop_at = 0;
     must_succeed(&j);
     assert_non_null(strstr(told->notes, "step-53"));
-    assert_same_run(in_folder("whole"), j.out);
+    assert_same_run(kr_test_path(folder, "whole"), j.out);
 }
 
 static void full_disk_keeps_the_old(void **state) {
     (void)state;
-    job j = {.out = in_folder("full"), .sets = {FEATURES}, .n_sets = 9, .full_disk_at = 12};
+    job j = {.out = kr_test_path(folder, "full"),
+             .sets = {FEATURES},
+             .n_sets = 9,
+             .full_disk_at = 12};
     assert_int_equal(run(&j), -KRAIT_ERR_IO);
     print_message("  %s\n", told->message);
     assert_null(strchr(told->message, '\n'));
@@ -258,7 +243,7 @@ static void full_disk_keeps_the_old(void **state) {
     j.full_disk_at = 0;
     j.resume = true;
     must_succeed(&j);
-    assert_same_run(in_folder("whole"), j.out);
+    assert_same_run(kr_test_path(folder, "whole"), j.out);
 }
 
 static void wait_a_while(long microseconds) {
@@ -268,7 +253,7 @@ static void wait_a_while(long microseconds) {
 /* Kills while checkpoints are written, one after each step; there is always one that loads. */
 static void killed_a_hundred_times(void **state) {
     (void)state;
-    job j = {.out = in_folder("killed"),
+    job j = {.out = kr_test_path(folder, "killed"),
              .sets = {"steps=100000", "checkpoint_every=1", "batch=1", "window=8", "eval_every=0",
                       "held_out=0", "keep=2"},
              .n_sets = 7,
@@ -335,7 +320,8 @@ static void memory_is_as_planned(void **state) {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         char name[32];
         snprintf(name, sizeof name, "memory%zu", i);
-        job j = {.out = in_folder(name), .sets = {"steps=2", "warmup=1", "carry_state=true"}};
+        job j = {.out = kr_test_path(folder, name),
+                 .sets = {"steps=2", "warmup=1", "carry_state=true"}};
         j.n_sets = 3;
         for (int k = 0; k < 4; k++) j.sets[j.n_sets++] = sizes[i][k];
         must_succeed(&j);
@@ -361,16 +347,13 @@ static int copy_text(void) {
 
 static int set_up(void **state) {
     (void)state;
-    snprintf(folder, sizeof folder, "/tmp/krait-runs-XXXXXX");
     told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    return mkdtemp(folder) && told != MAP_FAILED ? copy_text() : -1;
+    return kr_test_folder_make(folder) == 0 && told != MAP_FAILED ? copy_text() : -1;
 }
 
 static int tear_down(void **state) {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

@@ -14,11 +14,12 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/test_folder.h"
 #include "train/eval_lanes.h"
 
 enum { DOCS = 24 };
-static char folder[] = "/tmp/krait-eval-XXXXXX";
-static char paths[DOCS][64];
+static char folder[64];
+static char paths[DOCS][128];
 static const char *list[DOCS];
 static int64_t sizes[DOCS];
 static krait_model *model, *uniform;
@@ -198,8 +199,8 @@ static void stops(void **state) {
     assert_int_equal(calls, 1);
 }
 
-static void write_text(const char *name, const char *text, char path[64]) {
-    snprintf(path, 64, "%s/%s", folder, name);
+static void write_text(const char *name, const char *text, char path[128]) {
+    snprintf(path, 128, "%s/%s", folder, name);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     fputs(text, f);
@@ -208,7 +209,7 @@ static void write_text(const char *name, const char *text, char path[64]) {
 
 static void lambada(void **state) {
     (void)state;
-    char path[64];
+    char path[128];
     const char *paths1[] = {path};
     krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
     krait_eval_result r;
@@ -250,7 +251,7 @@ static void refuses(const char *data, const char *task, const char *part) {
 
 static void refuses_what_is_wrong(void **state) {
     (void)state;
-    char path[64];
+    char path[128];
     refuses(paths[0], "chess", "there are: lambada");
     refuses("/tmp/krait-not-there", NULL, "/tmp/krait-not-there");
     refuses(paths[5], NULL, "no document has a second token");
@@ -262,7 +263,7 @@ static void refuses_what_is_wrong(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    if (!mkdtemp(folder) || write_documents() < 0) return -1;
+    if (kr_test_folder_make(folder) < 0 || write_documents() < 0) return -1;
     model = make_model(false);
     uniform = make_model(true);
     return 0;
@@ -270,11 +271,9 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     (void)state;
-    char command[128];
     krait_model_close(&model);
     krait_model_close(&uniform);
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

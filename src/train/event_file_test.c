@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/crc32c.h"
-#include "base/file.h"
+#include "base/test_folder.h"
 #include "train/event_file.h"
 #include "train/run_log.h"
 
@@ -114,8 +114,8 @@ static event read_event(reader r) {
 
 static void reads_back(void **state) {
     (void)state;
-    char folder[] = "/tmp/krait-events-XXXXXX";
-    assert_non_null(mkdtemp(folder));
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     kr_event_file f;
     krait_error e = {0};
     kr_scalar s[2] = {{"train/loss", 2.5}, {"learning_rate", 1e-4}};
@@ -136,8 +136,7 @@ static void reads_back(void **state) {
     assert_true(one.n == 1 && one.step == (int64_t)1 << 40 && file.p == file.end);
     print_message("  %zu bytes, 4 records\n", map.size);
     kr_map_close(&map);
-    unlink(f.path);
-    rmdir(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static void log_is_cut(void **state) {

@@ -1,6 +1,7 @@
 /* task_train_test.c - training on sequence tasks: it learns, a run that goes on writes the bytes of
  * one that was never stopped, chunks give what whole examples give, and what cannot be is refused.
  */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,8 +15,8 @@
 #include <cmocka.h>
 #include <krait/train.h>
 
-#include "base/file.h"
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "data/text/file_list.h"
 #include "mixers/mixer.h"
 #include "models/model.h"
@@ -50,17 +51,6 @@ static int train(const char *folder, const char *const *sets, int resume, seen *
     return krait_train(&o, e);
 }
 
-static void make_folder(char name[32]) {
-    strcpy(name, "task_train_XXXXXX");
-    assert_non_null(mkdtemp(name));
-}
-
-static void drop_folder(const char *name) {
-    char command[80];
-    snprintf(command, sizeof command, "rm -rf %s", name);
-    assert_int_equal(system(command), 0);
-}
-
 static const char *const copying[] = {"task=selective_copying",
                                       "length=24",
                                       "memorise=3",
@@ -81,10 +71,10 @@ static const char *const copying[] = {"task=selective_copying",
 /* Seconds, not minutes: three tokens among 18 rows of noise. Chance is 25%. */
 static void selective_copying_is_learned(void **state) {
     (void)state;
-    char folder[32];
+    char folder[64];
     krait_error e;
     seen s = {.accuracy = 0};
-    make_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     if (train(folder, copying, 0, &s, &e) < 0) fail_msg("%s", e.message);
     printf("selective copying: %.2f%% of answers right, %.2f%% of examples\n", 100 * s.accuracy,
            100 * s.whole);
@@ -109,22 +99,10 @@ static void selective_copying_is_learned(void **state) {
     printf("%s\n", e.message);
     assert_non_null(strstr(e.message, "task listops has 18 ids"));
     krait_model_close(&model);
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* ---- going on -------------------------------------------------------------------------------- */
-
-static void same_file(const char *a, const char *b, const char *name) {
-    kr_map x, y;
-    char *p = kr_path_join(a, name), *q = kr_path_join(b, name);
-    assert_int_equal(kr_map_open(&x, p, NULL), 0);
-    assert_int_equal(kr_map_open(&y, q, NULL), 0);
-    assert_true(x.size == y.size && memcmp(x.data, y.data, x.size) == 0);
-    kr_map_close(&x);
-    kr_map_close(&y);
-    kr_free(p);
-    kr_free(q);
-}
 
 static void a_run_that_goes_on_is_the_same(void **state) {
     (void)state;
@@ -136,21 +114,24 @@ static void a_run_that_goes_on_is_the_same(void **state) {
          "eval_batches=1", "accumulate=2", "log_every=1", "dropout=0.1", "dropout_tied=true",
          "mixer=lru", "bidirectional=true", NULL}};
     for (int i = 0; i < 2; i++) {
-        char whole[32], parts[32];
+        char whole[64], parts[64];
         krait_error e;
         seen s = {.stop_at = 0}, stopped = {.stop_at = 3};
-        make_folder(whole);
-        make_folder(parts);
+        assert_int_equal(kr_test_folder_make(whole), 0);
+        assert_int_equal(kr_test_folder_make(parts), 0);
         if (train(whole, runs[i], 0, &s, &e) < 0) fail_msg("%s", e.message);
         assert_int_equal(train(parts, runs[i], 0, &stopped, &e), KRAIT_ERR_CANCELLED);
         stopped.stop_at = 0;
         if (train(parts, runs[i], 1, &stopped, &e) < 0) fail_msg("%s", e.message);
-        same_file(whole, parts, "model.safetensors");
-        same_file(whole, parts, "config.json");
-        same_file(whole, parts, "log.jsonl");
+        assert_true(kr_test_same_files(kr_test_path(whole, "model.safetensors"),
+                                       kr_test_path(parts, "model.safetensors")));
+        assert_true(kr_test_same_files(kr_test_path(whole, "config.json"),
+                                       kr_test_path(parts, "config.json")));
+        assert_true(
+            kr_test_same_files(kr_test_path(whole, "log.jsonl"), kr_test_path(parts, "log.jsonl")));
         assert_true(s.accuracy == stopped.accuracy);
-        drop_folder(whole);
-        drop_folder(parts);
+        assert_int_equal(kr_test_folder_drop(whole), 0);
+        assert_int_equal(kr_test_folder_drop(parts), 0);
     }
 }
 
@@ -267,8 +248,8 @@ static void refusals(void **state) {
         {"vocabulary is 9, task mqar has 8192 ids", "task=mqar", "vocabulary=9", NULL},
         {"vocabulary has no effect with task pathfinder", "task=pathfinder", "vocabulary=9", NULL},
         {"needs data, or a task", "steps=3", "warmup=1", NULL}};
-    char folder[32];
-    make_folder(folder);
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         krait_error e;
         seen s = {.stop_at = 0};
@@ -276,7 +257,7 @@ static void refusals(void **state) {
         printf("%s\n", e.message);
         assert_non_null(strstr(e.message, bad[i][0]));
     }
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* The recipes that ship can be read, and their tasks opened. */

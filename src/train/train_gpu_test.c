@@ -20,7 +20,7 @@
 
 #include <krait/train.h>
 
-#include "base/file.h"
+#include "base/test_folder.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "mixers/mixer.h"
@@ -397,25 +397,15 @@ static void must_train(run *r) {
     print_message("  %s: loss %.6f, held-out %.6f\n", r->name, r->loss, r->held_out);
 }
 
-static void assert_same_file(const char *a, const char *b, const char *name) {
-    char path_a[300], path_b[300];
-    kr_map x, y;
-    krait_error e;
-    snprintf(path_a, sizeof path_a, "%s/%s/%s", folder, a, name);
-    snprintf(path_b, sizeof path_b, "%s/%s/%s", folder, b, name);
-    ok(kr_map_open(&x, path_a, &e), &e);
-    ok(kr_map_open(&y, path_b, &e), &e);
-    assert_int_equal(x.size, y.size);
-    assert_memory_equal(x.data, y.data, x.size);
-    print_message("  %s: %zu bytes, the same\n", name, x.size);
-    kr_map_close(&x);
-    kr_map_close(&y);
-}
-
 static void assert_same_run(const char *a, const char *b) {
-    assert_same_file(a, b, "model.safetensors");
-    assert_same_file(a, b, "log.jsonl");
-    assert_same_file(a, b, "checkpoints/step-30/state.safetensors");
+    static const char *const names[] = {"model.safetensors", "log.jsonl",
+                                        "checkpoints/step-30/state.safetensors"};
+    char path_a[128], path_b[128];
+    snprintf(path_a, sizeof path_a, "%s/%s", folder, a);
+    snprintf(path_b, sizeof path_b, "%s/%s", folder, b);
+    for (int i = 0; i < 3; i++)
+        assert_true(
+            kr_test_same_files(kr_test_path(path_a, names[i]), kr_test_path(path_b, names[i])));
 }
 
 static void runs_agree_with_the_cpus(void **state) {
@@ -533,8 +523,7 @@ static int set_up(void **state) {
     (void)state;
     reached =
         mmap(NULL, sizeof *reached, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    snprintf(folder, sizeof folder, "/tmp/krait-gpu-XXXXXX");
-    if (reached == MAP_FAILED || !mkdtemp(folder)) return -1;
+    if (reached == MAP_FAILED || kr_test_folder_make(folder) < 0) return -1;
     snprintf(text, sizeof text, "%s/text.txt", folder);
     FILE *f = fopen(text, "wb");
     for (int i = 0; f && i < 6000; i++) fputs(words[(int)(kr_rng_uniform(&r) * 15)], f);
@@ -543,9 +532,7 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

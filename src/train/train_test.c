@@ -12,9 +12,9 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/test_folder.h"
 #include "train/trainer.h"
 
 /* ---- a small model by hand ---- */
@@ -175,7 +175,7 @@ static void outliers_are_found(void **state) {
 
 /* ---- whole runs ---- */
 
-static char folder[] = "/tmp/krait-train-XXXXXX";
+static char folder[64];
 static const char *const data[] = {KR_SOURCE_DIR "/src/base"};
 static double first_eval, last_eval, last_bits;
 static int evals, samples;
@@ -449,12 +449,6 @@ static void decay_spares_what_it_must(void **state) {
     drop(&s);
 }
 
-static void remove_folder(const char *path) {
-    char command[160];
-    snprintf(command, sizeof command, "rm -rf '%s'", path);
-    assert_int_equal(system(command), 0);
-}
-
 /* Every allocation of a whole run fails in turn (every few of the later ones): an error, never a
  * crash. */
 static void every_allocation_may_fail(void **state) {
@@ -473,7 +467,7 @@ static void every_allocation_may_fail(void **state) {
     if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
     int64_t all = kr_mem_fail_after(0);
     for (int64_t n = 1; n <= all; n += 1 + n / 50) {
-        remove_folder(o.out);
+        assert_int_equal(kr_test_folder_drop(o.out), 0);
         kr_mem_fail_after(n);
         int rc = krait_train(&o, &e);
         kr_mem_fail_after(0);
@@ -489,14 +483,12 @@ static void every_allocation_may_fail(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    return mkdtemp(folder) ? 0 : -1;
+    return kr_test_folder_make(folder);
 }
 
 static int tear_down(void **state) {
     (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

@@ -2,6 +2,7 @@
  * refuse; and the real sets where they are ($KRAIT_DATA: a folder that holds fsdd/, aclImdb/ and
  * cifar10/ unpacked; the genomes of Debian's ragout-examples where it installs them, or as ragout/
  * in that folder). */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,14 +16,14 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "data/audio/wav.h"
 #include "data/dna/fasta.h"
 #include "data/image/jpeg.h"
 #include "data/tasks/task.h"
 
-static char folder[32];
+static char folder[64];
 
 static void write_file(const char *name, const void *bytes, size_t size) {
     char path[200];
@@ -39,15 +40,12 @@ static void write_file(const char *name, const void *bytes, size_t size) {
 
 static int set_up(void **state) {
     (void)state;
-    strcpy(folder, "file_tasks_XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    return kr_test_folder_make(folder);
 }
 
 static int tear_down(void **state) {
-    char command[64];
     (void)state;
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 static int open_on(kr_task_source *s, const char *task, const char *path, const char *set,
@@ -118,7 +116,7 @@ static void wav(void **state) {
 }
 
 static void refuse_set(const char *task, const char *name, const char *part) {
-    char path[64];
+    char path[128];
     kr_task_source s;
     krait_error e;
     snprintf(path, sizeof path, "%s/%s", folder, name);
@@ -139,7 +137,7 @@ static void spoken_digits(void **state) {
         write_file(name, b, make_wav(b, 300 + i, i == 24 ? silence : ramp));
     }
     write_file("rec/notes.txt", "x", 1);
-    char path[64];
+    char path[128];
     snprintf(path, sizeof path, "%s/rec", folder);
     if (open_on(&s, "spoken_digits", path, NULL, &e) < 0) fail_msg("%s", e.message);
     assert_true(s.examples[KR_TASK_TEST] == 5 && s.examples[KR_TASK_VALID] == 2 &&
@@ -162,7 +160,7 @@ static void spoken_digits(void **state) {
 
 static void imdb(void **state) {
     (void)state;
-    char name[64], path[64];
+    char name[64], path[128];
     kr_task_source s;
     kr_example x = {0};
     krait_error e;
@@ -248,7 +246,7 @@ static void fasta(void **state) {
 static void dna(void **state) {
     (void)state;
     static char text[20010];
-    char path[64];
+    char path[128];
     kr_task_source s;
     kr_example x = {0};
     krait_error e;

@@ -12,9 +12,10 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "data/text/loader.h"
 
-static char folder[] = "/tmp/krait-loader-XXXXXX";
+static char folder[64];
 static krait_tokenizer *bytes;
 
 static const char *write_file(const char *name, const char *text, size_t size) {
@@ -74,7 +75,7 @@ static char *all_text(const kr_docs_options *o, size_t piece) {
 
 static void sources(void **state) {
     (void)state;
-    char sub[64];
+    char sub[128];
     snprintf(sub, sizeof sub, "%s/tree", folder);
     mkdir(sub, 0777);
     snprintf(sub, sizeof sub, "%s/tree/b", folder);
@@ -302,7 +303,7 @@ static void split_and_single_document(void **state) {
 
 static void cache_file(void **state) {
     (void)state;
-    char cache[64];
+    char cache[128];
     snprintf(cache, sizeof cache, "%s/cache", folder);
     kr_store *memory = letters(NULL, 0), *built = letters(cache, 1), *again;
     assert_null(kr_store_cache_file(memory));
@@ -377,7 +378,7 @@ static int once_out_of_memory(const char *path, const char *cache) {
 
 static void allocations_fail(void **state) {
     (void)state;
-    char cache[64];
+    char cache[128];
     snprintf(cache, sizeof cache, "%s/cache2", folder);
     const char *path = write_file("memory.txt", "some\nlines\nof text\n", 19);
     int n = 1, failures = 0;
@@ -396,15 +397,13 @@ static void allocations_fail(void **state) {
 static int make_folder(void **state) {
     (void)state;
     krait_error e;
-    return !mkdtemp(folder) || krait_tokenizer_open(&bytes, "bytes", &e) < 0;
+    return kr_test_folder_make(folder) < 0 || krait_tokenizer_open(&bytes, "bytes", &e) < 0;
 }
 
 static int remove_folder(void **state) {
     (void)state;
-    char command[64];
     krait_tokenizer_close(&bytes);
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

@@ -13,22 +13,14 @@
 
 #include <krait/train.h>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "data/tokenizer/nfc.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/word_count.h"
 
-static char folder[] = "/tmp/krait-tokenizer-XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int turn;
-    char *p = path[turn++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
+static char folder[64];
 
 static krait_tokenizer *open_tokenizer(const char *path) {
     krait_tokenizer *t;
@@ -186,47 +178,39 @@ static void samples_variant(void **state) {
     check_samples(FIXTURE("variant.json"), "variant");
 }
 
-static void same_files(const char *a, const char *b) {
-    kr_map x, y;
-    krait_error e;
-    assert_int_equal(kr_map_open(&x, a, &e), 0);
-    assert_int_equal(kr_map_open(&y, b, &e), 0);
-    assert_int_equal(x.size, y.size);
-    assert_memory_equal(x.data, y.data, x.size);
-    kr_map_close(&x);
-    kr_map_close(&y);
-}
-
 static void training(void **state) {
     (void)state;
     const char *data[1] = {FIXTURE("corpus.txt")};
     krait_bpe_options o = KRAIT_BPE_OPTIONS_INIT;
     krait_error e;
     o.vocabulary = 512;
-    assert_int_equal(krait_tokenizer_train(data, 1, in_folder("learned.json"), &o, &e), 0);
-    same_files(in_folder("learned.json"), FIXTURE("tokenizer.json"));
+    assert_int_equal(krait_tokenizer_train(data, 1, kr_test_path(folder, "learned.json"), &o, &e),
+                     0);
+    assert_true(
+        kr_test_same_files(kr_test_path(folder, "learned.json"), FIXTURE("tokenizer.json")));
     o.vocabulary = 100;
-    assert_int_equal(krait_tokenizer_train(data, 1, in_folder("no.json"), &o, &e),
+    assert_int_equal(krait_tokenizer_train(data, 1, kr_test_path(folder, "no.json"), &o, &e),
                      KRAIT_ERR_ARGUMENT);
     o.vocabulary = 300;
     data[0] = "/nowhere.txt";
-    assert_int_equal(krait_tokenizer_train(data, 1, in_folder("no.json"), &o, &e), KRAIT_ERR_IO);
-    assert_false(kr_is_file(in_folder("no.json")));
+    assert_int_equal(krait_tokenizer_train(data, 1, kr_test_path(folder, "no.json"), &o, &e),
+                     KRAIT_ERR_IO);
+    assert_false(kr_is_file(kr_test_path(folder, "no.json")));
 }
 
 /* Text that spells the end token must not become it, and merges may meet in one string. */
 static void training_on_odd_text(void **state) {
     (void)state;
-    FILE *f = fopen(in_folder("odd.txt"), "wb");
+    FILE *f = fopen(kr_test_path(folder, "odd.txt"), "wb");
     for (int i = 0; i < 50; i++) fputs("<|end|> abcabc abc bcbc aaaa aaaaaaa \xFF\xFE z\xC3\n", f);
     fclose(f);
-    const char *data[1] = {in_folder("odd.txt")};
+    const char *data[1] = {kr_test_path(folder, "odd.txt")};
     krait_bpe_options o = KRAIT_BPE_OPTIONS_INIT;
     krait_error e;
     o.vocabulary = 600;
     o.end_token = "abc";
     char path[256];
-    snprintf(path, sizeof path, "%s", in_folder("odd.json"));
+    snprintf(path, sizeof path, "%s", kr_test_path(folder, "odd.json"));
     if (krait_tokenizer_train(data, 1, path, &o, &e) < 0) fail_msg("%s", e.message);
     krait_tokenizer *t = open_tokenizer(path);
     assert_int_equal(krait_tokenizer_end(t), 0);
@@ -339,7 +323,7 @@ static void saving(void **state) {
     krait_error e;
     for (int k = 0; k < 2; k++) {
         char path[256];
-        snprintf(path, sizeof path, "%s", in_folder("saved.json"));
+        snprintf(path, sizeof path, "%s", kr_test_path(folder, "saved.json"));
         krait_tokenizer *t = open_tokenizer(from[k]), *again;
         if (kr_tokenizer_save(t, path, &e) < 0) fail_msg("%s", e.message);
         again = open_tokenizer(path);
@@ -364,7 +348,7 @@ static void saving(void **state) {
     "{\"pre_tokenizer\":" pre ",\"decoder\":" BYTE_LEVEL ",\"model\":" model more "}"
 
 static void refuses(const char *json, const char *part) {
-    const char *path = in_folder("refused.json");
+    const char *path = kr_test_path(folder, "refused.json");
     FILE *f = fopen(path, "wb");
     fputs(json, f);
     fclose(f);
@@ -440,7 +424,7 @@ static void refusals_of_tokens(void **state) {
 /* A vocabulary without some bytes: what it has is encoded, what it lacks is named. */
 static void missing_bytes(void **state) {
     (void)state;
-    const char *path = in_folder("small.json");
+    const char *path = kr_test_path(folder, "small.json");
     FILE *f = fopen(path, "wb");
     fputs(FILE_OF(BYTE_LEVEL, MODEL, ""), f);
     fclose(f);
@@ -466,7 +450,7 @@ static void use_all(krait_error *e, int *rc) {
     const char *data[1] = {FIXTURE("corpus.txt")};
     krait_bpe_options o = KRAIT_BPE_OPTIONS_INIT;
     o.vocabulary = 270;
-    if (*rc == 0) *rc = krait_tokenizer_train(data, 1, in_folder("memory.json"), &o, e);
+    if (*rc == 0) *rc = krait_tokenizer_train(data, 1, kr_test_path(folder, "memory.json"), &o, e);
 }
 
 static void allocations_fail(void **state) {
@@ -492,14 +476,12 @@ static void allocations_fail(void **state) {
 
 static int make_folder(void **state) {
     (void)state;
-    return !mkdtemp(folder);
+    return kr_test_folder_make(folder);
 }
 
 static int remove_folder(void **state) {
     (void)state;
-    char command[64];
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    return system(command);
+    return kr_test_folder_drop(folder);
 }
 
 int main(void) {

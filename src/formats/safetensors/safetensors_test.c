@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/test_folder.h"
 #include "formats/weights.h"
 
 /* A file image from a header text and a number of data bytes; the caller frees it. */
@@ -150,19 +151,6 @@ static void same(const kr_weights *a, const kr_weights *b) {
     }
 }
 
-static void folder_name(char folder[64]) {
-    /* in memory where that is possible: the tests sync files a thousand times */
-    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(folder, 64, "%s/krait-safetensors-XXXXXX", temporary);
-    assert_non_null(mkdtemp(folder));
-}
-
-static void remove_folder(const char *folder) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    assert_int_equal(system(command), 0);
-}
-
 /* Any limit on the shards, one after the other into one folder: what is read is what was written
  * last. */
 static void folders(void **state) {
@@ -172,7 +160,7 @@ static void folders(void **state) {
     kr_weights w = {0};
     krait_error e;
     fill(&w, data);
-    folder_name(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     static const int64_t limits[] = {0, 1, 1000, 24, 40};
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         data[0] += 1;
@@ -183,7 +171,7 @@ static void folders(void **state) {
         kr_weights_free(&back);
     }
     kr_weights_free(&w);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static void write_text(const char *folder, const char *name, const char *text) {
@@ -213,7 +201,7 @@ static void hostile_index(void **state) {
         {"{\"weight_map\":{\"a\":\"x.safetensors\",\"b\":\"y.safetensors\"}}", "there twice"},
     };
     char folder[64], path[128];
-    folder_name(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     size_t size;
     unsigned char *p = image(ONE("\"F32\"", "[2]", "[0,8]"), 8, &size);
     for (const char *name = "xy"; *name; name++) {
@@ -232,7 +220,7 @@ static void hostile_index(void **state) {
             fail_msg("%s: %d, \"%s\"", cases[i].text, rc, e.message);
         kr_weights_free(&w);
     }
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* A tensor of floats that begins at an odd address is copied to where floats may lie. */
@@ -278,7 +266,7 @@ static void no_memory(void **state) {
     char folder[64];
     kr_weights w = {0};
     fill(&w, data);
-    folder_name(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     json_set_alloc_funcs(kr_malloc, kr_free);
     for (int64_t shard = 0; shard <= 24; shard += 24) {
         int64_t n = 0, made = 1, failed = 0;
@@ -293,7 +281,7 @@ static void no_memory(void **state) {
     }
     json_set_alloc_funcs(malloc, free);
     kr_weights_free(&w);
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 int main(void) {

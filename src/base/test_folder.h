@@ -1,0 +1,48 @@
+/* test_folder.h - for tests: folders of their own, and files that must be the same. */
+#ifndef KR_TEST_FOLDER_H
+#define KR_TEST_FOLDER_H
+
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE /* mkdtemp */
+#endif
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+/* A new folder, in memory where that is possible: some tests sync files a thousand times. 0 or -1.
+ */
+static inline int kr_test_folder_make(char folder[64]) {
+    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(folder, 64, "%s/krait-test-XXXXXX", temporary);
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+/* Removes it with all that is in it. */
+static inline int kr_test_folder_drop(const char *folder) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
+/* "folder/name"; the eight newest stay. */
+static inline const char *kr_test_path(const char *folder, const char *name) {
+    static char paths[8][256];
+    static int next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+/* Do both files exist, and hold the same bytes, at least one? */
+static inline bool kr_test_same_files(const char *a, const char *b) {
+    kr_map x = {0}, y = {0};
+    bool same = kr_map_open(&x, a, NULL) == 0 && kr_map_open(&y, b, NULL) == 0 && x.size > 0 &&
+                x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+    kr_map_close(&x);
+    kr_map_close(&y);
+    return same;
+}
+
+#endif
