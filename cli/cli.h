@@ -49,6 +49,25 @@ typedef struct cli_option {
         .kind = CLI_TEXT, .name = "token-ids", .arg = "FILE",                                      \
         .help = "Decimal token ids, a document a line, instead of text.", .many = true             \
     }
+/* Of a sequence task. */
+#define CLI_OPT_TASK_SET                                                                           \
+    {                                                                                              \
+        .kind = CLI_TEXT, .name = "set", .letter = 's', .arg = "KEY=VALUE",                        \
+        .help = "A setting of the sequence task.", .many = true                                    \
+    }
+#define CLI_OPT_TASK_SEED                                                                          \
+    {                                                                                              \
+        .kind = CLI_INT, .name = "seed", .arg = "N", .value = "1", .least = 0,                     \
+        .most = 9007199254740992.0,                                                                \
+        .help = "Of a sequence task that is made: another seed, other examples."                   \
+    }
+#define CLI_OPT_TASK_PART(usual)                                                                   \
+    {                                                                                              \
+        .kind = CLI_TEXT, .name = "part", .arg = "NAME", .value = usual,                           \
+        .choices = "train|valid|test",                                                             \
+        .help = "Which examples of the sequence task: those of training, of validation or of "     \
+                "the test."                                                                        \
+    }
 #define CLI_OPT_JSON                                                                               \
     { .kind = CLI_FLAG, .name = "json", .help = "Print one JSON object a line." }
 #define CLI_OPT_THREADS                                                                            \
