@@ -270,7 +270,7 @@ static bool draw_pair(picture *c, snake s[2], pixel tails[2]) {
             if (!extend(c, &s[i])) return false;
             note_stroke(c, i, k, &s[i], false);
         }
-    for (int i = 0; i < 2; i++) join(c, c->mask, s[i].at, s[i].last.mask);
+    join(c, c->mask, s[1].at, s[1].last.mask); /* the source leaves out the first path's last */
     return true;
 }
 
