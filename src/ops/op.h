@@ -205,11 +205,21 @@ size_t kr_op_scratch(const kr_op *op, kr_level level, const kr_call *c);
 extern const kr_op *const kr_ops[];
 const kr_op *kr_op_find(const char *name);
 
-/* Shared by the shape rules: fails with one line naming op and argument unless tensor i has this
- * rank / dtype / width. */
+/* Shared by the shape rules: fails with one line naming op and argument unless the tensor has this
+ * rank / size of a dimension / type. */
 int kr_need_rank(const char *op, const char *arg, const kr_tensor *t, int rank, krait_error *e);
 int kr_need_dim(const char *op, const char *arg, const kr_tensor *t, int dim, int64_t size,
                 krait_error *e);
+int kr_need_type(const char *op, const char *arg, const kr_tensor *t, kr_dtype type,
+                 krait_error *e);
+/* Rank and sizes (-1: any) of n inputs; an absent one passes where it may be. */
+typedef struct kr_need {
+    const char *name;
+    int rank;
+    int64_t dim[3];
+    bool optional;
+} kr_need;
+int kr_need_all(const char *op, const kr_tensor *in, const kr_need *needs, int n, krait_error *e);
 
 #ifdef __cplusplus
 }

@@ -45,3 +45,21 @@ int kr_need_dim(const char *op, const char *arg, const kr_tensor *t, int dim, in
     return kr_fail(e, KRAIT_ERR_SHAPE, "%s: dimension %d of %s must be %lld, is %s", op, dim, arg,
                    (long long)size, kr_tensor_describe(t, text));
 }
+
+int kr_need_type(const char *op, const char *arg, const kr_tensor *t, kr_dtype type,
+                 krait_error *e) {
+    if (t->dtype == type) return 0;
+    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: %s must be %s, is %s", op, arg, kr_dtype_name(type),
+                   kr_dtype_name(t->dtype));
+}
+
+int kr_need_all(const char *op, const kr_tensor *in, const kr_need *needs, int n, krait_error *e) {
+    for (int i = 0; i < n; i++) {
+        if (needs[i].optional && !in[i].data) continue;
+        KR_TRY(kr_need_rank(op, needs[i].name, &in[i], needs[i].rank, e));
+        for (int d = 0; d < needs[i].rank; d++)
+            if (needs[i].dim[d] >= 0)
+                KR_TRY(kr_need_dim(op, needs[i].name, &in[i], d, needs[i].dim[d], e));
+    }
+    return 0;
+}

@@ -16,9 +16,7 @@ static int need_inputs(const char *op, const kr_tensor *in, krait_error *e) {
     if (bias->data) KR_TRY(kr_need_dim(op, "bias", bias, 0, x->shape[1], e));
     KR_TRY(kr_need_rank(op, "seqs", seqs, 2, e));
     KR_TRY(kr_need_dim(op, "seqs", seqs, 1, 3, e));
-    if (seqs->dtype != KR_I64)
-        return kr_fail(e, KRAIT_ERR_SHAPE, "%s: seqs must be i64, is %s", op,
-                       kr_dtype_name(seqs->dtype));
+    KR_TRY(kr_need_type(op, "seqs", seqs, KR_I64, e));
     if (in[4].data) KR_TRY(kr_need_dim(op, "reset", &in[4], 0, x->shape[0], e));
     return 0;
 }

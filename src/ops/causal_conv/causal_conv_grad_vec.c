@@ -8,6 +8,7 @@
  * order. */
 #include "ops/causal_conv/causal_conv.h"
 
+#include "ops/seqs.h"
 #include "ops/threads.h"
 #include "vec/vec_math.h"
 
@@ -18,31 +19,20 @@ typedef struct conv {
     const float *weight, *bias;                            /* [E,1,K], [E] or NULL */
     float *sums;                                           /* [K+1,E]: dweight by tap, dbias */
     float *g;                                              /* [E] */
-    const int64_t *seqs;
+    const kr_tensor *seqs;
     const uint8_t *reset;
     int64_t S, E, K;
     bool silu, add_dx;
 } conv;
 
-typedef struct seq {
-    int64_t first, count, slot;
-} seq;
-
-static seq seq_of(const conv *v, int64_t s) {
-    return (seq){v->seqs[3 * s], v->seqs[3 * s + 1], v->seqs[3 * s + 2]};
-}
-
 /* The first place that place t sees: its window's start, or the last reset within. */
-static int64_t window(const conv *v, seq s, int64_t t) {
-    int64_t start = t - (v->K - 1);
-    for (int64_t i = t; v->reset && i >= 0 && i > start; i--)
-        if (v->reset[s.first + i]) return i;
-    return start;
+static int64_t window(const conv *v, kr_seq s, int64_t t) {
+    return kr_seq_window(s, v->reset, t - (v->K - 1), t);
 }
 
 /* Place q of a sequence in rows (q >= 0) or states (q < 0): x and state, or dx and dstate. NULL:
  * absent. */
-static float *place(const conv *v, const kr_tensor *rows, const kr_tensor *state, seq s,
+static float *place(const conv *v, const kr_tensor *rows, const kr_tensor *state, kr_seq s,
                     int64_t q) {
     if (q >= 0) return rows->data ? (float *)rows->data + (s.first + q) * rows->stride[0] : NULL;
     if (!state->data) return NULL;
@@ -99,7 +89,7 @@ KR_VINLINE void down_four(const conv *v, const block *k, int64_t e, int64_t end,
 }
 
 /* Places [t, t + rows) of a sequence, K = 4. */
-static void block_four(const conv *v, kr_part channels, seq s, int64_t t, int64_t rows) {
+static void block_four(const conv *v, kr_part channels, kr_seq s, int64_t t, int64_t rows) {
     int64_t from = window(v, s, t);
     block k = {.rows = rows,
                .x = place(v, v->x, v->state, s, t),
@@ -117,7 +107,7 @@ static void block_four(const conv *v, kr_part channels, seq s, int64_t t, int64_
 }
 
 /* v->g = g[t] for any K: the pre-activation is summed there, tap by tap. */
-static void row_g(const conv *v, kr_part channels, seq s, int64_t t, int64_t from) {
+static void row_g(const conv *v, kr_part channels, kr_seq s, int64_t t, int64_t from) {
     const float *dy = place(v, v->dy, v->state, s, t);
     for (int64_t e = channels.begin; e < channels.end; e += KR_W) {
         int64_t left = channels.end - e;
@@ -136,7 +126,7 @@ static void row_g(const conv *v, kr_part channels, seq s, int64_t t, int64_t fro
 }
 
 /* Place t for any K. */
-static void row_any(const conv *v, kr_part channels, seq s, int64_t t) {
+static void row_any(const conv *v, kr_part channels, kr_seq s, int64_t t) {
     int64_t from = window(v, s, t);
     float *own = place(v, v->dx, v->dstate, s, t);
     row_g(v, channels, s, t, from);
@@ -157,7 +147,7 @@ static void row_any(const conv *v, kr_part channels, seq s, int64_t t) {
 }
 
 /* What the gradient of state_out says of the sequence's last inputs. */
-static void add_state_out(const conv *v, kr_part channels, seq s) {
+static void add_state_out(const conv *v, kr_part channels, kr_seq s) {
     int64_t first = s.count - (v->K - 1), from = window(v, s, s.count - 1);
     for (int64_t j = 0; j < v->K - 1; j++) {
         float *to = first + j < from ? NULL : place(v, v->dx, v->dstate, s, first + j);
@@ -168,7 +158,7 @@ static void add_state_out(const conv *v, kr_part channels, seq s) {
     }
 }
 
-static void sequence(const conv *v, kr_part channels, seq s) {
+static void sequence(const conv *v, kr_part channels, kr_seq s) {
     for (int64_t t = 0, rows; t < s.count; t += rows) {
         rows = 1;
         while (v->K == 4 && rows < BLOCK && t + rows < s.count &&
@@ -218,7 +208,7 @@ void KR_FN(kr_causal_conv_grad)(const kr_call *c) {
               .bias = c->in[3].data,
               .sums = c->scratch,
               .g = (float *)c->scratch + (K + 1) * E,
-              .seqs = c->in[4].data,
+              .seqs = &c->in[4],
               .reset = c->in[5].data,
               .S = c->in[4].shape[0],
               .E = E,
@@ -230,7 +220,7 @@ void KR_FN(kr_causal_conv_grad)(const kr_call *c) {
     {
         kr_part channels = kr_my_part(E, KR_W);
         clear(&v, channels, !(c->accumulate & 8));
-        for (int64_t i = 0; i < v.S; i++) sequence(&v, channels, seq_of(&v, i));
+        for (int64_t i = 0; i < v.S; i++) sequence(&v, channels, kr_seq_of(v.seqs, i));
         put_sums(&v, c, channels);
     }
 }

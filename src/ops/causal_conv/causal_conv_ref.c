@@ -7,46 +7,38 @@
 #include <math.h>
 
 #include "ops/causal_conv/causal_conv.h"
+#include "ops/seqs.h"
 
 /* What forward and backward read. */
 typedef struct conv {
     const kr_tensor *x, *weight, *bias, *state; /* state->data NULL: zeros */
-    const int64_t *seqs;
+    const kr_tensor *seqs;
     const uint8_t *reset; /* NULL: none */
     int64_t S, E, K;
     bool silu;
 } conv;
 
-/* One sequence of it. */
-typedef struct seq {
-    int64_t first, count, slot;
-} seq;
-
 static conv conv_of(const kr_call *c, int first) {
     const kr_tensor *in = &c->in[first];
     return (conv){&in[0],         &in[1],
                   &in[2],         &in[5],
-                  in[3].data,     in[4].data,
+                  &in[3],         in[4].data,
                   in[3].shape[0], in[0].shape[1],
                   in[1].shape[2], ((const kr_causal_conv_attr *)c->attr)->silu != 0};
 }
 
-static seq seq_of(const conv *v, int64_t s) {
-    return (seq){v->seqs[3 * s], v->seqs[3 * s + 1], v->seqs[3 * s + 2]};
-}
-
 /* Whether place q is seen from place p >= q: no reset in (q, p]. */
-static bool seen(const conv *v, seq s, int64_t q, int64_t p) {
+static bool seen(const conv *v, kr_seq s, int64_t q, int64_t p) {
     for (int64_t i = q < 0 ? 0 : q + 1; v->reset && i <= p; i++)
         if (v->reset[s.first + i]) return false;
     return true;
 }
 
-static int64_t state_at(const kr_tensor *state, seq s, int64_t K, int64_t q, int64_t e) {
+static int64_t state_at(const kr_tensor *state, kr_seq s, int64_t K, int64_t q, int64_t e) {
     return s.slot * state->stride[0] + (K - 1 + q) * state->stride[1] + e;
 }
 
-static double input(const conv *v, seq s, int64_t q, int64_t e) {
+static double input(const conv *v, kr_seq s, int64_t q, int64_t e) {
     if (q >= 0) return (double)((const real *)v->x->data)[(s.first + q) * v->x->stride[0] + e];
     return v->state->data
                ? (double)((const real *)v->state->data)[state_at(v->state, s, v->K, q, e)]
@@ -58,7 +50,7 @@ static double tap(const conv *v, int64_t e, int64_t w) {
 }
 
 /* p[t] at place t of sequence s, channel e */
-static double before_silu(const conv *v, seq s, int64_t t, int64_t e) {
+static double before_silu(const conv *v, kr_seq s, int64_t t, int64_t e) {
     double sum = v->bias->data ? (double)((const real *)v->bias->data)[e] : 0;
     for (int64_t w = 0; w < v->K; w++) {
         int64_t q = t - (v->K - 1 - w);
@@ -71,7 +63,7 @@ void KR_FN(kr_causal_conv)(const kr_call *c) {
     conv v = conv_of(c, 0);
     const kr_tensor *y = &c->out[0], *next = &c->out[1];
     for (int64_t i = 0; i < v.S; i++) {
-        seq s = seq_of(&v, i);
+        kr_seq s = kr_seq_of(v.seqs, i);
         for (int64_t t = 0; t < s.count; t++)
             for (int64_t e = 0; e < v.E; e++) {
                 double p = before_silu(&v, s, t, e);
@@ -89,7 +81,7 @@ void KR_FN(kr_causal_conv)(const kr_call *c) {
 }
 
 /* g[t] */
-static double before_silu_grad(const conv *v, const kr_tensor *dy, seq s, int64_t t, int64_t e) {
+static double before_silu_grad(const conv *v, const kr_tensor *dy, kr_seq s, int64_t t, int64_t e) {
     if (!dy->data) return 0;
     double d = (double)((const real *)dy->data)[(s.first + t) * dy->stride[0] + e];
     if (!v->silu) return d;
@@ -98,7 +90,7 @@ static double before_silu_grad(const conv *v, const kr_tensor *dy, seq s, int64_
 }
 
 /* The gradient of the input at place q of sequence s: a row of x, or of the state where q < 0. */
-static double input_grad(const conv *v, const kr_call *c, seq s, int64_t q, int64_t e) {
+static double input_grad(const conv *v, const kr_call *c, kr_seq s, int64_t q, int64_t e) {
     const kr_tensor *dnext = &c->in[7];
     double sum = 0;
     for (int64_t w = 0; w < v->K; w++) {
@@ -118,7 +110,7 @@ static void inputs_grad(const conv *v, const kr_call *c) {
     for (int64_t i = 0; !KR_ACC(c, 3) && i < slots * (v->K - 1) * v->E; i++)
         ((real *)dstate->data)[i] = 0;
     for (int64_t i = 0; i < v->S; i++) {
-        seq s = seq_of(v, i);
+        kr_seq s = kr_seq_of(v->seqs, i);
         for (int64_t q = dstate->data ? 1 - v->K : 0; q < s.count; q++)
             for (int64_t e = 0; e < v->E; e++) {
                 double g = q < 0 || dx->data ? input_grad(v, c, s, q, e) : 0;
@@ -135,7 +127,7 @@ static void inputs_grad(const conv *v, const kr_call *c) {
 static double weight_grad(const conv *v, const kr_call *c, int64_t e, int64_t w) {
     double sum = 0;
     for (int64_t i = 0; i < v->S; i++) {
-        seq s = seq_of(v, i);
+        kr_seq s = kr_seq_of(v->seqs, i);
         for (int64_t t = 0; t < s.count; t++) {
             int64_t q = t - (v->K - 1 - w);
             double in = w == v->K ? 1 : seen(v, s, q, t) ? input(v, s, q, e) : 0;

@@ -7,6 +7,7 @@
  * may be the memory of state_in. */
 #include "ops/causal_conv/causal_conv.h"
 
+#include "ops/seqs.h"
 #include "ops/threads.h"
 #include "vec/vec_math.h"
 
@@ -15,30 +16,19 @@ enum { BLOCK = 8 };
 typedef struct conv {
     const kr_tensor *x, *state, *y, *next; /* state->data, next->data may be NULL */
     const float *weight, *bias;            /* [E,1,K], [E] or NULL */
-    const int64_t *seqs;
+    const kr_tensor *seqs;
     const uint8_t *reset;
     int64_t S, E, K;
     bool silu;
 } conv;
 
-typedef struct seq {
-    int64_t first, count, slot;
-} seq;
-
-static seq seq_of(const conv *v, int64_t s) {
-    return (seq){v->seqs[3 * s], v->seqs[3 * s + 1], v->seqs[3 * s + 2]};
-}
-
 /* The first place that place t sees: its window's start, or the last reset within. */
-static int64_t window(const conv *v, seq s, int64_t t) {
-    int64_t start = t - (v->K - 1);
-    for (int64_t i = t; v->reset && i >= 0 && i > start; i--)
-        if (v->reset[s.first + i]) return i;
-    return start;
+static int64_t window(const conv *v, kr_seq s, int64_t t) {
+    return kr_seq_window(s, v->reset, t - (v->K - 1), t);
 }
 
 /* The input at place q (q < 0: in the state); NULL: zeros. `from` is the first place seen. */
-static const float *place(const conv *v, seq s, int64_t q, int64_t from) {
+static const float *place(const conv *v, kr_seq s, int64_t q, int64_t from) {
     if (q < from || (q < 0 && !v->state->data)) return NULL;
     if (q >= 0) return (const float *)v->x->data + (s.first + q) * v->x->stride[0];
     return (const float *)v->state->data + s.slot * v->state->stride[0] +
@@ -65,7 +55,7 @@ KR_VINLINE void down_four(const conv *v, const float *const before[3], const flo
 }
 
 /* Rows [t, t + rows) of a sequence, K = 4. */
-static void block_four(const conv *v, seq s, int64_t t, int64_t rows) {
+static void block_four(const conv *v, kr_seq s, int64_t t, int64_t rows) {
     int64_t from = window(v, s, t);
     const float *before[3], *x = place(v, s, t, t);
     float *y = (float *)v->y->data + (s.first + t) * v->y->stride[0];
@@ -77,7 +67,7 @@ static void block_four(const conv *v, seq s, int64_t t, int64_t rows) {
 }
 
 /* One row for any K: y is summed tap by tap, in the cache. */
-static void row_any(const conv *v, seq s, int64_t t) {
+static void row_any(const conv *v, kr_seq s, int64_t t) {
     int64_t from = window(v, s, t);
     float *y = (float *)v->y->data + (s.first + t) * v->y->stride[0];
     for (int64_t e = 0; e < v->E; e += KR_W)
@@ -96,7 +86,7 @@ static void row_any(const conv *v, seq s, int64_t t) {
 }
 
 /* Places [t, end) of a sequence. */
-static void places(const conv *v, seq s, int64_t t, int64_t end) {
+static void places(const conv *v, kr_seq s, int64_t t, int64_t end) {
     while (t < end) {
         int64_t rows = 1;
         while (v->K == 4 && rows < BLOCK && t + rows < end &&
@@ -113,7 +103,7 @@ static void places(const conv *v, seq s, int64_t t, int64_t end) {
 /* The part of every sequence that lies in these rows. */
 static void outputs(const conv *v, kr_part rows) {
     for (int64_t i = 0; i < v->S; i++) {
-        seq s = seq_of(v, i);
+        kr_seq s = kr_seq_of(v->seqs, i);
         int64_t t = rows.begin > s.first ? rows.begin - s.first : 0;
         int64_t end = rows.end - s.first < s.count ? rows.end - s.first : s.count;
         places(v, s, t, end);
@@ -125,7 +115,7 @@ static void outputs(const conv *v, kr_part rows) {
 static void states(const conv *v, kr_part part) {
     size_t size = (size_t)v->E * sizeof(float);
     for (int64_t i = part.begin; i < part.end; i++) {
-        seq s = seq_of(v, i);
+        kr_seq s = kr_seq_of(v->seqs, i);
         int64_t from = window(v, s, s.count - 1);
         for (int64_t j = 0; j < v->K - 1; j++) {
             const float *x = place(v, s, s.count - (v->K - 1) + j, from);
@@ -143,7 +133,7 @@ void KR_FN(kr_causal_conv)(const kr_call *c) {
     conv v = {&c->in[0],         &c->in[5],
               &c->out[0],        &c->out[1],
               c->in[1].data,     c->in[2].data,
-              c->in[3].data,     c->in[4].data,
+              &c->in[3],         c->in[4].data,
               c->in[3].shape[0], c->in[0].shape[1],
               c->in[1].shape[2], ((const kr_causal_conv_attr *)c->attr)->silu != 0};
     int threads = kr_threads_for(c, v.x->shape[0] * v.E * 16);

@@ -9,9 +9,7 @@ static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *x = &c->in[0], *rows = &c->in[1];
     KR_TRY(kr_need_rank("gather_rows", "x", x, 2, e));
     KR_TRY(kr_need_rank("gather_rows", "rows", rows, 1, e));
-    if (rows->dtype != KR_I64)
-        return kr_fail(e, KRAIT_ERR_SHAPE, "gather_rows: rows must be i64, is %s",
-                       kr_dtype_name(rows->dtype));
+    KR_TRY(kr_need_type("gather_rows", "rows", rows, KR_I64, e));
     int64_t shape[2] = {rows->shape[0], x->shape[1]};
     out[0] = kr_tensor_make(NULL, x->dtype, 2, shape);
     out[0].dim0 = rows->dim0;

@@ -7,30 +7,9 @@
 #include "base/err.h"
 #include "ops/case.h"
 
-/* An argument's rank and dimensions; -1: any. An absent one passes where it may be. */
-typedef struct need {
-    const char *name;
-    int rank;
-    int64_t dim[3];
-    bool optional;
-} need;
-
-static int check(const kr_tensor *in, const need *needs, krait_error *e) {
-    for (int i = 0; i < KR_LAYER_INS; i++) {
-        if (needs[i].optional && !in[i].data) continue;
-        KR_TRY(kr_need_rank("mamba_layer", needs[i].name, &in[i], needs[i].rank, e));
-        for (int d = 0; d < needs[i].rank; d++)
-            if (needs[i].dim[d] >= 0)
-                KR_TRY(kr_need_dim("mamba_layer", needs[i].name, &in[i], d, needs[i].dim[d], e));
-    }
-    return 0;
-}
-
 static int check_types(const kr_tensor *in, krait_error *e) {
     kr_dtype type = in[KR_LAYER_IN].dtype;
-    if (in[KR_LAYER_SEQS].dtype != KR_I64)
-        return kr_fail(e, KRAIT_ERR_SHAPE, "mamba_layer: seqs must be i64, is %s",
-                       kr_dtype_name(in[KR_LAYER_SEQS].dtype));
+    KR_TRY(kr_need_type("mamba_layer", "seqs", &in[KR_LAYER_SEQS], KR_I64, e));
     if (in[KR_LAYER_X_PROJ].dtype == type && in[KR_LAYER_DT].dtype == type &&
         in[KR_LAYER_OUT].dtype == type)
         return 0;
@@ -50,23 +29,23 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
                               in[KR_LAYER_DT].shape[1],
                               in[KR_LAYER_CONV].shape[2]};
     int64_t M = s.M, D = s.D, E = s.E, N = s.N, r = s.r, K = s.K;
-    const need needs[KR_LAYER_INS] = {{"x", 2, {M, D}, false},
-                                      {"norm", 1, {D}, false},
-                                      {"in_proj", 2, {2 * E, D}, false},
-                                      {"in_bias", 1, {2 * E}, true},
-                                      {"conv", 3, {E, 1, K}, false},
-                                      {"conv_bias", 1, {E}, true},
-                                      {"x_proj", 2, {r + 2 * N, E}, false},
-                                      {"dt_proj", 2, {E, r}, false},
-                                      {"dt_bias", 1, {E}, false},
-                                      {"a", 2, {E, N}, false},
-                                      {"d", 1, {E}, false},
-                                      {"out_proj", 2, {D, E}, false},
-                                      {"out_bias", 1, {D}, true},
-                                      {"seqs", 2, {-1, 3}, false},
-                                      {"window", 3, {-1, K - 1, E}, false},
-                                      {"state", 3, {-1, E, N}, false}};
-    KR_TRY(check(in, needs, e));
+    const kr_need needs[KR_LAYER_INS] = {{"x", 2, {M, D}, false},
+                                         {"norm", 1, {D}, false},
+                                         {"in_proj", 2, {2 * E, D}, false},
+                                         {"in_bias", 1, {2 * E}, true},
+                                         {"conv", 3, {E, 1, K}, false},
+                                         {"conv_bias", 1, {E}, true},
+                                         {"x_proj", 2, {r + 2 * N, E}, false},
+                                         {"dt_proj", 2, {E, r}, false},
+                                         {"dt_bias", 1, {E}, false},
+                                         {"a", 2, {E, N}, false},
+                                         {"d", 1, {E}, false},
+                                         {"out_proj", 2, {D, E}, false},
+                                         {"out_bias", 1, {D}, true},
+                                         {"seqs", 2, {-1, 3}, false},
+                                         {"window", 3, {-1, K - 1, E}, false},
+                                         {"state", 3, {-1, E, N}, false}};
+    KR_TRY(kr_need_all("mamba_layer", in, needs, KR_LAYER_INS, e));
     KR_TRY(check_types(in, e));
     if (!kr_mamba_layer_serves(&s))
         return kr_fail(e, KRAIT_ERR_SHAPE,

@@ -5,31 +5,6 @@
 #include "base/err.h"
 #include "ops/case.h"
 
-/* An argument's rank and dimensions; -1: any. An absent one passes where it may be. */
-typedef struct need {
-    const char *name;
-    int rank;
-    int64_t dim[3];
-    bool optional;
-} need;
-
-static int check(const char *op, const kr_tensor *in, const need *needs, int n, krait_error *e) {
-    for (int i = 0; i < n; i++) {
-        if (needs[i].optional && !in[i].data) continue;
-        KR_TRY(kr_need_rank(op, needs[i].name, &in[i], needs[i].rank, e));
-        for (int d = 0; d < needs[i].rank; d++)
-            if (needs[i].dim[d] >= 0)
-                KR_TRY(kr_need_dim(op, needs[i].name, &in[i], d, needs[i].dim[d], e));
-    }
-    return 0;
-}
-
-static int need_seqs(const char *op, const kr_tensor *seqs, krait_error *e) {
-    if (seqs->dtype == KR_I64) return 0;
-    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: seqs must be i64, is %s", op,
-                   kr_dtype_name(seqs->dtype));
-}
-
 static kr_tensor rows_like(const kr_tensor *x, kr_dtype type, int64_t width) {
     kr_tensor t = kr_tensor_make(NULL, type, 2, (int64_t[]){x->shape[0], width});
     t.dim0 = x->dim0;
@@ -43,17 +18,17 @@ static int scan_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_rank("mamba_step_scan", "dt_weight", &in[KR_STEP_DT_WEIGHT], 2, e));
     int64_t M = u->shape[0], E = u->shape[1], N = in[KR_STEP_A].shape[1];
     int64_t r = in[KR_STEP_DT_WEIGHT].shape[1];
-    const need needs[KR_STEP_SCAN_INS] = {{"xp", 2, {M, r + 2 * N}, false},
-                                          {"dt_weight", 2, {E, r}, false},
-                                          {"dt_bias", 1, {E}, false},
-                                          {"a", 2, {E, N}, false},
-                                          {"d", 1, {E}, false},
-                                          {"u", 2, {M, E}, false},
-                                          {"z", 2, {M, E}, false},
-                                          {"seqs", 2, {-1, 3}, false},
-                                          {"state", 3, {-1, E, N}, false}};
-    KR_TRY(check("mamba_step_scan", in, needs, KR_STEP_SCAN_INS, e));
-    KR_TRY(need_seqs("mamba_step_scan", &in[KR_STEP_SCAN_SEQS], e));
+    const kr_need needs[KR_STEP_SCAN_INS] = {{"xp", 2, {M, r + 2 * N}, false},
+                                             {"dt_weight", 2, {E, r}, false},
+                                             {"dt_bias", 1, {E}, false},
+                                             {"a", 2, {E, N}, false},
+                                             {"d", 1, {E}, false},
+                                             {"u", 2, {M, E}, false},
+                                             {"z", 2, {M, E}, false},
+                                             {"seqs", 2, {-1, 3}, false},
+                                             {"state", 3, {-1, E, N}, false}};
+    KR_TRY(kr_need_all("mamba_step_scan", in, needs, KR_STEP_SCAN_INS, e));
+    KR_TRY(kr_need_type("mamba_step_scan", "seqs", &in[KR_STEP_SCAN_SEQS], KR_I64, e));
     kr_dtype type = u->dtype;
     if (in[KR_STEP_XP].dtype != type || in[KR_STEP_SCAN_Z].dtype != type ||
         in[KR_STEP_DT_WEIGHT].dtype != type)

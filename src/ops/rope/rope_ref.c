@@ -3,20 +3,12 @@
 
 #include "ops/rope/rope.h"
 #include "ops/rope/rope_rows.h"
+#include "ops/seqs.h"
 
 static real *row(const kr_tensor *t, int64_t m) { return (real *)t->data + m * t->stride[0]; }
 
-typedef struct seq {
-    int64_t first, count, slot;
-} seq;
-
-static seq seq_of(const kr_tensor *seqs, int64_t s) {
-    const int64_t *p = (const int64_t *)seqs->data + s * seqs->stride[0];
-    return (seq){p[0], p[1], p[2]};
-}
-
 /* phi[n] of row t of a sequence; t = first + count: behind the last. */
-static double phase(const kr_call *c, int i, seq q, int64_t t, int64_t n) {
+static double phase(const kr_call *c, int i, kr_seq q, int64_t t, int64_t n) {
     const kr_tensor *state = &c->in[i + 1];
     bool fresh;
     int64_t last = t < q.first + q.count ? t : t - 1;
@@ -28,7 +20,7 @@ static double phase(const kr_call *c, int i, seq q, int64_t t, int64_t n) {
 static void turn(const kr_call *c, const kr_tensor *x, int seqs, double sign) {
     int64_t N = ((const kr_rope_attr *)c->attr)->width, half = N / 2;
     for (int64_t s = 0; c->out[0].data && s < c->in[seqs].shape[0]; s++) {
-        seq q = seq_of(&c->in[seqs], s);
+        kr_seq q = kr_seq_of(&c->in[seqs], s);
         for (int64_t t = q.first; t < q.first + q.count; t++)
             for (int64_t i = 0; i < x->shape[1]; i++) {
                 int64_t n = i % N % half, at = i / N * N + n;
@@ -46,14 +38,14 @@ void KR_FN(kr_rope)(const kr_call *c) {
     const kr_tensor *out = &c->out[1];
     turn(c, &c->in[0], 1, 1);
     for (int64_t s = 0; out->data && s < c->in[1].shape[0]; s++) {
-        seq q = seq_of(&c->in[1], s);
+        kr_seq q = kr_seq_of(&c->in[1], s);
         for (int64_t n = 0; n < out->shape[1]; n++)
             row(out, q.slot)[n] = (real)phase(c, 2, q, q.first + q.count, n);
     }
 }
 
 /* What the rows of a sequence in front of its first segment start give to its state. */
-static double state_gradient(const kr_call *c, seq q, int64_t n) {
+static double state_gradient(const kr_call *c, kr_seq q, int64_t n) {
     const uint8_t *reset = c->in[3].data;
     const kr_tensor *dy = &c->in[0], *x = &c->in[1], *dstate = &c->in[5];
     int64_t N = ((const kr_rope_attr *)c->attr)->width, half = N / 2, end = q.first + q.count;
@@ -77,7 +69,7 @@ void KR_FN(kr_rope_grad)(const kr_call *c) {
     for (int64_t i = 0; !KR_ACC(c, 1) && i < dstate->shape[0]; i++)
         for (int64_t n = 0; n < dstate->shape[1]; n++) row(dstate, i)[n] = 0;
     for (int64_t s = 0; s < c->in[2].shape[0]; s++) {
-        seq q = seq_of(&c->in[2], s);
+        kr_seq q = kr_seq_of(&c->in[2], s);
         for (int64_t n = 0; n < dstate->shape[1]; n++)
             kr_put(row(dstate, q.slot) + n, state_gradient(c, q, n), KR_ACC(c, 1));
     }

@@ -5,19 +5,11 @@
 #include "ops/rope/rope.h"
 
 #include "ops/rope/rope_rows.h"
+#include "ops/seqs.h"
 #include "ops/threads.h"
 #include "vec/vec.h"
 
 static float *row(const kr_tensor *t, int64_t m) { return (float *)t->data + m * t->stride[0]; }
-
-typedef struct seq {
-    int64_t first, count, slot;
-} seq;
-
-static seq seq_of(const kr_tensor *seqs, int64_t s) {
-    const int64_t *p = (const int64_t *)seqs->data + s * seqs->stride[0];
-    return (seq){p[0], p[1], p[2]};
-}
 
 /* phi[n], `place` rows behind the state's (NULL: 0). */
 static double phase(const float *start, int64_t place, double theta, int64_t n) {
@@ -25,7 +17,7 @@ static double phase(const float *start, int64_t place, double theta, int64_t n) 
 }
 
 /* The state that a row of a sequence counts from, and how far behind it is. */
-static const float *origin(const kr_call *c, int reset, seq q, int64_t t, int64_t *place) {
+static const float *origin(const kr_call *c, int reset, kr_seq q, int64_t t, int64_t *place) {
     bool fresh;
     int64_t at = kr_rope_segment(c->in[reset].data, q.first, t, &fresh);
     *place = t - at;
@@ -55,7 +47,7 @@ static void turn(const kr_call *c, const kr_tensor *x, int seqs, double sign, kr
     float *angles = (float *)(thetas + half);
     for (int64_t n = 0; n < half; n++) thetas[n] = kr_rope_theta(c->attr, n);
     for (int64_t s = 0; s < c->in[seqs].shape[0]; s++) {
-        seq q = seq_of(&c->in[seqs], s);
+        kr_seq q = kr_seq_of(&c->in[seqs], s);
         int64_t t = q.first > rows.begin ? q.first : rows.begin;
         for (; t < q.first + q.count && t < rows.end; t++) {
             int64_t place;
@@ -84,7 +76,7 @@ void KR_FN(kr_rope)(const kr_call *c) {
     const kr_tensor *out = &c->out[1];
     turn_all(c, &c->in[0], 1, 1);
     for (int64_t s = 0; out->data && s < c->in[1].shape[0]; s++) {
-        seq q = seq_of(&c->in[1], s);
+        kr_seq q = kr_seq_of(&c->in[1], s);
         int64_t place = -1;
         const float *start = c->in[3].data ? row(&c->in[3], q.slot) : NULL;
         if (q.count) start = origin(c, 2, q, q.first + q.count - 1, &place);
@@ -95,7 +87,7 @@ void KR_FN(kr_rope)(const kr_call *c) {
 
 /* What the rows of a sequence in front of its first segment start give to its state. Few want
  * it. */
-static double state_gradient(const kr_call *c, seq q, int64_t n) {
+static double state_gradient(const kr_call *c, kr_seq q, int64_t n) {
     const uint8_t *reset = c->in[3].data;
     const kr_tensor *dy = &c->in[0], *dstate = &c->in[5];
     int64_t N = ((const kr_rope_attr *)c->attr)->width, half = N / 2;
@@ -121,7 +113,7 @@ void KR_FN(kr_rope_grad)(const kr_call *c) {
     for (int64_t i = 0; !add && i < dstate->shape[0]; i++)
         memset(row(dstate, i), 0, (size_t)dstate->shape[1] * sizeof(float));
     for (int64_t s = 0; s < c->in[2].shape[0]; s++) {
-        seq q = seq_of(&c->in[2], s);
+        kr_seq q = kr_seq_of(&c->in[2], s);
         for (int64_t n = 0; n < dstate->shape[1]; n++) {
             float g = (float)state_gradient(c, q, n), *to = row(dstate, q.slot) + n;
             *to = add ? *to + g : g;

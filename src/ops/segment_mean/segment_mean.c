@@ -7,9 +7,7 @@
 static int check_seqs(const char *op, const kr_tensor *seqs, krait_error *e) {
     KR_TRY(kr_need_rank(op, "seqs", seqs, 2, e));
     KR_TRY(kr_need_dim(op, "seqs", seqs, 1, 3, e));
-    if (seqs->dtype == KR_I64) return 0;
-    return kr_fail(e, KRAIT_ERR_SHAPE, "%s: seqs must be i64, is %s", op,
-                   kr_dtype_name(seqs->dtype));
+    return kr_need_type(op, "seqs", seqs, KR_I64, e);
 }
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
