@@ -10,8 +10,6 @@
  * and likewise for the states that come in (sums over g) and go out (sums over x from the end). */
 #include "scan/vec_conv.h"
 
-#include <omp.h>
-
 static const kr_tensor *wanted(const kr_call *c, int i) {
     return i < c->n_out && c->out[i].data ? &c->out[i] : NULL;
 }
@@ -186,18 +184,6 @@ static void clear_states(const kr_call *c) {
 }
 
 void KR_FN(kr_scan_conv_grad)(const kr_call *call) {
-    kr_scan_view v = kr_scan_unpack(call);
-    int64_t blocks = (v.E + KR_W - 1) / KR_W;
     clear_states(call);
-    KR_FN(kr_conv_tables)(&v, call->scratch);
-#pragma omp parallel num_threads(call->threads)
-    {
-        kr_conv c;
-        KR_FN(kr_conv_cut)(&c, &v, call->scratch, omp_get_thread_num());
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < blocks; i++) {
-            KR_FN(kr_conv_open)(&c, i * KR_W);
-            block_back(&c, call);
-        }
-    }
+    kr_conv_run(call, block_back);
 }

@@ -9,8 +9,6 @@
  * makes the kernel, and no state comes in or goes out. */
 #include "scan/vec_conv.h"
 
-#include <omp.h>
-
 /* ---- setting up -------------------------------------------------------------------------------
  */
 
@@ -170,18 +168,4 @@ static void forward_block(kr_conv *c, const kr_call *call) {
     }
 }
 
-void KR_FN(kr_scan_conv)(const kr_call *call) {
-    kr_scan_view v = kr_scan_unpack(call);
-    int64_t blocks = (v.E + KR_W - 1) / KR_W;
-    KR_FN(kr_conv_tables)(&v, call->scratch);
-#pragma omp parallel num_threads(call->threads)
-    {
-        kr_conv c;
-        KR_FN(kr_conv_cut)(&c, &v, call->scratch, omp_get_thread_num());
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < blocks; i++) {
-            KR_FN(kr_conv_open)(&c, i * KR_W);
-            forward_block(&c, call);
-        }
-    }
-}
+void KR_FN(kr_scan_conv)(const kr_call *call) { kr_conv_run(call, forward_block); }

@@ -12,6 +12,7 @@
 #define KR_VEC_CONV_H
 
 #include <math.h>
+#include <omp.h>
 
 #include "scan/scan_cauchy.h"
 #include "scan/vec_scan.h"
@@ -378,5 +379,22 @@ void KR_FN(kr_conv_open)(kr_conv *c, int64_t h0);
 /* The pieces of scratch, and the tables, made once a call. */
 void KR_FN(kr_conv_cut)(kr_conv *c, const kr_scan_view *v, float *scratch, int thread);
 void KR_FN(kr_conv_tables)(const kr_scan_view *v, float *scratch);
+
+/* Each block of a call's channels, by whichever thread is free. */
+KR_VINLINE void kr_conv_run(const kr_call *call, void (*block)(kr_conv *c, const kr_call *call)) {
+    kr_scan_view v = kr_scan_unpack(call);
+    int64_t blocks = (v.E + KR_W - 1) / KR_W;
+    KR_FN(kr_conv_tables)(&v, call->scratch);
+#pragma omp parallel num_threads(call->threads)
+    {
+        kr_conv c;
+        KR_FN(kr_conv_cut)(&c, &v, call->scratch, omp_get_thread_num());
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < blocks; i++) {
+            KR_FN(kr_conv_open)(&c, i * KR_W);
+            block(&c, call);
+        }
+    }
+}
 
 #endif
