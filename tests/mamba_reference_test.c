@@ -14,8 +14,7 @@
 
 #include "base/mem.h"
 #include "formats/weights.h"
-#include "models/lm.h"
-#include "models/model.h"
+#include "models/test_model.h"
 
 #define TOLERANCE 1e-4 /* of the tensor's largest magnitude */
 
@@ -59,17 +58,6 @@ static void open_fixture(fixture *f, const char *name) {
 static void close_fixture(fixture *f) {
     krait_model_close(&f->model);
     kr_weights_free(&f->expected);
-}
-
-/* Largest difference of got [n] and want [n], relative to the largest magnitude of want. */
-static double difference(const float *got, const float *want, int64_t n) {
-    double worst = 0, largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double d = fabs((double)got[i] - (double)want[i]);
-        if (!(d <= worst)) worst = d; /* a NaN stays */
-        if (fabs((double)want[i]) > largest) largest = fabs((double)want[i]);
-    }
-    return worst / largest;
 }
 
 /* A graph over the whole batch, one sequence a row, that has run. */
@@ -135,7 +123,7 @@ static double check_logits(fixture *f) {
     batch b = {0};
     run_batch(&b, f, false);
     const float *got = kr_value_tensor(b.lm.logits)->data;
-    double worst = difference(got, expected(f, "logits")->data, f->B * f->T * f->V);
+    double worst = kr_test_difference(got, expected(f, "logits")->data, f->B * f->T * f->V);
     free_batch(&b);
     return worst;
 }
@@ -162,7 +150,7 @@ static double check_gradients(const batch *b, const fixture *f) {
         const kr_tensor *want = expected(f, name);
         const kr_tensor *got = kr_value_tensor(kr_graph_gradient(b->lm.g, p));
         assert_int_equal(kr_tensor_count(got), kr_tensor_count(want));
-        double error_here = difference(got->data, want->data, kr_tensor_count(want));
+        double error_here = kr_test_difference(got->data, want->data, kr_tensor_count(want));
         if (!(error_here <= TOLERANCE)) print_message("  %s: %.2e\n", d->name, error_here);
         if (!(error_here <= worst)) worst = error_here;
     }
@@ -184,7 +172,7 @@ static double check_steps(const fixture *f) {
             spans[b] = (krait_span){b, f->ids + b * f->T + t, 1, KRAIT_WANT_LAST};
         OK(krait_session_forward(s, spans, f->B, got, &error));
         for (int64_t b = 0; b < f->B; b++) {
-            double d = difference(got + b * f->V, want + (b * f->T + t) * f->V, f->V);
+            double d = kr_test_difference(got + b * f->V, want + (b * f->T + t) * f->V, f->V);
             if (!(d <= worst)) worst = d;
         }
     }

@@ -1,6 +1,9 @@
-/* test_model.h - for tests: small models whose states matter and whose texts wander. */
+/* test_model.h - for tests: small models whose states matter and whose texts wander, and how far
+ * their numbers lie apart. */
 #ifndef KR_TEST_MODEL_H
 #define KR_TEST_MODEL_H
+
+#include <math.h>
 
 #include "base/rng.h"
 #include "models/lm.h"
@@ -29,6 +32,18 @@ static inline int kr_test_model(krait_model **out, int64_t width, int64_t layers
     if (rc == 0) rc = kr_test_weights(&w, &c, &r);
     if (rc == 0) rc = krait_tokenizer_open(&t, "bytes", NULL);
     return rc < 0 ? rc : kr_model_from_weights(out, &c, &w, t, NULL);
+}
+
+/* The largest difference of a [n] and b [n], relative to the largest magnitude of b; infinite
+ * where there is a NaN, or nothing but zeros in b. */
+static inline double kr_test_difference(const float *a, const float *b, int64_t n) {
+    double worst = 0, largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= worst)) worst = d;
+        largest = fmax(largest, fabs((double)b[i]));
+    }
+    return largest > 0 && !isnan(worst) ? worst / largest : (double)INFINITY;
 }
 
 #endif

@@ -62,15 +62,6 @@ static krait_session *open_session(const krait_model *m, int64_t lanes, int64_t 
     return s;
 }
 
-static double worst_of(const float *a, const float *b, int64_t n) {
-    double worst = 0, largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-        largest = fmax(largest, fabs((double)a[i]));
-    }
-    return worst / largest;
-}
-
 /* Ragged prompts in chunks, then single tokens, with all wants. */
 static void logits_are_those_of_the_cpu(void **state) {
     enum { ROWS = 70 + 1 + 4 * 5 };
@@ -94,7 +85,7 @@ static void logits_are_those_of_the_cpu(void **state) {
             ok(krait_session_forward(both[k], spans, 4, to + (71 + 4 * step) * V, &e), &e);
         }
     }
-    double error = worst_of(want, got, ROWS * V);
+    double error = kr_test_difference(got, want, ROWS * V);
     print_message("%d rows of logits: relative difference %.2g\n", (int)ROWS, error);
     assert_true(error < 1e-4);
     for (int i = 0; i < 4; i++)
@@ -128,7 +119,8 @@ static void states_interchange(void **state) {
         ok(krait_session_forward(from, &span, 1, want, &e), &e);
         krait_span spans[2] = {{0, ids[1], 7, KRAIT_WANT_LAST}, {1, ids[1], 7, KRAIT_WANT_LAST}};
         ok(krait_session_forward(to, spans, 2, got[0], &e), &e);
-        double error = fmax(worst_of(want, got[0], V), worst_of(want, got[1], V));
+        double error =
+            fmax(kr_test_difference(got[0], want, V), kr_test_difference(got[1], want, V));
         print_message("%s: relative difference %.2g\n", k ? "GPU to CPU" : "CPU to GPU", error);
         assert_true(error < 1e-4);
         krait_session_close(&from);

@@ -62,17 +62,6 @@ static float *whole(int lane) {
     return logits;
 }
 
-/* The largest difference, relative to the largest of `b`. */
-static double difference(const float *a, const float *b, int64_t n) {
-    double worst = 0, largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-        largest = fmax(largest, fabs((double)b[i]));
-    }
-    assert_true(largest > 0.1);
-    return worst / largest;
-}
-
 static void step_by_step_is_the_whole(void **state) {
     (void)state;
     float *want = whole(0), *got = malloc(T * V * sizeof *got);
@@ -80,7 +69,7 @@ static void step_by_step_is_the_whole(void **state) {
     for (int t = 0; t < T; t++)
         forward(s, &(krait_span){0, &ids[0][t], 1, KRAIT_WANT_LAST}, 1, got + t * V);
     assert_int_equal(krait_session_position(s, 0), T);
-    double d = difference(got, want, T * V);
+    double d = kr_test_difference(got, want, T * V);
     printf("step against whole: %.2g\n", d);
     assert_true(d <= 1e-5);
     krait_session_close(&s);
@@ -95,7 +84,7 @@ static void chunks_are_the_whole(void **state) {
     for (size_t k = 0; k < sizeof chunk / sizeof *chunk; k++) {
         krait_session *s = open_session(2, chunk[k]);
         forward(s, &(krait_span){1, ids[1], T, KRAIT_WANT_ALL}, 1, got);
-        double d = difference(got, want, T * V);
+        double d = kr_test_difference(got, want, T * V);
         printf("chunks of %lld against whole: %.2g\n", (long long)chunk[k], d);
         assert_true(d <= 1e-5);
         krait_session_close(&s);
@@ -118,13 +107,13 @@ static void batch_is_each_alone(void **state) {
     for (size_t k = 0; k < sizeof max_tokens / sizeof *max_tokens; k++) {
         krait_session *s = open_session(LANES, max_tokens[k]);
         forward(s, spans, LANES, got);
-        double d = difference(got, want[0], T * V);
-        d = fmax(d, difference(got + T * V, want[1], V));
-        d = fmax(d, difference(got + (T + 1) * V, want[2] + 39 * V, V));
-        d = fmax(d, difference(got + (T + 2) * V, want[4] + (T - 1) * V, V));
+        double d = kr_test_difference(got, want[0], T * V);
+        d = fmax(d, kr_test_difference(got + T * V, want[1], V));
+        d = fmax(d, kr_test_difference(got + (T + 1) * V, want[2] + 39 * V, V));
+        d = fmax(d, kr_test_difference(got + (T + 2) * V, want[4] + (T - 1) * V, V));
         forward(s, &(krait_span){1, ids[3] + 17, 1, KRAIT_WANT_LAST}, 1,
                 got); /* goes on from its own state */
-        d = fmax(d, difference(got, want[3] + 17 * V, V));
+        d = fmax(d, kr_test_difference(got, want[3] + 17 * V, V));
         printf("%d ragged lanes in passes of %lld rows against each alone: %.2g\n", LANES,
                (long long)max_tokens[k], d);
         assert_true(d <= 1e-5);
