@@ -15,17 +15,7 @@
 
 #include <cmocka.h>
 
-static void make_folder(char name[32]) {
-    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(name, 32, "%s/krait-sig-XXXXXX", temporary);
-    assert_non_null(mkdtemp(name));
-}
-
-static void drop_folder(const char *name) {
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf %s", name);
-    assert_int_equal(system(command), 0);
-}
+#include "base/test_folder.h"
 
 static void train(const char *folder, const char *const *sets) {
     krait_train_options o = KRAIT_TRAIN_OPTIONS_INIT;
@@ -82,8 +72,8 @@ static void another_rate_is_the_same_system(void **state) {
                                        "eval_every=0",       "eval_batches=4",
                                        "learning_rate=0.01", "checkpoint_every=0",
                                        "weight_decay=0",     NULL};
-    char folder[32];
-    make_folder(folder);
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     train(folder, sets);
     double here = told(folder, 1, 1), half = told(folder, 2, 2), quarter = told(folder, 4, 4);
     double untold = told(folder, 2, 1), wrongly = told(folder, 1, 0.5);
@@ -92,7 +82,7 @@ static void another_rate_is_the_same_system(void **state) {
     assert_true(untold < here - 0.3 && wrongly < here - 0.3);
     refused(folder, -1, "rate must be above 0");
     refused(folder, 1e7, "rate must be a number from");
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 static void others_have_no_rate(void **state) {
@@ -100,11 +90,11 @@ static void others_have_no_rate(void **state) {
     static const char *const sets[] = {
         "task=tones",   "width=8",        "layers=1",           "batch=2", "steps=1", "warmup=0",
         "eval_every=0", "eval_batches=1", "checkpoint_every=0", NULL};
-    char folder[32];
-    make_folder(folder);
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     train(folder, sets);
     refused(folder, 2, "mixer mamba1 is no system in continuous time");
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* ---- numbers ---- */
