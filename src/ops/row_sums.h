@@ -1,4 +1,4 @@
-/* row_sums.h - a weight's gradient as a sum over rows: into how many chunks the rows are cut. */
+/* row_sums.h - gradients of weights as sums over rows: into how many chunks the rows are cut. */
 #ifndef KR_ROW_SUMS_H
 #define KR_ROW_SUMS_H
 

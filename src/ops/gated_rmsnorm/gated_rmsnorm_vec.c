@@ -97,5 +97,5 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
 }
 
 void KR_FN(kr_gated_rmsnorm_grad)(const kr_call *c) {
-    kr_row_sums_run(c, 2, c->in[1].shape[0], c->in[1].shape[1], 24, chunk_grad);
+    kr_row_sums_run(c, 2, 1, c->in[1].shape[0], c->in[1].shape[1], 24, chunk_grad);
 }

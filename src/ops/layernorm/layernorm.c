@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/row_sums.h"
 #include "ops/cast/cast.h"
 
 static int need_like(const char *arg, const kr_tensor *t, const kr_tensor *x, krait_error *e) {
@@ -84,7 +85,7 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 /* The chunks' sums of dweight and dbias. */
 static size_t backward_scratch(const kr_call *c) {
     const kr_tensor *s = &c->in[2];
-    return 2 * (size_t)kr_layernorm_chunks(s->shape[0]) * (size_t)s->shape[1] * sizeof(float);
+    return kr_row_sums_scratch(s->shape[0], 2 * s->shape[1]);
 }
 
 static size_t backward_scratch_cuda(const kr_call *c) {

@@ -32,10 +32,7 @@ extern const kr_op kr_op_layernorm_grad;
 }
 #endif
 
-/* Into how many chunks the gradient cuts M rows for the sums over them; the GPU: at most. */
-static inline int kr_layernorm_chunks(int64_t M) {
-    return M < 32 ? 1 : M < 1024 ? (int)(M / 16) : 64;
-}
+/* Into how many parts the GPU cuts the rows for the sums over them, at most. */
 #define KR_LAYERNORM_PARTS 528
 
 #endif

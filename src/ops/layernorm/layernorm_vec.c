@@ -1,15 +1,12 @@
 /* layernorm_vec.c - the layer norm over vectors. layernorm.h has the equations.
  *
  * A row is read three times, all but the first from the cache: its deviations are from its own
- * mean, since the difference of two large sums would cancel. Threads take rows. The sums over rows
- * of dweight and dbias are cut into kr_layernorm_chunks(M) chunks, which are added in order: the
- * same bytes for any number of threads. */
+ * mean, since the difference of two large sums would cancel. Threads take rows. */
 #include "ops/layernorm/layernorm.h"
 
 #include <math.h>
 
-#include "ops/threads.h"
-#include "vec/vec.h"
+#include "ops/row_sums_vec.h"
 
 static const float *row(const kr_tensor *t, int64_t m) {
     return t->data ? (const float *)t->data + m * t->stride[0] : NULL;
@@ -108,7 +105,6 @@ static void add_sums(const grad_row *g, float *weight, float *bias, int64_t D) {
 /* All of rows [begin, end): ds, and their sums of dweight and dbias [2,D]. */
 static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
     int64_t D = c->in[2].shape[1];
-    memset(partial, 0, 2 * (size_t)D * sizeof *partial);
     for (int64_t m = rows.begin; m < rows.end; m++) {
         grad_row g = {row(&c->in[0], m),
                       row(&c->in[2], m),
@@ -116,32 +112,12 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
                       row(&c->in[1], m),
                       ((const float *)c->in[4].data)[m],
                       ((const float *)c->in[5].data)[m]};
-        add_sums(&g, partial, partial + D, D);
+        if (partial) add_sums(&g, partial, partial + D, D);
         if (c->out[0].data || c->out[3].data)
             put_ds(&g, out_row(&c->out[0], m), out_row(&c->out[3], m), c->accumulate, D);
     }
 }
 
-/* Output `which` (1: dweight, 2: dbias), columns [begin, end): the chunks' sums in order. */
-static void add_chunks(const kr_call *c, int which, int chunks, kr_part columns) {
-    int64_t D = c->in[2].shape[1];
-    const float *partial = (const float *)c->scratch + (which - 1) * D;
-    for (int64_t d = columns.begin; d < columns.end; d += KR_W) {
-        kr_vf sum = kr_vzero();
-        for (int i = 0; i < chunks; i++)
-            sum += kr_vload_n(partial + 2 * i * D + d, columns.end - d);
-        put(c->out[which].data, d, columns.end, c->accumulate >> which & 1, sum);
-    }
-}
-
 void KR_FN(kr_layernorm_grad)(const kr_call *c) {
-    int64_t M = c->in[2].shape[0], D = c->in[2].shape[1];
-    int chunks = kr_layernorm_chunks(M), threads = kr_threads_for(c, M * D * 16);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#pragma omp for
-        for (int i = 0; i < chunks; i++)
-            chunk_grad(c, kr_part_of(M, 1, i, chunks), (float *)c->scratch + 2 * i * D);
-        for (int which = 1; which < 3; which++) add_chunks(c, which, chunks, kr_my_part(D, KR_W));
-    }
+    kr_row_sums_run(c, 1, 2, c->in[2].shape[0], c->in[2].shape[1], 16, chunk_grad);
 }

@@ -130,5 +130,5 @@ static void chunk_grad(const kr_call *c, kr_part rows, float *partial) {
 }
 
 void KR_FN(kr_rmsnorm_grad)(const kr_call *c) {
-    kr_row_sums_run(c, 1, c->in[2].shape[0], c->in[2].shape[1], 16, chunk_grad);
+    kr_row_sums_run(c, 1, 1, c->in[2].shape[0], c->in[2].shape[1], 16, chunk_grad);
 }
