@@ -11,22 +11,16 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_dim("dropout", "draw", draw, 0, 2, e));
     if (seqs->data) KR_TRY(kr_need_rank("dropout", "seqs", seqs, 2, e));
     if (seqs->data) KR_TRY(kr_need_dim("dropout", "seqs", seqs, 1, 3, e));
-    if (draw->dtype != KR_I64 || (seqs->data && seqs->dtype != KR_I64))
-        return kr_fail(e, KRAIT_ERR_SHAPE, "dropout: draw and seqs must be i64");
+    KR_TRY(kr_need_type("dropout", "draw", draw, KR_I64, e));
+    if (seqs->data) KR_TRY(kr_need_type("dropout", "seqs", seqs, KR_I64, e));
     out[0] = kr_out_like(x);
     return 0;
 }
 
 static void grad(kr_tape *t, const kr_node *n) {
-    kr_value *outs[1] = {NULL}, *dy = kr_rule_dout(t, n, 0);
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    kr_rule_din(t, n, 0, outs, 0, &accumulate);
-    kr_value *seqs = kr_rule_in(n, 2);
-    kr_value *ins[3] = {dy, kr_rule_saved(t, kr_rule_in(n, 1)),
-                        seqs ? kr_rule_saved(t, seqs) : NULL};
-    kr_rule_emit(t, &kr_op_dropout, kr_rule_attr(n), sizeof(kr_dropout_attr), ins, 3, outs, 1,
-                 accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 1), kr_rule_in(n, 2)};
+    kr_rule_pull_back(t, n, &kr_op_dropout, kr_rule_attr(n), sizeof(kr_dropout_attr), saved, 2, 0,
+                      1);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {

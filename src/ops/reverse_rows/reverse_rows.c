@@ -9,20 +9,14 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_rank("reverse_rows", "x", x, 2, e));
     KR_TRY(kr_need_rank("reverse_rows", "seqs", seqs, 2, e));
     KR_TRY(kr_need_dim("reverse_rows", "seqs", seqs, 1, 3, e));
-    if (seqs->dtype != KR_I64)
-        return kr_fail(e, KRAIT_ERR_SHAPE, "reverse_rows: seqs must be i64, is %s",
-                       kr_dtype_name(seqs->dtype));
+    KR_TRY(kr_need_type("reverse_rows", "seqs", seqs, KR_I64, e));
     out[0] = kr_out_like(x);
     return 0;
 }
 
 static void grad(kr_tape *t, const kr_node *n) {
-    kr_value *dy = kr_rule_dout(t, n, 0), *outs[1] = {NULL};
-    uint32_t accumulate = 0;
-    if (!dy) return;
-    kr_rule_din(t, n, 0, outs, 0, &accumulate);
-    kr_value *ins[2] = {dy, kr_rule_saved(t, kr_rule_in(n, 1))};
-    kr_rule_emit(t, &kr_op_reverse_rows, NULL, 0, ins, 2, outs, 1, accumulate);
+    kr_value *saved[] = {kr_rule_in(n, 1)};
+    kr_rule_pull_back(t, n, &kr_op_reverse_rows, NULL, 0, saved, 1, 0, 1);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
