@@ -27,7 +27,7 @@ for header in $(find src -name '*.h' | LC_ALL=C sort); do
     */vec*.h | *_ref.h) continue ;; # need the level that their .c file is compiled for
     */cuda/*.h) [ -n "$cuda" ] || continue ;; # need the toolkit's headers
     esac
-    alone c "${header#src/}" "$cc" -std=c11 -Iinclude -Isrc
+    alone c "${header#src/}" "$cc" -std=c11 -fopenmp -Iinclude -Isrc
 done
 echo "$n compilations of headers alone${cxx:+, with C++}"
 [ -n "$cuda" ] || echo "device/cuda: skipped, no CUDA headers where the compiler looks"

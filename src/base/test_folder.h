@@ -26,11 +26,11 @@ static inline int kr_test_folder_drop(const char *folder) {
     return system(command);
 }
 
-/* "folder/name"; the eight newest stay. */
+/* "folder/name"; the 64 newest stay. */
 static inline const char *kr_test_path(const char *folder, const char *name) {
-    static char paths[8][256];
+    static char paths[64][256];
     static int next;
-    char *path = paths[next++ % 8];
+    char *path = paths[next++ % 64];
     snprintf(path, sizeof paths[0], "%s/%s", folder, name);
     return path;
 }

@@ -120,7 +120,7 @@ static void state_spaces_round_trip(void **state) {
     (void)state;
     char folder[64], path[128];
     krait_error e;
-    new_folder(folder);
+    assert_int_equal(kr_test_folder_make(folder), 0);
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     FILE *old = fopen(path, "w");
     assert_non_null(old);
@@ -149,7 +149,7 @@ static void state_spaces_round_trip(void **state) {
     assert_int_equal(kr_config_make(&c, "lru", 6, 2, 32, "state=5", &e), 0);
     assert_int_equal(kr_config_check_state_spaces(&c, folder, &e), KRAIT_ERR_UNSUPPORTED);
     assert_non_null(strstr(e.message, "this model is lru"));
-    remove_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* Half-precision matrices, f32 for the rest; converting on save and on load give the same bytes. */

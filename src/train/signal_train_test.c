@@ -142,11 +142,11 @@ static void a_delay_is_learned(void **state) {
                                        "weight_decay=0",
                                        "min_learning_rate=0",
                                        NULL};
-    char folder[32];
-    make_folder(folder);
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     train(folder, sets);
     assert_true(square_error(folder, "delay", sets + 1, 3) < 0.05);
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 /* One number for all rows, both ways, dropped and normed as the settings say. Saying 1 is off by
@@ -173,11 +173,11 @@ static void adding_is_learned(void **state) {
                                        "weight_decay=0",
                                        "min_learning_rate=0",
                                        NULL};
-    char folder[32];
-    make_folder(folder);
+    char folder[64];
+    assert_int_equal(kr_test_folder_make(folder), 0);
     train(folder, sets);
     assert_true(square_error(folder, "adding", sets + 1, 1) < 0.05);
-    drop_folder(folder);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
 int main(void) {
