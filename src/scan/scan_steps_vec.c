@@ -1,8 +1,8 @@
 /* scan_steps_vec.c - the recurrence row by row (plan STEPS: S4, LSSL, and S4D backward where a
  * convolution does not pay): everything but x is constant in time, vectors run over channels.
  *
- *   h_t = a (*) h_{t-1} - sum_k p_k kappa Re(q_k . h_{t-1}) + b x_t      y_t = kappa Re(c . h_t) +
- * D x_t
+ *   h_t = a (*) h_{t-1} - sum_k p_k kappa Re(q_k . h_{t-1}) + b x_t
+ *   y_t = kappa Re(c . h_t) + D x_t
  *
  * so a row of a decay of N numbers and low rank K costs O(N (1 + K)), not O(N^2). An item is a
  * block of channels with all its sequences. */

@@ -1,7 +1,7 @@
 /* s4_test.c - the checks of the structured state spaces' sheet (Gu et al. 2020 to 2022) that
  * concern S4: its kernel by Cauchy's sums, by dense matrices and by the recurrence (checks 4 to 7
- * and the sheet's test vectors), gradients (10), carried states (12), stability (13), published
- * initial values.
+ * and the sheet's test vectors), both sides (9), gradients (10), carried states (12), stability
+ * (13), published initial values.
  *
  * What holds for every mixer (forms of a model agree, gradients of a whole model) is tested over
  * all of them in lm_test.c and selftest_model_test.c; the plans of the scan in scan_vec_test.c. */
@@ -505,6 +505,42 @@ static void the_short_step_is_the_dense_step(void **state) {
     }
 }
 
+/* Check 9: from both sides y_t = sum_j k0_j u_{t-j} + sum_m k1_m u_{t+1+m}, with one system and a
+ * read C for each side: the second is the recurrence in reverse order that reads before it writes.
+ */
+static void two_sides_are_the_double_sum(void **state) {
+    (void)state;
+    enum { L = 40 };
+    float a[3 * N], b[N], c[2][N], x[L], y[2][L];
+    double k[2][L], worst = 0, size = 0;
+    kr_rng rng = kr_rng_make(14, 14);
+    krait_error e;
+    for (int t = 0; t < L; t++) x[t] = (float)kr_rng_normal(&rng);
+    for (int side = 0; side < 2; side++) {
+        dense s;
+        make(&s, KRAIT_HIPPO_LEGS, N, 0.02, NULL, 30 + (uint64_t)side);
+        dense_kernel(&s, k[side], L);
+        narrow(a, s.a, N);
+        narrow(a + N, s.low, 2 * N);
+        narrow(b, s.b, N);
+        narrow(c[side], s.c, N);
+        krait_scan_desc d = krait_scan_s4(1, N / 2, 1);
+        if (side) d.order = KRAIT_ORDER_REVERSE, d.read = KRAIT_READ_BEFORE;
+        krait_scan_arrays r = {.rows = L, .x = x, .a = a, .b = b, .c = c[side], .y = y[side]};
+        if (krait_scan_run(&d, &r, 1, &e) < 0) fail_msg("%s", e.message);
+        drop(&s);
+    }
+    for (int t = 0; t < L; t++) {
+        double sum = 0;
+        for (int j = 0; j <= t; j++) sum += k[0][j] * (double)x[t - j];
+        for (int m = 0; t + 1 + m < L; m++) sum += k[1][m] * (double)x[t + 1 + m];
+        worst = fmax(worst, fabs((double)y[0][t] + (double)y[1][t] - sum));
+        size = fmax(size, fabs(sum));
+    }
+    print_message("both sides differ from the double sum by %.1e\n", worst / size);
+    assert_true(worst / size < 1e-5);
+}
+
 /* ---- gradients (check 10) ---------------------------------------------------------------------
  */
 
@@ -666,6 +702,7 @@ int main(void) {
         cmocka_unit_test(cauchy_dense_and_recurrence_agree),
         cmocka_unit_test(steps_and_halves_are_the_convolution),
         cmocka_unit_test(the_short_step_is_the_dense_step),
+        cmocka_unit_test(two_sides_are_the_double_sum),
         cmocka_unit_test(gradients_are_the_differences),
         cmocka_unit_test(any_parameters_are_stable),
         cmocka_unit_test(fresh_models_have_the_published_values),
