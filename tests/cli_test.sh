@@ -289,6 +289,8 @@ has '=>'
 has '^answers  19:'
 expect 0 task pathfinder --print
 has 'answer   '
+expect 0 task adding --print --json
+json example values numbers
 expect 0 task mqar --print --json
 json example ids targets
 refused 1 'there is no task "copying"' task copying --print
