@@ -17,6 +17,18 @@ static bool lanes_fit(const krait_scan_desc *d) {
            d->gain == KRAIT_GAIN_DT && d->a_constant && d->groups == 1 && d->state <= 256;
 }
 
+/* Whether the card has room for chunks of matrix products. */
+static bool has_room(const kr_call *c) {
+#if defined(KR_CUDA)
+    kr_dtype type = c->in[KR_SCAN_X].dtype;
+    if (c->n_in > KR_SCAN_INS) return kr_scan_matrix_grad_has_room(c->attr, type);
+    return kr_scan_matrix_has_room(c->attr, type);
+#else
+    (void)c;
+    return true;
+#endif
+}
+
 /* One decay a head, or none: chunks of matrix products. */
 static bool matrix_fits(const krait_scan_desc *d) {
     bool decay = d->decay == KRAIT_DECAY_NONE ||
@@ -43,7 +55,8 @@ kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     if (conv_fits(c) &&
         c->in[KR_SCAN_X].shape[0] >= KR_SCAN_CONV_FEWEST * c->in[KR_SCAN_SEQS].shape[0])
         return KR_SCAN_GPU_CONV;
-    return matrix_fits(d) && absent(c, KR_SCAN_Z) ? KR_SCAN_GPU_MATRIX : KR_SCAN_GPU_ROWS;
+    if (matrix_fits(d) && absent(c, KR_SCAN_Z) && has_room(c)) return KR_SCAN_GPU_MATRIX;
+    return KR_SCAN_GPU_ROWS;
 }
 
 /* What the kernels for complex lanes do not do. */

@@ -73,6 +73,9 @@ typedef struct kr_scan_matrix_cut {
 
 void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s);
 kr_kernel kr_scan_matrix_cuda, kr_scan_matrix_step_cuda, kr_scan_matrix_grad_cuda;
+/* Whether the shared memory of the GPU that was opened has room for those kernels. */
+bool kr_scan_matrix_has_room(const krait_scan_desc *d, kr_dtype type);
+bool kr_scan_matrix_grad_has_room(const krait_scan_desc *d, kr_dtype type);
 
 /* The same of complex lanes (scan_complex.cu): scratch of [pieces,2,E], and states in front of
  * every KR_SCAN_GPU_STEPS-th row. */

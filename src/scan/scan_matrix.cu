@@ -1,12 +1,10 @@
-/* scan_matrix.cu - the recurrence with one decay a head (Mamba-2, linear
- * attention) on the GPU, by chunks of matrix products. scan_matrix.cuh has what
- * the two directions share.
+/* scan_matrix.cu - the recurrence with one decay a head (Mamba-2, linear attention) on the GPU, by
+ * chunks of matrix products. scan_matrix.cuh has what the two directions share.
  *
- * A block takes a head of a sequence through time. Its state stays in
- * registers; each chunk of Q rows reads its rows once:
+ * A block takes a head of a sequence through time. Its state stays in registers; each chunk of Q
+ * rows reads its rows once:
  *
- *   y = diag(carry) C H^T + (W * C B^T) X + D x,   H <- decay H + (diag(keep)
- * X)^T B
+ *   y = diag(carry) C H^T + (W * C B^T) X + D x,   H <- decay H + (diag(keep) X)^T B
  *
  * (X: gain x.) Few rows a sequence are the same with most rows absent. */
 #include "scan/scan_matrix.cuh"
@@ -119,8 +117,8 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     });
 }
 
-/* Few heads and sequences: their channels are shared out, until so many blocks
- * fill a large card. */
+/* Few heads and sequences: their channels are shared out, until so many blocks fill a large card.
+ */
 enum { KR_MATRIX_BLOCKS = 264 };
 
 template <typename T>
@@ -135,6 +133,13 @@ static void run(const kr_call *c) {
     forward<T><<<(unsigned)(g.S * g.H * g.parts), KR_MATRIX_THREADS, bytes, kr_cuda_stream()>>>(
         g, (T *)y->data, y->stride[0], KR_ACC(c, KR_SCAN_OUT_Y) != 0,
         keep ? (float *)out->data : NULL, keep ? out->stride[0] : 0);
+}
+
+extern "C" bool kr_scan_matrix_has_room(const krait_scan_desc *d, kr_dtype type) {
+    int P16 = (int)kr_matrix_padded(d->width), N16 = (int)(d->state + 15) / 16 * 16;
+    size_t bytes = type == KR_BF16 ? forward_tiles<bf16>::bytes(P16, N16)
+                                   : forward_tiles<float>::bytes(P16, N16);
+    return bytes <= (size_t)kr_cuda_shared();
 }
 
 extern "C" void kr_scan_matrix_cuda(const kr_call *c) {

@@ -1,26 +1,21 @@
-/* scan_matrix.cuh - small matrix products of a block, and what its two
- * directions share, for the members of the recurrence with one decay a head
- * (plan CHUNK) on the GPU.
+/* scan_matrix.cuh - small matrix products of a block, and what its two directions share, for the
+ * members of the recurrence with one decay a head (plan CHUNK) on the GPU.
  *
- * A block takes a head of a sequence through time, Q rows at once. A warp sums
- * tiles of 16 x 16 in registers: element (row, column) = (lane / 4 + 8 i, 2
- * (lane % 4) + j + 8 n) is sum[n][2 i + j]. In bf16 the tensor units do it; in
- * f32 the ordinary ones, with the same tiles. Operands lie in shared memory,
- * either way round.
+ * A block takes a head of a sequence through time, Q rows at once. A warp sums tiles of 16 x 16 in
+ * registers: element (row, column) = (lane / 4 + 8 i, 2 (lane % 4) + j + 8 n) is sum[n][2 i + j].
+ * In bf16 the tensor units do it; in f32 the ordinary ones, with the same tiles. Operands lie in
+ * shared memory, either way round.
  *
- * With s_t the sum of the logarithms of the decays of rows 0..t of a chunk
- * (kept as two floats, so that differences lose nothing), a read at l sees an
- * input at s <= l weighed by exp(s_l - s_s). */
+ * With s_t the sum of the logarithms of the decays of rows 0..t of a chunk (kept as two floats, so
+ * that differences lose nothing), a read at l sees an input at s <= l weighed by exp(s_l - s_s). */
 #ifndef KR_SCAN_MATRIX_CUH
 #define KR_SCAN_MATRIX_CUH
 
-#include "device/cuda/kernel.cuh"
-#include "scan/scan_gpu.h"
+#include "scan/scan_span.cuh"
 
 enum { KR_MATRIX_THREADS = 256, KR_MATRIX_WARPS = 8 };
 
-/* Rows of a chunk, and what pads the rows of a tile so that neighbours lie in
- * other banks. */
+/* Rows of a chunk, and what pads the rows of a tile so that neighbours lie in other banks. */
 template <typename T>
 struct kr_matrix_size {
     static const int Q = KR_MATRIX_ROWS_HALF, PAD = 8;
@@ -37,24 +32,20 @@ struct kr_matrix_rows {
 };
 
 template <typename T>
-struct kr_matrix_in {
+struct kr_matrix_in : kr_scan_time {
     kr_matrix_rows<T> x, dt, b, c, dy;
     const float *A, *D, *bias, *state, *dstate;
-    int64_t state_slot, dstate_slot, seqs_row, H, P, N, G, M, S;
-    const int64_t *seqs;
-    const uint8_t *reset;
+    int64_t state_slot, dstate_slot, H, P, N, G;
     float dt_min, dt_max;
-    bool softplus, reverse, gain, decays, skip_per_channel, wide; /* wide: 16 bytes at once */
+    bool softplus, gain, decays, skip_per_channel, wide; /* wide: 16 bytes at once */
     int P16, N16; /* of a block: channels, 16, 32 or 64, and states, whole 16s */
     int parts;    /* blocks that share the channels of a head */
 };
 
-/* ---- products
- * --------------------------------------------------------------------------------
- */
+/* ---- products ---- */
 
-/* How an operand lies: its rows (of a: m, of b: n) side by side with k running
- * along them, or k's side by side. */
+/* How an operand lies: its rows (of a: m, of b: n) side by side with k running along them, or k's
+ * side by side. */
 enum kr_lie { KR_ALONG, KR_ACROSS };
 
 typedef float kr_sums[2][4];
@@ -79,8 +70,7 @@ __device__ __forceinline__ void kr_mma(float (&d)[4], const uint32_t (&a)[4], ui
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* sum += a b for the tile whose rows begin at m and columns at n, k in [from,
- * to), whole 16s. */
+/* sum += a b for the tile whose rows begin at m and columns at n, k in [from, to), whole 16s. */
 template <kr_lie A, kr_lie B>
 __device__ __forceinline__ void kr_tile(kr_sums &sum, const bf16 *a, int lda, const bf16 *b,
                                         int ldb, int m, int n, int from, int to) {
@@ -150,9 +140,7 @@ __device__ __forceinline__ float kr_octet_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 16);
 }
 
-/* ---- rows
- * ------------------------------------------------------------------------------------
- */
+/* ---- rows ---- */
 
 /* What time does to a head within a chunk of up to 64 rows, in shared memory.
  */
@@ -217,8 +205,7 @@ struct kr_lane_times {
     float delta[Q / 32], slope[Q / 32];
 };
 
-/* One warp fills `times` for rows t0 ... of the chunk; Q rows, whatever there
- * are of them. */
+/* One warp fills `times` for rows t0 ... of the chunk; Q rows, whatever there are of them. */
 template <typename T, int Q>
 __device__ void kr_fill_times(const kr_matrix_in<T> &g, const kr_sequence &q, int64_t head,
                               int64_t t0, kr_chunk_times *k, kr_lane_times<Q> &mine) {
@@ -280,8 +267,7 @@ __device__ __forceinline__ float kr_weight(const kr_chunk_times *k, int l, int s
     return kr_matrix_numbers<T>::exp((k->high[l] - k->high[s]) + (k->low[l] - k->low[s]));
 }
 
-/* to [Q, ld] = rows t0 ... of columns [first, first + width), zeros beyond
- * them. */
+/* to [Q, ld] = rows t0 ... of columns [first, first + width), zeros beyond them. */
 template <typename T, int Q>
 __device__ __forceinline__ void kr_load_rows(const kr_matrix_in<T> &g, const kr_sequence &q,
                                              const kr_matrix_rows<T> &from, int64_t t0,
@@ -327,11 +313,10 @@ __device__ __forceinline__ void kr_scale_rows(T *to, const T *from, int ld, int 
     }
 }
 
-/* ---- states
- * ----------------------------------------------------------------------------------
+/* ---- states ----
  *
- * A state [P,N] lies in the registers of the warps: warp w has rows 16 (w % 4)
- * ... and of its columns the 64 from 64 (w / 4) on, as four tiles. */
+ * A state [P,N] lies in the registers of the warps: warp w has rows 16 (w % 4) ... and of its
+ * columns the 64 from 64 (w / 4) on, as four tiles. */
 enum { KR_STATE_TILES = 4 };
 typedef kr_sums kr_state[KR_STATE_TILES];
 
@@ -381,9 +366,7 @@ __device__ __forceinline__ void kr_state_load(kr_state &h, const float *from, in
     });
 }
 
-/* ---- the call
- * --------------------------------------------------------------------------------
- */
+/* ---- the call ---- */
 
 template <typename T>
 static kr_matrix_rows<T> kr_matrix_rows_of(const kr_call *c, int i) {
@@ -417,14 +400,11 @@ static kr_matrix_in<T> kr_matrix_unpack(const kr_call *c) {
     g.dstate = kr_matrix_floats(c, KR_SCAN_DSTATE);
     if (g.state) g.state_slot = c->in[KR_SCAN_STATE].stride[0];
     if (g.dstate) g.dstate_slot = c->in[KR_SCAN_DSTATE].stride[0];
-    g.seqs = (const int64_t *)c->in[KR_SCAN_SEQS].data;
-    g.seqs_row = c->in[KR_SCAN_SEQS].stride[0];
-    if (KR_SCAN_RESET < c->n_in) g.reset = (const uint8_t *)c->in[KR_SCAN_RESET].data;
+    (kr_scan_time &)g = kr_scan_time_of(c, INT64_MAX / 2);
     g.H = d->heads, g.P = d->width, g.N = d->state, g.G = d->groups;
-    g.M = c->in[KR_SCAN_X].shape[0], g.S = c->in[KR_SCAN_SEQS].shape[0];
     g.dt_min = d->dt_min > 0 || !d->dt_softplus ? (float)d->dt_min : 0;
     g.dt_max = d->dt_max > 0 ? (float)d->dt_max : INFINITY;
-    g.softplus = d->dt_softplus, g.reverse = d->order == KRAIT_ORDER_REVERSE;
+    g.softplus = d->dt_softplus;
     g.gain = d->gain == KRAIT_GAIN_DT, g.decays = d->decay != KRAIT_DECAY_NONE;
     g.skip_per_channel = d->skip_per_channel;
     g.P16 = (int)kr_matrix_padded(g.P), g.N16 = (int)(g.N + 15) / 16 * 16, g.parts = 1;

@@ -1,21 +1,19 @@
-/* scan_matrix_back.cu - the gradient of the recurrence with one decay a head on
- * the GPU, by chunks of matrix products. scan_matrix.cuh has what the two
- * directions share.
+/* scan_matrix_back.cu - the gradient of the recurrence with one decay a head on the GPU, by chunks
+ * of matrix products. scan_matrix.cuh has what the two directions share.
  *
- * A block takes a head of a sequence: forward once, leaving the state H in
- * front of each chunk in scratch, then back, with L the gradient of the state
- * behind in registers. Per chunk, with X the rows of gain x, dY of kappa dy:
+ * A block takes a head of a sequence: forward once, leaving the state H in front of each chunk in
+ * scratch, then back, with L the gradient of the state behind in registers. Per chunk, with X the
+ * rows of gain x, dY of kappa dy:
  *
  *   w = W * C B^T     v = W * dY X^T
  *   dX = w^T dY + diag(keep) B L^T
  *   dC = v B + diag(carry) dY H          dB = v^T C + diag(keep) X L
  *   L <- decay L + (diag(carry) dY)^T C
  *
- * A pair of an input s and a read l > s passes the decays of rows s+1..l: with
- * z = v * C B^T the gradient of the sum s_t of logarithms is (row sum - column
- * sum) of z, plus what the row takes from H, less what it gives to L; that of a
- * decay is the sum of those of its row and all later ones. Heads write their dB
- * and dC apart; they are added up in order. */
+ * A pair of an input s and a read l > s passes the decays of rows s+1..l: with z = v * C B^T the
+ * gradient of the sum s_t of logarithms is (row sum - column sum) of z, plus what the row takes
+ * from H, less what it gives to L; that of a decay is the sum of those of its row and all later
+ * ones. Heads write their dB and dC apart; they are added up in order. */
 #include "ops/parts.cuh"
 #include "scan/scan_matrix.cuh"
 
@@ -179,8 +177,7 @@ static __device__ void inputs_back(const kr_matrix_in<T> &g, const back_tiles<T>
     }
 }
 
-/* dC (READS) or dB of this head, out to its place; their share of the decays'
- * gradients summed. */
+/* dC (READS) or dB of this head, out to its place; their share of the decays' gradients summed. */
 template <typename T, bool READS>
 static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
                                   const kr_sequence &q, int64_t head, int64_t t0,
@@ -225,8 +222,8 @@ static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> 
     }
 }
 
-/* One warp: gradients of the decays and steps of the chunk's rows. `total`: dA
- * and ddt_bias of the sequence so far, of this lane. */
+/* One warp: gradients of the decays and steps of the chunk's rows. `total`: dA and ddt_bias of the
+ * sequence so far, of this lane. */
 template <typename T>
 static __device__ void steps_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
                                   const kr_sequence &q, int64_t head, int64_t t0,
@@ -282,8 +279,8 @@ static __device__ void passed_back(const kr_matrix_in<T> &g, const back_tiles<T>
     if ((threadIdx.x & 31) == 0) f.sums->passed[threadIdx.x / 32] = decay != 0 ? decay * sum : 0;
 }
 
-/* dD of the sequence [P]: each warp's sums over its rows, then the warps of a
- * tile's columns in order. */
+/* dD of the sequence [P]: each warp's sums over its rows, then the warps of a tile's columns in
+ * order. */
 template <typename T>
 static __device__ void write_skip(const kr_matrix_in<T> &g, const back_tiles<T> &f,
                                   const float (&skip)[2][2], float *dd) {
@@ -303,8 +300,7 @@ static __device__ void write_skip(const kr_matrix_in<T> &g, const back_tiles<T> 
     dd[p] = sum;
 }
 
-/* Chunks of all sequences are numbered without a table, with gaps: from first
- * row / Q + s on. */
+/* Chunks of all sequences are numbered without a table, with gaps: from first row / Q + s on. */
 template <typename T>
 static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     backward(kr_matrix_in<T> g, back_out<T> o) {
@@ -435,6 +431,13 @@ static void run(const kr_call *c) {
         sum_sequences_launch(c, KR_SCAN_DD, o.dd, g.S, g.H * g.P, 1);
     else
         sum_sequences_launch(c, KR_SCAN_DD, o.dd, g.S, g.H, g.P);
+}
+
+extern "C" bool kr_scan_matrix_grad_has_room(const krait_scan_desc *d, kr_dtype type) {
+    int P16 = (int)kr_matrix_padded(d->width), N16 = (int)(d->state + 15) / 16 * 16;
+    size_t bytes =
+        type == KR_BF16 ? back_tiles<bf16>::bytes(P16, N16) : back_tiles<float>::bytes(P16, N16);
+    return bytes <= (size_t)kr_cuda_shared() && kr_scan_matrix_has_room(d, type);
 }
 
 /* y once more, for gradients that read it: the forward pass. */

@@ -30,7 +30,7 @@ struct kr_scan_span {
 };
 
 /* The sequence that piece number q belongs to: the last one whose pieces begin at or before q. */
-static __device__ int64_t kr_sequence_of(const kr_scan_time &g, int64_t q) {
+static __device__ int64_t kr_sequence_with(const kr_scan_time &g, int64_t q) {
     int64_t low = 0, high = g.S;
     while (high - low > 1) {
         int64_t s = (low + high) / 2;
@@ -59,7 +59,7 @@ __device__ __forceinline__ kr_scan_span kr_whole(const kr_scan_time &g, int64_t 
 static __device__ kr_scan_span kr_span(const kr_scan_time &g, int64_t q) {
     if (g.M < g.chunk) return kr_whole(g, q);
     kr_scan_span p;
-    int64_t s = kr_sequence_of(g, q);
+    int64_t s = kr_sequence_with(g, q);
     const int64_t *seq = g.seqs + s * g.seqs_row;
     int64_t k = q - (seq[0] / g.chunk + s), from = k * g.chunk, left = seq[1] - from;
     p.exists = k == 0 || left > 0;

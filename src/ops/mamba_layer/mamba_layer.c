@@ -67,12 +67,15 @@ bool kr_mamba_layer_serves(const kr_mamba_layer_sizes *s) {
 #if defined(KR_CUDA)
 /* Of the ring of the GPU's kernel, that its shared memory has room for (mamba_layer.cu). */
 int kr_mamba_layer_slots(const kr_mamba_layer_sizes *s, bool half);
+/* All of its blocks, which wait for each other, are on the card at once. */
+bool kr_mamba_layer_resident(const kr_mamba_layer_sizes *s, bool half);
 void kr_mamba_layer_chain_cuda(const kr_call *const *calls, int n);
 #endif
 
 bool kr_mamba_layer_fits(const kr_mamba_layer_sizes *s, bool half) {
 #if defined(KR_CUDA)
-    return kr_mamba_layer_serves(s) && kr_mamba_layer_slots(s, half) >= 2;
+    return kr_mamba_layer_serves(s) && kr_mamba_layer_slots(s, half) >= 2 &&
+           kr_mamba_layer_resident(s, half);
 #else
     (void)s;
     (void)half;
@@ -86,9 +89,11 @@ static int check_cuda(const kr_call *c, krait_error *e) {
                               in[KR_LAYER_A].shape[0],  in[KR_LAYER_A].shape[1],
                               in[KR_LAYER_DT].shape[1], in[KR_LAYER_CONV].shape[2]};
     if (kr_mamba_layer_fits(&s, in[KR_LAYER_IN].dtype == KR_BF16)) return 0;
-    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                   "mamba_layer: %lld rows of %lld do not fit into the GPU's shared memory",
-                   (long long)s.M, (long long)s.E);
+    return kr_fail(
+        e, KRAIT_ERR_UNSUPPORTED,
+        "mamba_layer: %lld rows of %lld do not fit into the GPU's shared memory, or not all "
+        "blocks of the kernel at once on the GPU",
+        (long long)s.M, (long long)s.E);
 }
 
 /* The reference's numbers of a row: normed x, then u, z, xp, y. */

@@ -516,11 +516,39 @@ static int blocks_of(const sizes &s) {
     return blocks < s.D ? blocks : s.D;
 }
 
-extern "C" int kr_mamba_layer_slots(const kr_mamba_layer_sizes *of, bool half) {
+static places most_places(const kr_mamba_layer_sizes *of, bool half) {
     sizes s = {};
     s.M = (int)of->M, s.D = (int)of->D, s.E = (int)of->E, s.N = (int)of->N, s.r = (int)of->r;
     int size = half ? 2 : 4;
-    return places_of(s, KR_LAYER_LAYERS, size, blocks_of(s), kr_cuda_shared()).slots;
+    return places_of(s, KR_LAYER_LAYERS, size, blocks_of(s), kr_cuda_shared());
+}
+
+extern "C" int kr_mamba_layer_slots(const kr_mamba_layer_sizes *of, bool half) {
+    return most_places(of, half).slots;
+}
+
+/* There are no more blocks than multiprocessors: one on each is enough. */
+template <typename T, int R>
+static bool resident(int shared) {
+    int each = 0;
+    bool known = cudaFuncSetAttribute(step<T, R>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      shared) == cudaSuccess &&
+                 cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, step<T, R>, THREADS + 32,
+                                                               (size_t)shared) == cudaSuccess;
+    if (!known) cudaGetLastError();
+    return known && each >= 1;
+}
+
+template <typename T>
+static bool rows_resident(int64_t M, int shared) {
+    if (M <= 1) return resident<T, 1>(shared);
+    if (M <= 2) return resident<T, 2>(shared);
+    return M <= 4 ? resident<T, 4>(shared) : resident<T, 8>(shared);
+}
+
+extern "C" bool kr_mamba_layer_resident(const kr_mamba_layer_sizes *of, bool half) {
+    int shared = most_places(of, half).end;
+    return half ? rows_resident<bf16>(of->M, shared) : rows_resident<float>(of->M, shared);
 }
 
 static bool aligned(const void *p, int64_t bytes) {
