@@ -70,6 +70,12 @@ static size_t scratch_of(const kr_call *c, int i) {
 static size_t forward_scratch(const kr_call *c) { return scratch_of(c, 0); }
 static size_t backward_scratch(const kr_call *c) { return scratch_of(c, 1); }
 
+/* What later rows give to each angle. */
+static size_t scratch_cuda(const kr_call *c) {
+    const kr_tensor *angle = &c->in[1 + ANGLE], *delta = &c->in[1 + DELTA];
+    return (size_t)(angle->shape[0] * angle->shape[1] * delta->shape[1]) * sizeof(float);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     const kr_tensor *phi = c->n_in > INS ? &c->in[0] : &c->out[0];
     *flops = 5 * (double)kr_tensor_count(phi);
@@ -134,7 +140,8 @@ const kr_op kr_op_phase = {
     .n_in = INS,
     .n_out = 2,
     .no_accumulate = 3,
-    .kernel = KR_KERNELS(kr_phase),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_phase),
 };
 
 const kr_op kr_op_phase_grad = {
@@ -145,5 +152,7 @@ const kr_op kr_op_phase_grad = {
     .cases = backward_cases,
     .n_in = INS + 2,
     .n_out = 3,
-    .kernel = KR_KERNELS(kr_phase_grad),
+    .scratch_cuda = scratch_cuda,
+    .half_in = 7,
+    .kernel = KR_KERNELS_GPU(kr_phase_grad),
 };

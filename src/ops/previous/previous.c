@@ -115,7 +115,8 @@ const kr_op kr_op_previous = {
     .n_in = 4,
     .n_out = 2,
     .no_accumulate = 3,
-    .kernel = KR_KERNELS(kr_previous),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_previous),
 };
 
 const kr_op kr_op_previous_grad = {
@@ -125,5 +126,6 @@ const kr_op kr_op_previous_grad = {
     .cases = backward_cases,
     .n_in = 6,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_previous_grad),
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_previous_grad),
 };

@@ -65,6 +65,12 @@ static void rule(kr_tape *t, const kr_node *n, const kr_op *op) {
 static void spread_rule(kr_tape *t, const kr_node *n) { rule(t, n, &kr_op_spread_grad); }
 static void gather_rule(kr_tape *t, const kr_node *n) { rule(t, n, &kr_op_gather_grad); }
 
+/* Sums of dw for each chunk of rows. */
+static size_t scratch_cuda(const kr_call *c) {
+    int64_t chunks = kr_ranks_chunks(c->in[1].shape[0]);
+    return (size_t)(chunks * kr_tensor_count(&c->in[2])) * sizeof(float);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 4 * (double)kr_tensor_count(&c->in[0]);
     *bytes = 0;
@@ -114,7 +120,8 @@ const kr_op kr_op_spread = {
     .cases = spread_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_spread),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_spread),
 };
 
 const kr_op kr_op_spread_grad = {
@@ -124,7 +131,9 @@ const kr_op kr_op_spread_grad = {
     .cases = spread_grad_cases,
     .n_in = 3,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_spread_grad),
+    .scratch_cuda = scratch_cuda,
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_spread_grad),
 };
 
 const kr_op kr_op_gather = {
@@ -135,7 +144,8 @@ const kr_op kr_op_gather = {
     .cases = gather_cases,
     .n_in = 2,
     .n_out = 1,
-    .kernel = KR_KERNELS(kr_gather),
+    .half_in = 1,
+    .kernel = KR_KERNELS_GPU(kr_gather),
 };
 
 const kr_op kr_op_gather_grad = {
@@ -145,5 +155,7 @@ const kr_op kr_op_gather_grad = {
     .cases = gather_grad_cases,
     .n_in = 3,
     .n_out = 2,
-    .kernel = KR_KERNELS(kr_gather_grad),
+    .scratch_cuda = scratch_cuda,
+    .half_in = 3,
+    .kernel = KR_KERNELS_GPU(kr_gather_grad),
 };

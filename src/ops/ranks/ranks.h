@@ -16,4 +16,7 @@ extern const kr_op kr_op_spread, kr_op_gather;
 extern const kr_op kr_op_spread_grad; /* in: dy, x, w   out: dx, dw */
 extern const kr_op kr_op_gather_grad; /* in: dy, x, w   out: dx, dw */
 
+/* Into how many chunks the GPU's gradient cuts M rows for the sums of dw. */
+static inline int64_t kr_ranks_chunks(int64_t M) { return M < 64 ? 1 : M < 4096 ? M / 64 : 64; }
+
 #endif

@@ -55,6 +55,11 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
                  4, accumulate);
 }
 
+/* The gradient of each raw step. */
+static size_t scratch_cuda(const kr_call *c) {
+    return (size_t)kr_tensor_count(&c->in[3]) * sizeof(float);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     const kr_tensor *dt = &c->in[c->n_in > 4 ? 3 : 0];
     *flops = 60 * (double)kr_tensor_count(dt);
@@ -116,7 +121,8 @@ const kr_op kr_op_trapezoid = {
     .n_in = 4,
     .n_out = 3,
     .no_accumulate = 7,
-    .kernel = KR_KERNELS(kr_trapezoid),
+    .half_in = 7,
+    .kernel = KR_KERNELS_GPU(kr_trapezoid),
 };
 
 const kr_op kr_op_trapezoid_grad = {
@@ -126,5 +132,7 @@ const kr_op kr_op_trapezoid_grad = {
     .cases = backward_cases,
     .n_in = 7,
     .n_out = 4,
-    .kernel = KR_KERNELS(kr_trapezoid_grad),
+    .scratch_cuda = scratch_cuda,
+    .half_in = 63,
+    .kernel = KR_KERNELS_GPU(kr_trapezoid_grad),
 };

@@ -68,6 +68,13 @@ static size_t backward_scratch(const kr_call *c) {
     return (size_t)(kr_turned_keys_chunks(x->shape[0]) * each) * sizeof(double);
 }
 
+/* Sums of dbias and dweight for each chunk; 1 / rms of each x. */
+static size_t scratch_cuda(const kr_call *c) {
+    const kr_tensor *x = &c->in[1], *bias = &c->in[3];
+    int64_t sums = 2 * kr_turned_keys_chunks(x->shape[0]) * kr_tensor_count(bias);
+    return (size_t)(sums + kr_tensor_count(x) / bias->shape[2]) * sizeof(float);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     const kr_tensor *bias = &c->in[c->n_in > 4 ? 3 : 2], *x = &c->in[c->n_in > 4 ? 1 : 0];
     double numbers = (double)x->shape[0] * (double)kr_tensor_count(bias);
@@ -132,7 +139,8 @@ const kr_op kr_op_turned_keys = {
     .n_in = 4,
     .n_out = 1,
     .no_accumulate = 1,
-    .kernel = KR_KERNELS(kr_turned_keys),
+    .half_in = 9,
+    .kernel = KR_KERNELS_GPU(kr_turned_keys),
 };
 
 const kr_op kr_op_turned_keys_grad = {
@@ -143,5 +151,7 @@ const kr_op kr_op_turned_keys_grad = {
     .cases = backward_cases,
     .n_in = 5,
     .n_out = 4,
-    .kernel = KR_KERNELS(kr_turned_keys_grad),
+    .scratch_cuda = scratch_cuda,
+    .half_in = 19,
+    .kernel = KR_KERNELS_GPU(kr_turned_keys_grad),
 };

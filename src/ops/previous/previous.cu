@@ -1,0 +1,125 @@
+/* previous.cu - rows beside those before them, on the GPU. previous.h has the contract.
+ *
+ * A block takes rows of one sequence in turn, its threads their columns. */
+#include "device/cuda/kernel.cuh"
+#include "ops/previous/previous.h"
+
+namespace {
+
+enum { THREADS = 128, BLOCKS = 256 };
+
+struct sequences {
+    const int64_t *seqs;
+    int64_t seqs_row, W;
+    const uint8_t *reset;
+};
+
+struct states {
+    float *p; /* NULL: absent */
+    int64_t slot;
+};
+
+template <typename T>
+struct rows {
+    T *p; /* NULL: absent */
+    int64_t row;
+};
+
+template <typename T>
+__global__ void forward(const sequences g, const rows<T> x, const states from, const rows<T> y,
+                        const states to) {
+    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
+    const float *state = from.p ? from.p + q[2] * from.slot : NULL;
+    for (int64_t t = blockIdx.x; t < q[1]; t += gridDim.x) {
+        const T *now = x.p + (q[0] + t) * x.row;
+        T *out = y.p + (q[0] + t) * y.row;
+        bool fresh = g.reset && g.reset[q[0] + t];
+        for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
+            float old = fresh ? 0 : t > 0 ? kr_load(now - x.row + j) : state ? state[j] : 0;
+            out[j] = now[j];
+            kr_store(out + g.W + j, old);
+        }
+    }
+    if (!to.p || blockIdx.x) return;
+    for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
+        float last = state ? state[j] : 0;
+        if (q[1] > 0) last = kr_load(x.p + (q[0] + q[1] - 1) * x.row + j);
+        to.p[q[2] * to.slot + j] = last;
+    }
+}
+
+/* What row t of a sequence, or (-1) its state, gives to what follows. */
+template <typename T>
+__device__ __forceinline__ float given(const sequences &g, const int64_t *q, const rows<T> &dy,
+                                       const states &behind, int64_t t, int64_t j) {
+    if (t + 1 == q[1]) return behind.p ? behind.p[q[2] * behind.slot + j] : 0;
+    if (!dy.p || (g.reset && g.reset[q[0] + t + 1])) return 0;
+    return kr_load(dy.p + (q[0] + t + 1) * dy.row + g.W + j);
+}
+
+template <typename T>
+__global__ void backward(const sequences g, const rows<T> dy, const states behind, const rows<T> dx,
+                         bool add, const states to) {
+    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
+    for (int64_t t = blockIdx.x; dx.p && t < q[1]; t += gridDim.x)
+        for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
+            float own = dy.p ? kr_load(dy.p + (q[0] + t) * dy.row + j) : 0;
+            kr_put(dx.p + (q[0] + t) * dx.row + j, own + given(g, q, dy, behind, t, j), add);
+        }
+    for (int64_t j = threadIdx.x; to.p && blockIdx.x == 0 && j < g.W; j += THREADS)
+        to.p[q[2] * to.slot + j] += given(g, q, dy, behind, -1, j);
+}
+
+__global__ void clear(const states to, int64_t W) {
+    for (int64_t j = threadIdx.x; j < W; j += THREADS) to.p[blockIdx.x * to.slot + j] = 0;
+}
+
+template <typename T>
+rows<T> rows_of(const kr_tensor *t) {
+    return {(T *)t->data, t->data ? t->stride[0] : 0};
+}
+states states_of(const kr_tensor *t) { return {(float *)t->data, t->data ? t->stride[0] : 0}; }
+
+sequences sequences_of(const kr_call *c, int i, int64_t W) {
+    return {(const int64_t *)c->in[i].data, c->in[i].stride[0], W,
+            (const uint8_t *)c->in[i + 1].data};
+}
+
+/* Blocks for the rows of a sequence, and sequences. */
+dim3 grid_of(int64_t M, int64_t S) {
+    int64_t each = (M + S - 1) / S;
+    return dim3((unsigned)(each < 1 ? 1 : each < BLOCKS ? each : BLOCKS), (unsigned)S);
+}
+
+template <typename T>
+void run_forward(const kr_call *c) {
+    const kr_tensor *x = &c->in[0];
+    int64_t S = c->in[1].shape[0];
+    states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
+    if (S > 0)
+        forward<T><<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(
+            sequences_of(c, 1, x->shape[1]), rows_of<T>(x), states_of(&c->in[3]),
+            rows_of<T>(&c->out[0]), to);
+}
+
+template <typename T>
+void run_backward(const kr_call *c) {
+    const kr_tensor *x = &c->in[1];
+    int64_t S = c->in[2].shape[0], W = x->shape[1];
+    states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
+    if (to.p && !KR_ACC(c, 1))
+        clear<<<(unsigned)c->out[1].shape[0], THREADS, 0, kr_cuda_stream()>>>(to, W);
+    if (S > 0)
+        backward<T><<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(
+            sequences_of(c, 2, W), rows_of<T>(&c->in[0]), states_of(&c->in[5]),
+            rows_of<T>(&c->out[0]), KR_ACC(c, 0) != 0, to);
+}
+
+} // namespace
+
+extern "C" void kr_previous_cuda(const kr_call *c) {
+    c->in[0].dtype == KR_BF16 ? run_forward<bf16>(c) : run_forward<float>(c);
+}
+extern "C" void kr_previous_grad_cuda(const kr_call *c) {
+    c->in[1].dtype == KR_BF16 ? run_backward<bf16>(c) : run_backward<float>(c);
+}
