@@ -84,7 +84,7 @@ typedef struct cli_option {
     {                                                                                              \
         .kind = CLI_REAL, .name = "rate", .arg = "R", .value = "1", .least = 1e-6, .most = 1e6,    \
         .help = "The data's steps are R times as long as those of training: 2 where they are "     \
-                "sampled half as often. Only mixers in continuous time (s4d) can."                 \
+                "sampled half as often. Only mixers in continuous time (s4, s4d, lssl) can."       \
     }
 #define CLI_OPT_DTYPE                                                                              \
     {                                                                                              \

@@ -59,7 +59,7 @@ typedef struct krait_model_options {
     const char *device;
     /* The length of a step of the data, in steps of the data that the model was trained on: 2 where
      * they are sampled half as often, 0.5 twice as often. Only of mixers that are systems in
-     * continuous time (s4d): others are refused. 1 or 0: as it is. */
+     * continuous time (s4, s4d, lssl): others are refused. 1 or 0: as it is. */
     double rate;
 } krait_model_options;
 #define KRAIT_MODEL_OPTIONS_INIT                                                                   \

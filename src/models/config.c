@@ -139,10 +139,16 @@ const char *kr_config_variant(const char *mixer, int i, char text[KR_VARIANT_TEX
     return text;
 }
 
+/* The setting of a mixer in continuous time: Mamba-3's "rate" is another thing. NULL: none. */
+static const kr_setting *rate_of(const kr_mixer *m) {
+    const kr_setting *k = m ? kr_settings_find(m->settings, "rate", 4) : NULL;
+    return k && k->kind == KR_SETTING_REAL ? k : NULL;
+}
+
 int kr_config_resample(kr_config *c, double rate, krait_error *e) {
     char names[200] = "";
     const kr_mixer *m = kr_mixer_find(c->mixer);
-    const kr_setting *k = m ? kr_settings_find(m->settings, "rate", 4) : NULL;
+    const kr_setting *k = rate_of(m);
     if (!(rate > 0) || isinf(rate))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "rate must be above 0, is %g", rate);
     if (k) {
@@ -151,7 +157,7 @@ int kr_config_resample(kr_config *c, double rate, krait_error *e) {
     }
     for (int i = 0; kr_mixers[i]; i++) {
         size_t used = strlen(names);
-        if (kr_settings_find(kr_mixers[i]->settings, "rate", 4))
+        if (rate_of(kr_mixers[i]))
             snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "",
                      kr_mixers[i]->name);
     }

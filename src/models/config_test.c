@@ -322,6 +322,33 @@ static void every_mixer_round_trips(void **state) {
     rmdir(folder);
 }
 
+/* Systems in continuous time take another rate, others stay as they were. */
+static void rates(void **state) {
+    (void)state;
+    int taken = 0, n = 0;
+    for (; kr_mixers[n]; n++) {
+        kr_config c, was;
+        krait_error e;
+        const kr_mixer *m = kr_mixers[n];
+        if (kr_config_make(&c, m->name, 6, 2, 264, m->variants[0], &e) < 0)
+            fail_msg("%s", e.message);
+        const kr_setting *k = kr_settings_find(m->settings, "rate", 4);
+        was = c;
+        if (kr_config_resample(&c, 2.5, &e) == 0) {
+            double rate, before;
+            assert_non_null(k);
+            memcpy(&rate, c.settings + k->at, sizeof rate);
+            memcpy(&before, was.settings + k->at, sizeof before);
+            assert_true(rate == 2.5 * before);
+            taken++;
+        } else {
+            print_message("%s\n", e.message);
+            assert_memory_equal(c.settings, was.settings, sizeof c.settings);
+        }
+    }
+    assert_true(taken >= 1 && taken < n);
+}
+
 #define KR "{\"model_type\":\"krait\",\"mixer\":\"mamba1\","
 #define KR_SIZES "\"layers\":2,\"width\":8,\"vocabulary\":264"
 
@@ -408,11 +435,17 @@ static void damaged(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hugging_face), cmocka_unit_test(falcon),
-        cmocka_unit_test(state_spaces), cmocka_unit_test(mamba2),
-        cmocka_unit_test(mamba3),       cmocka_unit_test(hostile),
-        cmocka_unit_test(round_trip),   cmocka_unit_test(no_memory),
-        cmocka_unit_test(own_dialect),  cmocka_unit_test(every_mixer_round_trips),
+        cmocka_unit_test(hugging_face),
+        cmocka_unit_test(falcon),
+        cmocka_unit_test(state_spaces),
+        cmocka_unit_test(mamba2),
+        cmocka_unit_test(mamba3),
+        cmocka_unit_test(hostile),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(own_dialect),
+        cmocka_unit_test(rates),
+        cmocka_unit_test(every_mixer_round_trips),
         cmocka_unit_test(damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
