@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "ops/row_sums_vec.h"
+#include "ops/vec_row_sums.h"
 #include "vec/vec_math.h"
 
 static const float *row(const kr_tensor *t, int64_t m) {

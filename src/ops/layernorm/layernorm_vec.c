@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-#include "ops/row_sums_vec.h"
+#include "ops/vec_row_sums.h"
 
 static const float *row(const kr_tensor *t, int64_t m) {
     return t->data ? (const float *)t->data + m * t->stride[0] : NULL;

@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "ops/row_sums_vec.h"
+#include "ops/vec_row_sums.h"
 
 /* sum[D] = x + residual, where there is a sum to keep; returns the sum of squares. */
 static float add_and_square(const float *x, const float *residual, float *sum, int64_t D) {

@@ -1,9 +1,9 @@
-/* row_sums_vec.h - gradients of rows, and those of weights as sums over them, over vectors.
+/* vec_row_sums.h - gradients of rows, and those of weights as sums over them, over vectors.
  *
  * Threads take chunks of rows; each chunk has its own sums, and they are added in order: the same
  * bytes for any number of threads. Included by *_vec.c only. */
-#ifndef KR_ROW_SUMS_VEC_H
-#define KR_ROW_SUMS_VEC_H
+#ifndef KR_VEC_ROW_SUMS_H
+#define KR_VEC_ROW_SUMS_H
 
 #include <string.h>
 
