@@ -7,6 +7,19 @@
 #include "cli.h"
 #include "cli_json.h"
 
+/* The ids of text i behind the first `count`; makes room where a normal form has more ids than the
+ * text has bytes. Their number, or negative. */
+static int64_t encode(const krait_model *model, const cli_documents *d, int64_t i, int32_t **ids,
+                      int64_t count, size_t *room, krait_error *e) {
+    const krait_tokenizer *t = krait_model_tokenizer(model);
+    int64_t left = (int64_t)*room - count;
+    int64_t k = krait_tokenizer_encode(t, d->texts[i], d->lengths[i], *ids + count, left, e);
+    if (k <= left) return k;
+    *room += (size_t)(k - left);
+    *ids = cli_resize(*ids, (*room + 1) * sizeof **ids);
+    return krait_tokenizer_encode(t, d->texts[i], d->lengths[i], *ids + count, k, e);
+}
+
 /* The ids of --data (one text, whatever the number of files) or of --token-ids. */
 static int read_ids(const cli_args *a, const krait_model *model, cli_documents *d, int32_t **ids,
                     int64_t *count, krait_error *e) {
@@ -21,10 +34,7 @@ static int read_ids(const cli_args *a, const krait_model *model, cli_documents *
     for (int64_t i = 0; i < d->n; i++) most += given ? (size_t)d->counts[i] : d->lengths[i];
     *ids = cli_alloc((most + 1) * sizeof **ids);
     for (int64_t i = 0; i < d->n; i++) {
-        int64_t k =
-            given ? d->counts[i]
-                  : krait_tokenizer_encode(krait_model_tokenizer(model), d->texts[i], d->lengths[i],
-                                           *ids + *count, (int64_t)most - *count, e);
+        int64_t k = given ? d->counts[i] : encode(model, d, i, ids, *count, &most, e);
         if (k < 0) return (int)k;
         for (int64_t j = 0; given && j < k; j++) (*ids)[*count + j] = d->ids[i][j];
         *count += k;

@@ -66,8 +66,9 @@ static bool solve(double *M, double *R, int64_t N, int64_t columns) {
 static int discretise(krait_hippo *m, krait_error *e) {
     int64_t N = m->o.numbers;
     double alpha = implicit_share(m), D = 1 / m->o.window;
-    double *M = kr_malloc((size_t)(2 * N * N + N) * sizeof *M), *R = M + N * N;
+    double *M = kr_malloc((size_t)(2 * N * N + N) * sizeof *M);
     if (!M) return kr_fail_memory(e, "a HiPPO memory");
+    double *R = M + N * N;
     for (int64_t n = 0; n < N; n++) {
         for (int64_t k = 0; k < N; k++) {
             double a = D * m->A[n * N + k];
@@ -187,10 +188,10 @@ static int open_memory(krait_hippo *m, krait_error *e) {
     int64_t N = m->o.numbers;
     double *A = kr_malloc((size_t)(N * N + N) * sizeof *A);
     m->x = kr_calloc((size_t)(2 * N), sizeof *m->x);
-    m->work = m->x + N;
     m->A = A;
-    m->B = A + N * N;
     if (!m->x || !A) return kr_fail_memory(e, "a HiPPO memory");
+    m->work = m->x + N;
+    m->B = A + N * N;
     KR_TRY(krait_hippo_matrices(m->o.kind, N, m->A, m->B, e));
     if (m->o.window > 0) return discretise(m, e);
     kr_free(A); /* running sums do */

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "base/test_worst.h"
 #include "hippo/hippo_system.h"
 
 typedef double complex cplx;
@@ -58,10 +59,10 @@ static void matrices_are_the_published_ones(void **state) {
     double A[16], B[4], P[4], worst = 0;
     matrices(KRAIT_HIPPO_LEGS, 4, A, B);
     kr_hippo_correction(KRAIT_HIPPO_LEGS, 4, 0, P);
-    for (int i = 0; i < 16; i++) worst = fmax(worst, fabs(A[i] - legs[i]));
-    for (int i = 0; i < 4; i++) worst = fmax(worst, fmax(fabs(B[i] - b[i]), fabs(P[i] - p[i])));
+    for (int i = 0; i < 16; i++) worst = kr_worst(worst, fabs(A[i] - legs[i]));
+    for (int i = 0; i < 4; i++) worst = kr_worst(worst, fmax(fabs(B[i] - b[i]), fabs(P[i] - p[i])));
     matrices(KRAIT_HIPPO_LEGT, 4, A, B);
-    for (int i = 0; i < 4; i++) worst = fmax(worst, fabs(A[i] / 2 - legt[i]));
+    for (int i = 0; i < 4; i++) worst = kr_worst(worst, fabs(A[i] / 2 - legt[i]));
     print_message("matrices off by %.1e\n", worst);
     assert_true(worst < 1e-9);
 }
@@ -214,9 +215,9 @@ static void legs_has_its_published_modes(void **state) {
     for (int i = 0; i < 3; i++)
         assert_int_equal(kr_hippo_modes_make(&m[i], KRAIT_HIPPO_LEGS, i < 2 ? 4 << i : 64, NULL),
                          0);
-    for (int i = 0; i < 2; i++) worst = fmax(worst, fabs(m[0].frequency[i] - four[i]));
+    for (int i = 0; i < 2; i++) worst = kr_worst(worst, fabs(m[0].frequency[i] - four[i]));
     for (int i = 0; i < 4; i++) {
-        worst = fmax(worst, fabs(m[1].frequency[i] - eight[i]));
+        worst = kr_worst(worst, fabs(m[1].frequency[i] - eight[i]));
         high = fmax(high, fabs(m[2].frequency[31 - i] / top[i] - 1));
         assert_true(fabs(m[2].frequency[i] - low[i]) < 6e-4);
     }
@@ -241,7 +242,7 @@ static void legs_frequencies_solve_their_equation(void **state) {
     for (int k = 0; k < N / 2; k++) {
         double sum = 0;
         for (int n = 0; n < N; n++) sum += atan(2 * m.frequency[k] / (2 * n + 1));
-        worst = fmax(worst, fabs(sum - pi / 2 * (2 * k + 1)));
+        worst = kr_worst(worst, fabs(sum - pi / 2 * (2 * k + 1)));
     }
     print_message("N 256: frequencies solve their equation within %.1e of %.0f\n", worst, 128 * pi);
     assert_true(worst < 1e-8);
@@ -271,7 +272,7 @@ static void a_constant_stays_as_it_is(void **state) {
         for (int j = 0; j < 1000; j++) krait_hippo_feed(m, 0.75);
         const double *x = krait_hippo_coefficients(m);
         double worst = fabs(x[0] - 0.75);
-        for (int n = 1; n < 32; n++) worst = fmax(worst, fabs(x[n]));
+        for (int n = 1; n < 32; n++) worst = kr_worst(worst, fabs(x[n]));
         print_message("method %d: 1,000 samples of a constant move the coefficients by %.1e\n",
                       method, worst);
         assert_true(worst < 1e-14);
@@ -316,7 +317,7 @@ static void all_the_past_is_remembered_as_published(void **state) {
         for (int j = 0; j < L; j++) {
             double x = (j + 0.5) / L, off = krait_hippo_recall(m, L - j - 0.5) - signal_at(x);
             squares += off * off / L;
-            if (x > 0.05 && x < 0.95) most = fmax(most, fabs(off));
+            if (x > 0.05 && x < 0.95) most = kr_worst(most, fabs(off));
         }
         for (int n = 0; n < ORDER; n++)
             coefficient = fmax(coefficient, fabs(krait_hippo_coefficients(m)[n] - exact[n]));
@@ -339,7 +340,7 @@ static void windows_are_remembered(void **state) {
         for (int j = 0; j < 3 * L; j++) krait_hippo_feed(m, signal_at((j + 0.5) / L));
         for (int age = 20; age < 380; age++) {
             double is = krait_hippo_recall(m, age + 0.5);
-            worst = fmax(worst, fabs(is - signal_at((3 * L - 1 - age + 0.5) / L)));
+            worst = kr_worst(worst, fabs(is - signal_at((3 * L - 1 - age + 0.5) / L)));
         }
         print_message("%s: ages 20 to 380 recalled within %.4f\n", names[kind], worst);
         assert_true(worst < bound[kind]);

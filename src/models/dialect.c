@@ -154,8 +154,8 @@ static int64_t padding_of(const kr_config *c) {
 }
 
 const char *kr_state_spaces_lacks(const kr_config *c) {
-    if (c->channels > 0 || c->classes > 0)
-        return "an end other than the next id (channels, classes)";
+    if (c->channels > 0 || c->classes > 0 || c->numbers > 0)
+        return "an end other than the next id (channels, classes, numbers)";
     kr_config rest = *c;
     bool gated = c->channel_mixer == KR_CHANNEL_GATED_MLP;
     if (gated && c->channel_width % MLP_MULTIPLE != 0)

@@ -116,9 +116,9 @@ static kr_value *classifier(kr_nn *nn, kr_value *x) {
 static kr_value *head(kr_nn *nn, kr_value *x) {
     if (kr_config_tells(nn->config) > 0) return classifier(nn, x);
     kr_value *w = head_weight(nn);
-    kr_linear_attr attr = {.f32_out = 1, .early = nn->step_rows > 0};
-    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr,
-                     (kr_value *[]){x, w, NULL, kr_nn_half_copy(nn, w)}, 4);
+    kr_value *w16 = kr_nn_half_copy(nn, w);
+    kr_linear_attr attr = {.f32_out = 1, .early = nn->step_rows > 0 && !w16};
+    return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr, (kr_value *[]){x, w, NULL, w16}, 4);
 }
 
 /* The picked rows: the head is most of the work of a short prompt. */
@@ -185,6 +185,7 @@ static void add_head(kr_lm *lm, kr_nn *nn, kr_value *x, const kr_lm_options *o) 
 /* Gradients that come from after this window: one more input for each state out. */
 static void seed_states(kr_lm *lm) {
     for (int i = 0; i < lm->n_states; i++) {
+        if (!lm->state_out[i]) continue; /* the graph says why */
         const kr_tensor *t = kr_value_tensor(lm->state_out[i]);
         lm->state_seed[i] = kr_graph_state(lm->g, "state seed", false, t->rank, t->shape);
         kr_graph_seed(lm->g, lm->state_out[i], lm->state_seed[i]);

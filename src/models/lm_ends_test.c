@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "mixers/mixer.h"
 #include "models/lm.h"
 
@@ -115,7 +116,7 @@ static double compare(rig *r, kr_value *v) {
         double numeric = (up - objective(r)) / (2 * h);
         data[at[i]] = old;
         scale = fmax(scale, fabs(numeric));
-        worst = fmax(worst, fabs(numeric - wanted[i]));
+        worst = kr_worst(worst, fabs(numeric - wanted[i]));
     }
     return worst / scale;
 }
@@ -127,7 +128,7 @@ static void check_gradients(const char *mixer, const char *settings) {
     fill(&r);
     for (int k = 0; k < kr_graph_param_count(r.lm.g); k++) {
         const kr_param_decl *d;
-        worst = fmax(worst, compare(&r, kr_graph_param_at(r.lm.g, k, &d)));
+        worst = kr_worst(worst, compare(&r, kr_graph_param_at(r.lm.g, k, &d)));
     }
     printf("%s %s: %d tensors, worst relative difference %.2g\n", mixer, settings,
            kr_graph_param_count(r.lm.g), worst);
@@ -214,7 +215,7 @@ static void both_ways_are_two_causal_ways(void **state) {
         double worst = 0;
         for (int t = 0; t < 5; t++)
             for (int k = 0; k < CLASSES; k++)
-                worst = fmax(worst, fabs(before[t][k] - back[4 - t][k]));
+                worst = kr_worst(worst, fabs(before[t][k] - back[4 - t][k]));
         printf("%s: from behind and from in front differ by %.2g\n", kr_mixers[i]->name, worst);
         assert_true(worst < 1e-12);
         kr_lm_free(&r.lm);

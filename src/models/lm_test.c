@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "mixers/mixer.h"
 #include "models/lm.h"
 
@@ -351,7 +352,7 @@ static double packed_difference(const kr_mixer *mixer, const char *variant) {
     logits_of(&c, &w, ids, reset, together, 1, b);
     double worst = 0, size = 0;
     for (int i = 0; i < ROWS * V; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        worst = kr_worst(worst, fabs((double)a[i] - (double)b[i]));
         size = fmax(size, fabs((double)a[i]));
     }
     kr_weights_free(&w);
@@ -370,6 +371,38 @@ static void packed_documents_are_as_if_alone(void **state) {
         }
 }
 
+/* Whatever allocation fails while a training graph of carried states is recorded: an error. */
+static int64_t build_with_failures(const kr_config *c) {
+    kr_lm_options o = {.tokens = T, .sequences = 1, .slots = 1, .loss = true};
+    o.graph = (kr_graph_options){.training = true, .threads = 1};
+    for (int64_t nth = 1;; nth++) {
+        kr_lm lm = {0};
+        krait_error e = {0};
+        kr_mem_fail_after(nth);
+        int rc = kr_lm_build(&lm, c, &o, &e);
+        int64_t used = kr_mem_fail_after(0);
+        kr_lm_free(&lm);
+        if (rc == 0) {
+            assert_true(used < nth);
+            return nth - 1;
+        }
+        assert_int_equal(rc, KRAIT_ERR_MEMORY);
+    }
+}
+
+static void failing_allocations_are_errors(void **state) {
+    (void)state;
+    for (int i = 0; kr_mixers[i]; i++) {
+        kr_config c;
+        krait_error e;
+        const char *first = kr_mixers[i]->variants[0];
+        if (kr_config_make(&c, kr_mixers[i]->name, 24, 1, 16, first, &e) < 0)
+            fail_msg("%s", e.message);
+        printf("%s: %lld failures, each an error\n", kr_mixers[i]->name,
+               (long long)build_with_failures(&c));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(totals_are_the_published_ones),
@@ -381,6 +414,7 @@ int main(void) {
         cmocka_unit_test(later_tokens_change_nothing_before),
         cmocka_unit_test(documents_and_sequences_do_not_leak),
         cmocka_unit_test(packed_documents_are_as_if_alone),
+        cmocka_unit_test(failing_allocations_are_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

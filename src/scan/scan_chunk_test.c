@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "base/test_worst.h"
 #include "scan/scan_plan.h"
 #include "scan/scan_problem.h"
 
@@ -20,7 +21,7 @@ static double *numbers(const kr_tensor *t) {
 static double off(const kr_tensor *t, const double *want) {
     double most = 0, size = 1e-30;
     for (int64_t i = 0; i < kr_tensor_count(t); i++) {
-        most = fmax(most, isnan(get(t, i)) ? INFINITY : fabs(get(t, i) - want[i]));
+        most = kr_worst(most, isnan(get(t, i)) ? INFINITY : fabs(get(t, i) - want[i]));
         size = fmax(size, fabs(want[i]));
     }
     return most / size;
@@ -228,7 +229,8 @@ static void edges(kr_level level) {
         double *y = numbers(&p.forward.out[0]), *da = numbers(&p.backward.out[KR_SCAN_DA]);
         problem_forward(&p, level);
         problem_backward(&p, level);
-        worst = fmax(worst, fmax(off(&p.forward.out[0], y), off(&p.backward.out[KR_SCAN_DA], da)));
+        worst =
+            kr_worst(worst, fmax(off(&p.forward.out[0], y), off(&p.backward.out[KR_SCAN_DA], da)));
         free(y);
         free(da);
         y = numbers(&p.forward.out[0]);

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include "base/test_worst.h"
 #include <complex.h>
 
 #include "scan/scan_plan.h"
@@ -282,7 +283,7 @@ static double apart(const problem *p, const rows *r) {
         int64_t at = (r->P + i / N) * N * twice + i % N;
         cplx is = get(&p->forward.out[KR_SCAN_OUT_STATE], at);
         if (twice == 2) is += I * get(&p->forward.out[KR_SCAN_OUT_STATE], at + N);
-        worst = fmax(worst, cabs(is - r->h[i]) / (1 + cabs(r->h[i])));
+        worst = kr_worst(worst, cabs(is - r->h[i]) / (1 + cabs(r->h[i])));
     }
     return worst;
 }
@@ -294,20 +295,20 @@ static double all_forms(const problem *p, rows *r, int of) {
     double worst = 0;
     for (form f = SEQUENTIAL; f <= TREE; f++) {
         by_scan(r, f, then, 1);
-        worst = fmax(worst, apart(p, r));
+        worst = kr_worst(worst, apart(p, r));
     }
     for (int i = 0; i < 6; i++) {
         for (form f = TWO_LEVEL; f <= LOOK_BACK; f++) {
             by_scan(r, f, then, chunks[i]);
-            worst = fmax(worst, apart(p, r));
+            worst = kr_worst(worst, apart(p, r));
         }
         if (of == 5) continue; /* scores would differ by channel */
         by_products(r, chunks[i]);
-        worst = fmax(worst, apart(p, r));
+        worst = kr_worst(worst, apart(p, r));
     }
     if (of == 2) {
         by_transform(r);
-        worst = fmax(worst, apart(p, r));
+        worst = kr_worst(worst, apart(p, r));
     }
     return worst;
 }
@@ -376,7 +377,7 @@ static void vector_decays_at_their_edges(void **state) {
         for (kr_level level = KR_LEVEL_REF; level < KR_LEVEL_COUNT; level++) {
             if (!kr_level_supported(level)) continue;
             problem_forward(&p, level);
-            worst = fmax(worst, apart(&p, &r));
+            worst = kr_worst(worst, apart(&p, &r));
             problem_backward(&p, level);
             for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
                 for (int64_t m = 0; m < problem_count(&p.backward.out[i]); m++)

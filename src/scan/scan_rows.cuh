@@ -229,7 +229,7 @@ struct kr_rows_decay {
     /* The decays of channel k in a row. */
     __device__ __forceinline__ void of(const kr_rows_view &g, const kr_rows_lane &l, int64_t row,
                                        int k, float delta, typename K::numbers &v) const {
-        if (g.decay == KRAIT_DECAY_NONE) {
+        if (g.decay == KRAIT_DECAY_NONE || !l.p_left) { /* without channels: zeros stay zeros */
 #pragma unroll
             for (int i = 0; i < K::KN; i++) {
                 v[i][0] = 1;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include "base/test_worst.h"
 #include <krait/scan.h>
 #include <math.h>
 #include <string.h>
@@ -75,8 +76,8 @@ static void test_forward(void **unused) {
     for (int i = 0; i < 2 * E * N; i++) h0[i] = (double)state[i];
     by_hand(h0, want, want_h);
     assert_int_equal(krait_scan_run(&d, &k, 2, &error), 0);
-    for (int i = 0; i < M * E; i++) worst = fmax(worst, fabs((double)y[i] - want[i]));
-    for (int i = 0; i < 2 * E * N; i++) worst = fmax(worst, fabs((double)state[i] - want_h[i]));
+    for (int i = 0; i < M * E; i++) worst = kr_worst(worst, fabs((double)y[i] - want[i]));
+    for (int i = 0; i < 2 * E * N; i++) worst = kr_worst(worst, fabs((double)state[i] - want_h[i]));
     print_message("largest difference from the loop: %.1e\n", worst);
     assert_true(worst < 1e-5);
 }
@@ -106,7 +107,7 @@ static void test_gradient(void **unused) {
         a[i] = old - step;
         double down = sum_of_squares(&d, &k);
         a[i] = old;
-        worst = fmax(worst, fabs((up - down) / (2 * (double)step) - (double)da[i]));
+        worst = kr_worst(worst, fabs((up - down) / (2 * (double)step) - (double)da[i]));
         largest = fmax(largest, fabs((double)da[i]));
     }
     print_message("gradient of A against differences: %.1e of %.2f\n", worst, largest);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "base/test_worst.h"
 #include "scan/scan_problem.h"
 
 /* ---- gradients against finite differences ---- */
@@ -38,7 +39,7 @@ static double gradient_error(problem *p, int i) {
         }
         set(x, j, at);
         double slope = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * step);
-        most = fmax(most, fabs(slope - get(g, j)));
+        most = kr_worst(most, fabs(slope - get(g, j)));
         size = fmax(size, fabs(slope));
     }
     return most / size;
@@ -50,7 +51,7 @@ static void gradients(const char *what, problem *p) {
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) {
         double error = gradient_error(p, i);
         if (error > 1e-6) print_message("%s: gradient %d is off by %.1e\n", what, i, error);
-        worst = fmax(worst, error);
+        worst = kr_worst(worst, error);
     }
     print_message("%-40s worst gradient %.1e\n", what, worst);
     assert_true(worst < 1e-6);
@@ -359,7 +360,7 @@ static void lengths(kr_level level) {
                 set(&exact.forward.in[i], j, get(&p.forward.in[i], j));
         problem_forward(&p, level);
         problem_forward(&exact, KR_LEVEL_REF64);
-        most = fmax(most, distance(&p.forward.out[0], &exact.forward.out[0]));
+        most = kr_worst(most, distance(&p.forward.out[0], &exact.forward.out[0]));
         kr_tensor before;
         copy_tensor(&before, &p.forward.out[0]);
         int64_t row = M / 2;
@@ -403,7 +404,7 @@ static void closed_form(void **state) {
         for (int i = (T - 1) * N + n; i >= 0; i -= N) {
             sum += get(&p.forward.in[KR_SCAN_C], i) * get(&p.backward.out[KR_SCAN_DC], i) -
                    get(&p.forward.in[KR_SCAN_B], i) * get(&p.backward.out[KR_SCAN_DB], i);
-            most = fmax(most, fabs(sum - get(&p.backward.out[KR_SCAN_DA], i)));
+            most = kr_worst(most, fabs(sum - get(&p.backward.out[KR_SCAN_DA], i)));
         }
     }
     print_message("closed form of the decay's gradient: off by %.1e\n", most);

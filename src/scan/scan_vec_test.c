@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "base/test_worst.h"
 #include "scan/scan_plan.h"
 #include "scan/scan_problem.h"
 
@@ -56,13 +57,13 @@ static void check(const char *name, problem *p, bool accumulate) {
         problem_forward(p, level);
         problem_backward(p, level);
         for (int i = 0; i < KR_SCAN_OUTS; i++)
-            worst = fmax(worst, distance(&p->forward.out[i], &want[i]));
+            worst = kr_worst(worst, distance(&p->forward.out[i], &want[i]));
         for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) {
             double error = distance(&p->backward.out[i], &grads[i]);
             if (error > 1e-5)
                 print_message("%s %s: %s is off by %.1e\n", name, kr_level_name(level),
                               grad_names[i], error);
-            worst_grad = fmax(worst_grad, error);
+            worst_grad = kr_worst(worst_grad, error);
         }
     }
     print_message("%-34s %-16s forward %.1e, gradients %.1e\n", name,

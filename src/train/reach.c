@@ -67,8 +67,11 @@ static int add_window(reach *r, const int32_t *ids, double *squares, krait_error
             double g = (double)gradient[(last - k) * r->width + i];
             squares[k] += g * g;
         }
-    return isfinite(squares[0]) ? 0
-                                : kr_fail(e, KRAIT_ERR_NUMERIC, "reach: a gradient is no number");
+    for (int64_t k = 0; k < r->length; k++)
+        if (!isfinite(squares[k]))
+            return kr_fail(e, KRAIT_ERR_NUMERIC,
+                           "reach: the gradient %" PRId64 " tokens back is no finite number", k);
+    return 0;
 }
 
 static int check(const krait_model *model, const int32_t *ids, int64_t count,

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "mixers/linear_attention/linear_attention.h"
 
 enum { T = 11, D = 6, MOST = 400, PARAMS = 16 };
@@ -234,7 +235,7 @@ static double difference(const char *set) {
         product(param(&r, "out_proj.weight"), 0, D, s.value, y, NULL, out);
         for (int i = 0; i < D; i++) {
             double got = ((const double *)kr_value_tensor(r.out)->data)[t * D + i];
-            worst = fmax(worst, fabs(got - out[i]));
+            worst = kr_worst(worst, fabs(got - out[i]));
             size = fmax(size, fabs(out[i]));
         }
     }
@@ -306,7 +307,7 @@ static double apart(const rig *a, const rig *b) {
     const double *x = kr_value_tensor(a->out)->data, *y = kr_value_tensor(b->out)->data;
     double worst = 0, size = 0;
     for (int i = 0; i < T * D; i++) {
-        worst = fmax(worst, fabs(x[i] - y[i]));
+        worst = kr_worst(worst, fabs(x[i] - y[i]));
         size = fmax(size, fabs(y[i]));
     }
     return worst / size;
@@ -438,7 +439,7 @@ static void the_far_end_is_mamba(void **state) {
     for (int i = 0; i < ours.n; i++) param(&mamba, ours.names[i]);
     const double *a = kr_value_tensor(ours.out)->data, *b = kr_value_tensor(mamba.out)->data;
     for (int i = 0; i < T * D; i++) {
-        worst = fmax(worst, fabs(a[i] - b[i]));
+        worst = kr_worst(worst, fabs(a[i] - b[i]));
         size = fmax(size, fabs(b[i]));
     }
     print_message("%d tensors, worst difference %.2g of %.2g\n", ours.n, worst, size);

@@ -19,6 +19,7 @@
 #include <krait/train.h>
 
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "models/lm.h"
 #include "models/model.h"
 #include "train/optimiser.h"
@@ -63,8 +64,8 @@ static double from_uniform(double *x, int64_t n, double low, double high) {
     qsort(x, (size_t)n, sizeof *x, ascending);
     for (int64_t i = 0; i < n; i++) {
         double share = (x[i] - low) / (high - low);
-        worst = fmax(worst, fmax(fabs(share - (double)i / (double)n),
-                                 fabs(share - (double)(i + 1) / (double)n)));
+        worst = kr_worst(worst, fmax(fabs(share - (double)i / (double)n),
+                                     fabs(share - (double)(i + 1) / (double)n)));
     }
     return worst * sqrt((double)n);
 }
@@ -83,7 +84,7 @@ static void check_ring(const char *settings, double r_min, double r_max, double 
         square[i] = size * size;
         phase[i] = exp((double)theta[i]);
         double normal = -expm1(-2 * exp((double)nu[i])); /* 1 - |lambda|^2 */
-        off = fmax(off, fabs(exp(2 * (double)gamma[i]) / normal - 1));
+        off = kr_worst(off, fabs(exp(2 * (double)gamma[i]) / normal - 1));
     }
     double ring = from_uniform(square, n, r_min * r_min, r_max * r_max);
     double angle = from_uniform(phase, n, 0, max_phase);
@@ -122,7 +123,7 @@ static void any_parameters_are_stable(void **state) {
     for (int t = 1; t < T; t++)
         for (int n = 0; n < N; n++) {
             double now = hypot((double)y[t * 2 * N + n], (double)y[t * 2 * N + N + n]);
-            most = fmax(most, now);
+            most = kr_worst(most, now);
         }
     print_message("lru.md 1: largest state behind a 1: 1 + %.1e\n", most - 1);
     assert_true(most <= 1 + 1e-5);
@@ -228,7 +229,7 @@ static double against(const long_run *r, void (*tree)(pair *, int, bool, bool), 
         tree(p, L, single, swapped);
         for (int t = 0; t < L; t++) {
             const float *h = r->y + t * 2 * LANES + n;
-            worst = fmax(worst, cabs(p[t].b - (double)h[0] - I * (double)h[LANES]));
+            worst = kr_worst(worst, cabs(p[t].b - (double)h[0] - I * (double)h[LANES]));
             size = fmax(size, cabs(p[t].b));
         }
     }
@@ -252,7 +253,7 @@ static double in_double(const long_run *r, void (*tree)(pair *, int, bool, bool)
         sequential(p, L, false, false);
         tree(q, L, false, swapped);
         for (int t = 0; t < L; t++) {
-            worst = fmax(worst, cabs(p[t].b - q[t].b));
+            worst = kr_worst(worst, cabs(p[t].b - q[t].b));
             size = fmax(size, cabs(p[t].b));
         }
     }
@@ -364,7 +365,7 @@ static void gamma_makes_unit_variance(void **state) {
     state_sizes(size, phase, N, 2048, 100, mean);
     for (int n = 0; n < 200; n++) {
         double variance = exp(2 * (double)gamma[n]) * mean[n];
-        worst = fmax(worst, fabs(variance - 1));
+        worst = kr_worst(worst, fabs(variance - 1));
         sum += variance / 200;
     }
     print_message("variance of a lane: %.4f on average, at most %.1f %% off\n", sum, 100 * worst);
@@ -456,7 +457,7 @@ static double difference(layer *l, const layer *d, size_t from, size_t n) {
         x[i] = old - step;
         double numeric = (up - loss_of(l)) / (2 * step);
         x[i] = old;
-        worst = fmax(worst, fabs(numeric - ((const double *)(const void *)d)[i]));
+        worst = kr_worst(worst, fabs(numeric - ((const double *)(const void *)d)[i]));
         scale = fmax(scale, fabs(numeric));
     }
     return worst / scale;
@@ -513,9 +514,9 @@ static void the_engine_s_gradients_are_the_formulas(void **state) {
         for (int t = 0; t < T; t++)
             gamma += creal(conj((double)dx[t * 2 * N + n] + I * (double)dx[t * 2 * N + N + n]) *
                            exp(l.gamma[n]) * v[t][n]);
-        worst = fmax(worst, fabs(nu - d.nu[n]) / (1 + fabs(d.nu[n])));
-        worst = fmax(worst, fabs(theta - d.theta[n]) / (1 + fabs(d.theta[n])));
-        worst = fmax(worst, fabs(gamma - d.gamma[n]) / (1 + fabs(d.gamma[n])));
+        worst = kr_worst(worst, fabs(nu - d.nu[n]) / (1 + fabs(d.nu[n])));
+        worst = kr_worst(worst, fabs(theta - d.theta[n]) / (1 + fabs(d.theta[n])));
+        worst = kr_worst(worst, fabs(gamma - d.gamma[n]) / (1 + fabs(d.gamma[n])));
     }
     print_message("engine (f32) against the formulas: %.1e\n", worst);
     assert_true(worst < 1e-5);

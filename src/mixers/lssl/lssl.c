@@ -56,8 +56,9 @@ static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
 /* init.a: the HiPPO system; A [N,N] or B [N]. */
 static int start_matrix(const kr_param_decl *d, float *values, krait_error *e) {
     int64_t N = d->shape[0], count = d->rank == 2 ? N * N : N;
-    double *A = kr_malloc((size_t)(N * N + N) * sizeof *A), *B = A + N * N;
+    double *A = kr_malloc((size_t)(N * N + N) * sizeof *A);
     if (!A) return kr_fail_memory(e, "initial values");
+    double *B = A + N * N;
     int rc = krait_hippo_matrices((krait_hippo_kind)d->init.a, N, A, B, e);
     for (int64_t i = 0; rc == 0 && i < count; i++) values[i] = (float)(d->rank == 2 ? A : B)[i];
     kr_free(A);

@@ -18,6 +18,7 @@
 #include <krait/scan.h>
 
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "mixers/lssl/lssl.h"
 #include "models/lm.h"
 #include "ops/discretise_dense/discretise_dense.h"
@@ -60,11 +61,11 @@ static void a_step_is_the_bilinear_rule(void **state) {
     for (int i = 0; i < N; i++) {
         double right = b[i];
         for (int k = 0; k < N; k++) right -= g * A[i * N + k] * b[k];
-        worst = fmax(worst, fabs(right - 0.02 * B[i]));
+        worst = kr_worst(worst, fabs(right - 0.02 * B[i]));
         for (int j = 0; j < N; j++) {
             double sum = Ab[i * N + j];
             for (int k = 0; k < N; k++) sum -= g * A[i * N + k] * Ab[k * N + j];
-            worst = fmax(worst, fabs(sum - (i == j) - g * A[i * N + j]));
+            worst = kr_worst(worst, fabs(sum - (i == j) - g * A[i * N + j]));
             assert_true(decay[j] == 0 && decay[(1 + i) * N + j] == (i == j ? -1 : 0));
         }
     }
@@ -133,7 +134,7 @@ static void recurrence_and_krylov_convolution_agree(void **state) {
     for (int t = 0; t < T; t++) {
         double sum = 0;
         for (int l = 0; l <= t; l++) sum += K[l] * (double)x[t - l];
-        worst = fmax(worst, fabs((double)y[t] - sum));
+        worst = kr_worst(worst, fabs((double)y[t] - sum));
         size = fmax(size, fabs(sum));
     }
     print_message(
@@ -157,7 +158,7 @@ static void another_rate_is_the_same_system(void **state) {
     discrete(0.004, 4, decay, b);
     recurrence(decay, b, c, slow_x, slow_y);
     for (int t = T / 8; 4 * t < T; t++) {
-        worst = fmax(worst, fabs((double)slow_y[t] - (double)y[4 * t]));
+        worst = kr_worst(worst, fabs((double)slow_y[t] - (double)y[4 * t]));
         size = fmax(size, fabs((double)y[4 * t]));
     }
     print_message("a quarter of the samples, rate 4: outputs differ by %.3f of the largest\n",
@@ -179,11 +180,11 @@ static void fresh_models_have_the_published_values(void **state) {
     const kr_tensor *dt = kr_weights_find(&w, "backbone.layers.0.mixer.log_dt");
     assert_true(a && b && dt);
     assert_int_equal(krait_hippo_matrices(KRAIT_HIPPO_LEGS, 6, A, B, &e), 0);
-    for (int i = 0; i < 36; i++) off = fmax(off, fabs((double)((float *)a->data)[i] - A[i]));
-    for (int i = 0; i < 6; i++) off = fmax(off, fabs((double)((float *)b->data)[i] - B[i]));
+    for (int i = 0; i < 36; i++) off = kr_worst(off, fabs((double)((float *)a->data)[i] - A[i]));
+    for (int i = 0; i < 6; i++) off = kr_worst(off, fabs((double)((float *)b->data)[i] - B[i]));
     for (int i = 0; i < 256; i++) {
         least = fmin(least, exp((double)((float *)dt->data)[i]));
-        most = fmax(most, exp((double)((float *)dt->data)[i]));
+        most = kr_worst(most, exp((double)((float *)dt->data)[i]));
     }
     print_message("A and B off by %.1e, steps %.4f to %.4f\n", off, least, most);
     assert_true(off < 1e-6 && least > 0.00099 && least < 0.0015 && most > 0.07 && most < 0.101);

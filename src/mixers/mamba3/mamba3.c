@@ -6,10 +6,11 @@
  *   phi_t     = phi_{t-1} + pi tanh(angle) delta                (ops/phase)
  *   q, k      = C, B: normed, B_bias or C_bias added, turned by phi            (ops/turned_keys)
  *   v         = x;   MIMO: v_r = x mimo_x_r                                    (ops/ranks)
- *   h_t       = alpha h_{t-1} + beta sum_r v_{t-1,r} (x) k_{t-1,r} + gamma sum_r v_{t,r} (x)
- * k_{t,r} y_r       = h q_r + D v_r o         = y silu(z);   MIMO: sum_r mimo_o_r y_r silu(z
- * mimo_z_r) with the norm: norm(y_r), over the channels of a head, in place of y_r out       =
- * out_proj o
+ *   h_t       = alpha h_{t-1} + sum_r beta v_{t-1,r} (x) k_{t-1,r} + gamma v_{t,r} (x) k_{t,r}
+ *   y_r       = h q_r + D v_r
+ *   o         = y silu(z);   MIMO: sum_r mimo_o_r y_r silu(z mimo_z_r)
+ *               with the norm, norm(y_r) over the channels of a head in place of y_r
+ *   out       = out_proj o
  *
  * SISO turns pairs (2i, 2i+1) of the state, MIMO pairs (i, i + N/2), as their published weights
  * have it. State of a sequence: phi; h; the last token's k and x. Source: Lahoti et al. 2026.

@@ -26,7 +26,7 @@
 #include "scan/scan_op.h"
 
 static const kr_setting settings[] = {
-    KR_SETTING_INT_OF(kr_s4, state, 64, 2, 4096, "real numbers of state a channel, even"),
+    KR_SETTING_INT_OF(kr_s4, state, 64, 2, 512, "real numbers of state a channel, even"),
     KR_SETTING_INT_OF(kr_s4, copies, 0, 0, 1 << 20,
                       "systems that the channels share in turn; 0: one each"),
     KR_SETTING_CHOICE_OF(kr_s4, start, KRAIT_HIPPO_LEGS, "legs|legt|lagt|fourier",

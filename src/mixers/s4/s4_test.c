@@ -20,6 +20,7 @@
 #include <krait/scan.h>
 
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "hippo/hippo_system.h"
 #include "mixers/s4/s4.h"
 #include "models/lm.h"
@@ -189,7 +190,7 @@ static void dense_kernel(const dense *s, double *K, int64_t L) {
 static double worst_of(const double *a, const double *b, int64_t n) {
     double worst = 0, size = 0;
     for (int64_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs(a[i] - b[i]));
+        worst = kr_worst(worst, fabs(a[i] - b[i]));
         size = fmax(size, fabs(b[i]));
     }
     return worst / size;
@@ -256,8 +257,8 @@ static void legs_has_its_published_kernel(void **state) {
     cauchy_kernel(&s, K, 8, 64);
     double worst = 0, most = 0;
     for (int l = 0; l < 8; l++) {
-        worst = fmax(worst, fabs(K[l] - want[l]));
-        most = fmax(most, fabs(D[l] - want[l]));
+        worst = kr_worst(worst, fabs(K[l] - want[l]));
+        most = kr_worst(most, fabs(D[l] - want[l]));
     }
     print_message("N 4: Cauchy off by %.1e, dense by %.1e\n", worst, most);
     assert_true(worst < 1e-9 && most < 1e-9);
@@ -419,10 +420,10 @@ static double largest_difference(const float *a, const float *b) {
     for (int h = 0; h < H; h++) {
         double worst = 0, size = 0;
         for (int t = 0; t < T; t++) {
-            worst = fmax(worst, fabs((double)a[t * H + h] - (double)b[t * H + h]));
+            worst = kr_worst(worst, fabs((double)a[t * H + h] - (double)b[t * H + h]));
             size = fmax(size, fabs((double)b[t * H + h]));
         }
-        most = fmax(most, worst / size);
+        most = kr_worst(most, worst / size);
     }
     return most;
 }
@@ -495,7 +496,7 @@ static void the_short_step_is_the_dense_step(void **state) {
                     h[n] -= (s.low[r * N + n] + I * s.low[r * N + half + n]) * low[r];
                 y += 2 * creal((s.c[n] + I * s.c[half + n]) * h[n]);
             }
-            worst = fmax(worst, fabs(y - dot(s.C, x, N)));
+            worst = kr_worst(worst, fabs(y - dot(s.C, x, N)));
             size = fmax(size, fabs(y));
         }
         print_message("rank %d: 100 short steps differ from dense ones by %.1e\n", (int)R,
@@ -534,7 +535,7 @@ static void two_sides_are_the_double_sum(void **state) {
         double sum = 0;
         for (int j = 0; j <= t; j++) sum += k[0][j] * (double)x[t - j];
         for (int m = 0; t + 1 + m < L; m++) sum += k[1][m] * (double)x[t + 1 + m];
-        worst = fmax(worst, fabs((double)y[0][t] + (double)y[1][t] - sum));
+        worst = kr_worst(worst, fabs((double)y[0][t] + (double)y[1][t] - sum));
         size = fmax(size, fabs(sum));
     }
     print_message("both sides differ from the double sum by %.1e\n", worst / size);
@@ -580,7 +581,7 @@ static void gradients_are_the_differences(void **state) {
             v[i] = keep + eps, up = loss(v, g, MODES, R, L);
             v[i] = keep - eps, down = loss(v, g, MODES, R, L);
             v[i] = keep;
-            worst = fmax(worst, fabs((up - down) / (2 * eps) - from[at * W + 2]));
+            worst = kr_worst(worst, fabs((up - down) / (2 * eps) - from[at * W + 2]));
         }
         print_message("rank %d: gradients of the kernel off by %.1e\n", (int)R, worst);
         assert_true(worst < 1e-6);
@@ -642,7 +643,7 @@ static void any_parameters_are_stable(void **state) {
         s.m.rate = exp(3 * kr_rng_normal(&rng));
         discretise_modes(&s);
         step_matrix(&s, M);
-        most = fmax(most, log_radius(M, SMALL));
+        most = kr_worst(most, log_radius(M, SMALL));
         drop(&s);
     }
     print_message("largest |eigenvalue| of 60 perturbed systems: e^%.1e\n", most);
@@ -673,19 +674,20 @@ static void fresh_models_have_the_published_values(void **state) {
         if (kr_lm_init_weights(&c, 11, &w[i], &e) < 0) fail_msg("%s", e.message);
     }
     for (int i = 0; i < 256 * 2; i++) {
-        off = fmax(off, fabs(exp((double)weight(&w[0], "log_rate")[i]) - 0.5));
-        off = fmax(off, fabs((double)weight(&w[0], "frequency")[i] - frequency[i % 2]));
-        off = fmax(off, fabs((double)weight(&w[0], "B")[i / 2 * 4 + i % 2] - B[i % 2]));
-        off = fmax(off, fabs((double)weight(&w[0], "P")[i / 2 * 4 + i % 2] - B[i % 2] / sqrt(2)));
+        off = kr_worst(off, fabs(exp((double)weight(&w[0], "log_rate")[i]) - 0.5));
+        off = kr_worst(off, fabs((double)weight(&w[0], "frequency")[i] - frequency[i % 2]));
+        off = kr_worst(off, fabs((double)weight(&w[0], "B")[i / 2 * 4 + i % 2] - B[i % 2]));
+        off =
+            kr_worst(off, fabs((double)weight(&w[0], "P")[i / 2 * 4 + i % 2] - B[i % 2] / sqrt(2)));
     }
     for (int i = 0; i < 256; i++) {
         least = fmin(least, exp((double)weight(&w[0], "log_dt")[i]));
-        most = fmax(most, exp((double)weight(&w[0], "log_dt")[i]));
+        most = kr_worst(most, exp((double)weight(&w[0], "log_dt")[i]));
     }
     for (int i = 0; i < 256 * 4; i++) variance += pow((double)weight(&w[0], "C")[i], 2) / 1024;
     for (int i = 0; i < 8; i++) { /* windows of 2, nothing only turns */
-        off = fmax(off, fabs((double)weight(&w[1], "frequency")[i] / pi - i % 4));
-        off = fmax(off, 1e3 * fabs(exp((double)weight(&w[1], "log_rate")[i]) - 1e-4));
+        off = kr_worst(off, fabs((double)weight(&w[1], "frequency")[i] / pi - i % 4));
+        off = kr_worst(off, 1e3 * fabs(exp((double)weight(&w[1], "log_rate")[i]) - 1e-4));
     }
     print_message("off by %.1e; steps %.4f to %.4f, variance of C %.2f\n", off, least, most,
                   variance);

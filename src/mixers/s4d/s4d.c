@@ -118,6 +118,7 @@ static kr_value *recurrence(kr_nn *nn, const kr_s4d *s, kr_value *u) {
 
 kr_value *kr_s4d_mixed(kr_nn *nn, kr_value *y, bool glu) {
     int64_t H = nn->config->width;
+    if (!y) return NULL; /* the graph says why */
     kr_value *z = kr_nn_map(nn, KR_FUNCTION_GELU_ERF, y);
     z = kr_nn_dropout(nn, z);
     int64_t rows = kr_value_tensor(y)->shape[1];

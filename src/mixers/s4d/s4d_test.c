@@ -19,6 +19,7 @@
 #include <krait/scan.h>
 
 #include "base/rng.h"
+#include "base/test_worst.h"
 #include "mixers/s4d/s4d.h"
 #include "models/lm.h"
 #include "ops/discretise/discretise.h"
@@ -62,7 +63,7 @@ static void fresh_models_have_the_published_values(void **state) {
     for (int i = 0; i < 256 * 64; i++) c += (double)C[i] * (double)C[i] / (256 * 64);
     for (int h = 0; h < 256; h++) {
         least = fmin(least, exp((double)dt[h]));
-        most = fmax(most, exp((double)dt[h]));
+        most = kr_worst(most, exp((double)dt[h]));
     }
     print_message("lin off by %.1e, variance of C %.3f, steps %.4f to %.4f\n", lin, c, least, most);
     assert_true(lin < 1e-6 && fabs(c - 0.5) < 0.02);
@@ -109,7 +110,7 @@ static void one_mode_has_its_published_kernel(void **state) {
         cplx a, b, p = 1 + 0.5 * I;
         discrete((kr_discretisation)how, 1, 0.1, -0.5 + I * PI, &a, &b);
         for (int l = 0; l < 5; l++, p *= a)
-            worst = fmax(worst, fabs(2 * creal(p * b) - want[how][l]));
+            worst = kr_worst(worst, fabs(2 * creal(p * b) - want[how][l]));
     }
     print_message("kernel of one mode: off by %.1e\n", worst);
     assert_true(worst < 1e-9);
@@ -142,7 +143,7 @@ static void any_parameters_are_stable(void **state) {
     for (int i = 0; i < 2000; i++) {
         cplx lambda = -exp(3 * kr_rng_normal(&rng)) + I * 300 * kr_rng_normal(&rng), a, b;
         discrete((kr_discretisation)(i % 2), 1, exp(-5 + 2 * kr_rng_normal(&rng)), lambda, &a, &b);
-        most = fmax(most, cabs(a));
+        most = kr_worst(most, cabs(a));
         assert_true(isfinite(creal(b)) && isfinite(cimag(b)));
     }
     print_message("largest |a| of 2000: 1 - %.1e\n", 1 - most);
@@ -195,7 +196,7 @@ static void read_rows(lines *s, int64_t first, int64_t rows) {
 static double largest_difference(const float *a, const float *b, int n) {
     double worst = 0, size = 0;
     for (int i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        worst = kr_worst(worst, fabs((double)a[i] - (double)b[i]));
         size = fmax(size, fabs((double)b[i]));
     }
     return worst / size;

@@ -57,8 +57,8 @@ extern "C" void kr_dropout_cuda(const kr_call *c) {
     a.limit = kr_dropout_limit(attr), a.site = (uint32_t)attr->site;
     a.scale = (float)(1 / (1 - attr->share));
     a.add = KR_ACC(c, 0);
-    if (a.M == 0 || a.D == 0) return;
     int64_t groups = a.seqs ? a.sequences : a.M;
+    if (a.M == 0 || a.D == 0 || groups == 0) return;
     dim3 grid(kr_blocks((a.D + 3) / 4, THREADS), (unsigned)(groups < 32768 ? groups : 32768),
               a.seqs ? 64 : 1);
     if (x->dtype == KR_BF16)
