@@ -436,11 +436,11 @@ static __device__ __forceinline__ void copy_layers(const arguments &a, layer *to
         ((word *)to)[i] = from[i];
 }
 
-static __device__ __forceinline__ void make_signals(signals *of, int n) {
+static __device__ __forceinline__ void make_signals(signals *of, int n, bool plain) {
     if (threadIdx.x == 0)
         for (int i = 0; i < n; i++) {
-            make_signal(&of->full[i], 1);
-            make_signal(&of->empty[i], WARPS);
+            make_signal(&of->full[i], plain ? 32 : 1);
+            make_signal(&of->empty[i], plain ? THREADS : WARPS);
         }
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -456,9 +456,9 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
     __shared__ float squares[WARPS];
     __shared__ int64_t slot[R];
     char *bytes = (char *)shared;
-    ring r = {bytes, &of, a.at.slots, 0, 0};
+    ring r = {bytes, &of, a.at.slots, 0, 0, !by_engine(a)};
     kr_go_on();
-    make_signals(&of, r.n);
+    make_signals(&of, r.n, r.plain);
     if (threadIdx.x >= THREADS) {
         fill_ring<T>(a, r);
         return;

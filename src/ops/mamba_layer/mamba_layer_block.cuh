@@ -239,11 +239,21 @@ static __device__ __forceinline__ void wait_signal(word *signal, int parity) {
     while (!has_come(signal, parity)) continue;
 }
 
+/* Whether the engine copies the weights: whole vectors, on a card that has one. */
+static __device__ __forceinline__ bool by_engine(const arguments &a) {
+#if __CUDA_ARCH__ >= 900
+    return a.whole;
+#else
+    return false;
+#endif
+}
+
 /* Where a warp is in the ring. */
 struct ring {
     char *slots;
     signals *of;
     int n, at, parity;
+    bool plain; /* copied by loads and stores, after which every lane arrives */
 
     __device__ char *slot() const { return slots + at * SLOT; }
     __device__ void next() {
@@ -299,18 +309,15 @@ static __device__ __forceinline__ void copy_piece(const arguments &a, const char
     int before = to.at - a.ahead;
     bool wraps = before < 0;
     wait_signal(&to.of->full[wraps ? before + to.n : before], to.parity ^ wraps);
-#if __CUDA_ARCH__ >= 900
-    if (a.whole) {
+    if (by_engine(a)) {
         copy_bulk(row, bytes, slot, rows, full);
         return;
     }
-#endif
     if (a.whole)
         copy_plain<uint4>(row, bytes, slot);
     else
         copy_plain<T>(row, bytes, slot);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(full);
+    arrive(full);
 }
 
 template <typename T>
@@ -452,7 +459,7 @@ static __device__ __forceinline__ void product(const block &b, const strip &s, r
             multiply<R>(from.slot(), b.rows + k, b.ld, min(s.bytes - k, s.piece), c,
                         (const T *)NULL);
             __syncwarp();
-            if (threadIdx.x % 32 == 0) arrive(&from.of->empty[from.at]);
+            if (from.plain || threadIdx.x % 32 == 0) arrive(&from.of->empty[from.at]);
             from.next();
         }
         put_part<R>(part, c, (const T *)NULL);
