@@ -62,10 +62,11 @@ uint64_t kr_task_batches_check(const kr_task_batches *b) {
 int kr_task_batches_seek(kr_task_batches *b, int64_t next, krait_error *e) {
     if (next < 0) return kr_fail(e, KRAIT_ERR_FORMAT, "a position in the task is negative");
     b->next = next;
+    b->ahead = 0;
     return 0;
 }
 
-int kr_task_batches_make(kr_task_batches *b, int64_t n, krait_error *e) {
+static int make_examples(kr_task_batches *b, int64_t n, krait_error *e) {
     int64_t *indices = kr_malloc((size_t)n * sizeof *indices);
     if (!indices) return kr_fail_memory(e, "a task's batch");
     for (int64_t i = 0; i < n; i++) indices[i] = index_of(b, b->next + i);
@@ -83,8 +84,18 @@ int kr_task_batches_make(kr_task_batches *b, int64_t n, krait_error *e) {
         }
     }
     kr_free(indices);
-    b->next += n;
     return failed;
+}
+
+int kr_task_batches_make(kr_task_batches *b, int64_t n, krait_error *e) {
+    int rc = b->ahead == n ? 0 : make_examples(b, n, e);
+    b->ahead = 0;
+    b->next += n;
+    return rc;
+}
+
+void kr_task_batches_ahead(kr_task_batches *b) {
+    b->ahead = make_examples(b, b->lanes, NULL) < 0 ? 0 : b->lanes;
 }
 
 /* ---- layout ---- */

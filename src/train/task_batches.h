@@ -16,6 +16,7 @@ typedef struct kr_task_batches {
     int pooling, threads;
     int64_t lanes;        /* examples of a batch */
     int64_t next;         /* of all examples that were and will be read: the position */
+    int64_t ahead;        /* examples from there on that are made already */
     int64_t epoch;        /* whose order is in `order` */
     int64_t *order;       /* [examples of the part], of parts that end; else NULL */
     kr_example *examples; /* [lanes] */
@@ -30,6 +31,9 @@ kr_batch_shape kr_task_batches_shape(const kr_task_source *source, int pooling, 
                                      int64_t lanes);
 /* Fills all micro-batches of a step with the next examples. */
 int kr_task_batches_fill(kr_task_batches *b, kr_micro_batches *to, krait_error *e);
+/* Makes the examples that the next fill lays out first, while a GPU is at work; those that cannot
+ * be made are left to it. */
+void kr_task_batches_ahead(kr_task_batches *b);
 /* Makes the next n examples (at most `lanes`) into b->examples. */
 int kr_task_batches_make(kr_task_batches *b, int64_t n, krait_error *e);
 /* Position, and a hash of what it belongs to. */

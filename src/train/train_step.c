@@ -27,6 +27,8 @@ static int run_micro_batch(kr_trainer *t, int64_t i, double *sum, krait_error *e
     KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
     int64_t picks = t->batches.shape.picks ? t->batches.r[i] : 0;
     KR_TRY(kr_graph_run(t->lm.g, t->batches.m[i], picks, e));
+    if (i + 1 == t->batches.shape.count && kr_trainer_has_task(t) && t->step + 1 < t->recipe.steps)
+        kr_task_batches_ahead(&t->examples);
     const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
     if (!nll) return KRAIT_ERR_MEMORY;
     double loss = sum_of(nll, kr_micro_batches_losses(&t->batches, i));
