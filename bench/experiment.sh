@@ -61,15 +61,15 @@ unpacked() {
 # numbers KEY: the values of a key in JSON lines
 numbers() { grep -oE "\"$1\": *[-0-9.e+]+" | sed 's/.*: *//'; }
 
-# steps_in SECONDS ARGUMENTS...: as many steps of this training as take so long; twelve are timed,
-# the first four (which on a GPU record) left out
+# steps_in SECONDS FOLDER ARGUMENTS...: as many steps of this training as take so long; twelve are
+# timed in FOLDER, the first four (which on a GPU record) left out
 steps_in() {
-  local seconds=$1 times
-  shift
-  times=$("$krait" train "$@" --device "$device" --out "$runs/probe" --json --set steps=12 \
+  local seconds=$1 to=$2 times
+  shift 2
+  times=$("$krait" train "$@" --device "$device" --out "$to/probe" --json --set steps=12 \
     --set warmup=0 --set eval_every=0 --set eval_batches=1 --set checkpoint_every=0 \
-    2>"$runs/probe.log" | grep '"event":"step"' | numbers seconds) || return 1
-  rm -rf "$runs/probe"
+    2>"$to/errors" | grep '"event":"step"' | numbers seconds) || return 1
+  rm -rf "$to/probe"
   awk -v s="$seconds" 'NR == 4 { from = $1 } { to = $1 }
     END { n = int(s / ((to - from) / (NR - 4))); print n < 20 ? 20 : n }' <<<"$times"
 }
@@ -84,7 +84,7 @@ train() {
   mkdir -p "$to"
   steps=$budget
   if [ "$budget" != "${budget%s}" ]; then
-    steps=$(steps_in "${budget%s}" "$@") || { fail_of "$name" "$runs/probe.log"; return 0; }
+    steps=$(steps_in "${budget%s}" "$to" "$@") || { fail_of "$name" "$to/errors"; return 0; }
   fi
   echo "$script: $name, $steps steps" >&2
   echo "krait train $* --set steps=$steps" >"$to/command"
@@ -103,16 +103,18 @@ fail_of() { # fail_of NAME LOG
   echo "$script: $1 failed: $(tail -n 1 "$2")" >&2
 }
 
-# measure NAME ARGUMENTS...: krait eval of the model, into $runs/NAME/test.json
+# measure NAME ARGUMENTS...: krait eval of the model, into $runs/NAME/test.json, or where NAME is
+# RUN/TEST into $runs/RUN/TEST.json
 measure() {
-  local to=$runs/$1
+  local to=$runs/${1%/*} test=test
+  [ "$1" = "${1%/*}" ] || test=${1#*/}
   shift
-  if [ ! -e "$to/info.json" ] || [ -e "$to/test.json" ]; then return 0; fi
-  if "$krait" eval --model "$to/model" --device "$device" --json "$@" >"$to/test.part" \
+  if [ ! -e "$to/info.json" ] || [ -e "$to/$test.json" ]; then return 0; fi
+  if "$krait" eval --model "$to/model" --device "$device" --json "$@" >"$to/$test.part" \
     2>"$to/errors"; then
-    mv "$to/test.part" "$to/test.json"
+    mv "$to/$test.part" "$to/$test.json"
   else
-    fail_of "${to##*/} (test)" "$to/errors"
+    fail_of "${to##*/} ($test)" "$to/errors"
   fi
 }
 

@@ -5,7 +5,7 @@
 #   LENGTH PAIRS SYMBOLS   of the task (128 16 1024)
 #   BATCH EXAMPLES         of training and of the test (256 1000)
 #   RATE                   learning rate (0.003)
-#   MEMBERS                linear lru mamba mamba2
+#   MEMBERS SIZES          linear lru mamba mamba2; of the states (four each, as below)
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"
 budget=${BUDGET:-8s}
@@ -22,7 +22,7 @@ sizes_of() { # sizes_of NAME: a setting for each size of its state
 }
 
 for name in ${MEMBERS:-linear lru mamba mamba2}; do
-  for size in $(sizes_of "$name"); do
+  for size in ${SIZES:-$(sizes_of "$name")}; do
     more=()
     [ "$name" != linear ] || more=(heads=2)
     [ "$name" != mamba2 ] || more=(head_dim=32)

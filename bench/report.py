@@ -27,11 +27,16 @@ class Run:
         self.steps = [e for e in events if e["event"] == "step"]
         self.evals = [e for e in events if e["event"] == "eval"]
         self.plan = next((e["text"] for e in events if e["event"] == "plan"), "")
-        test = os.path.join(folder, "test.json")
-        self.test = None
-        if os.path.exists(test):
-            with open(test, encoding="utf-8") as f:
-                self.test = json.loads(f.read().splitlines()[-1])
+        self.folder = folder
+        self.test = self.tested("test")
+
+    def tested(self, name):
+        """What an evaluation of the run said; None where it is missing."""
+        test = os.path.join(self.folder, f"{name}.json")
+        if not os.path.exists(test):
+            return None
+        with open(test, encoding="utf-8") as f:
+            return json.loads(f.read().splitlines()[-1])
 
     def fact(self, name):
         """A line of the plan."""
@@ -272,6 +277,42 @@ def selective_copying(folder, page):
                y_range=(0, 100))
 
 
+# ---- induction heads -----------------------------------------------------------------------------
+
+def induction_heads(folder, page):
+    names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and "." in n]
+    runs = load(folder, sorted(names, key=lambda n: (list(MEMBERS).index(n.split(".")[0]), n)))
+    lengths = sorted({int(f[:-5]) for r in runs.values() for f in os.listdir(r.folder)
+                      if re.fullmatch(r"\d+\.json", f)})
+    first = next(iter(runs.values()))
+    rows, series = [], []
+    for name, r in runs.items():
+        member, seed = name.split(".")
+        tests = {n: t for n, t in ((n, r.tested(str(n))) for n in lengths) if t}
+        rows.append([f"**{MEMBERS[member]}**", seed, count(r.info["parameters"]), cost(r)]
+                    + [f"{100 * tests[n]['accuracy']:.3g}" if n in tests else "" for n in lengths])
+        label = MEMBERS[member] if not any(s[3] == COLOURS[member] for s in series) else "-"
+        series.append((label, [(n, 100 * t["accuracy"]) for n, t in tests.items()], "both",
+                       COLOURS[member]))
+    examples = max(r.tested(str(n))["examples"] for r in runs.values() for n in lengths
+                   if r.tested(str(n)))
+    write(page, "induction_heads.md", f"Trained in {first.setting('length')} rows alone; answers "
+          f"right in percent of {examples} examples of each length, on {machine(runs.values())}. "
+          "Published (Gu & Dao 2023): Mamba 100% at each length, after 204,800 steps.\n\n" + table(
+              ["", "seed", "parameters", "training", *(power(n) for n in lengths)], rows))
+    plot.lines(os.path.join(page, "induction_heads.svg"), series,
+               "Learned in 256 rows, asked in a million" if lengths[-1] == 1 << 20 else
+               f"Learned in {first.setting('length')} rows, asked in {count(lengths[-1])}",
+               "rows of the test", "answers right, %",
+               subtitle=f"induction heads: two layers of width {first.info['width']}, "
+               f"trained in {first.setting('length')} rows", log_x=True, y_range=(0, 100))
+
+
+def power(n):
+    """2^8 in small print."""
+    return f"2<sup>{n.bit_length() - 1}</sup>"
+
+
 # ---- language ------------------------------------------------------------------------------------
 
 def language(folder, page):
@@ -300,7 +341,8 @@ def language(folder, page):
 
 # ---- what there is -------------------------------------------------------------------------------
 
-EXPERIMENTS = {f.__name__: f for f in (mila, tasks, mqar, selective_copying, language)}
+EXPERIMENTS = {f.__name__: f for f in (mila, tasks, mqar, selective_copying, induction_heads,
+                                       language)}
 
 
 def main():

@@ -10,6 +10,23 @@
 source "$(dirname "$0")/experiment.sh"
 budget=${BUDGET:-15s}
 
+# All read both ways and answer from the mean of the rows, as in the papers of S4D and LRU, whose
+# rates and rings these are; the LSTM, one row after the other, has fewer layers and larger batches.
+declare -A tuned=(
+  [s4d]="learning_rate=0.004 recurrent_learning_rate=0.25"
+  [lru]="learning_rate=0.004 recurrent_learning_rate=0.25"
+  [lru.listops]="r_min=0 r_max=0.99"
+  [lru.imdb]="r_min=0.5 r_max=0.9"
+  [mamba]="learning_rate=0.002"
+  [lstm]="learning_rate=0.002 layers=2 batch=128"
+  [imdb]="batch=32 dropout=0.1"
+  [spoken_digits]="dropout=0.1"
+)
+settings_of() { # settings_of NAME TASK: settings, one a word
+  echo bidirectional=true pooling=mean eval_batches=4 "${tuned[$2]:-}" "${tuned[$1]:-}" \
+    "${tuned[$1.$2]:-}"
+}
+
 files_of() { # files_of TASK: the folder that it reads, if it reads one
   case $1 in
     image_grey) echo "$(unpacked "$data/images/cifar10.tar.xz")/cifar10" ;;
@@ -22,7 +39,8 @@ for task in ${TASKS:-image_grey listops pathfinder imdb spoken_digits}; do
   files=$(files_of "$task")
   from=(${files:+--data "$files"})
   for name in ${MEMBERS:-s4d lru mamba lstm}; do
-    member "$name" eval_batches=4
+    # shellcheck disable=SC2046
+    member "$name" $(settings_of "$name" "$task")
     train "$task.$name" "$budget" --recipe "$recipes/tasks/$task.json" "${from[@]}" "${sets[@]}"
     measure "$task.$name" --task "$task" "${from[@]}" --examples "${EXAMPLES:-2000}"
   done
