@@ -29,8 +29,8 @@ typedef struct pixel {
 typedef struct snake {
     pixel pivot, end;
     double o;
-    pixel at;           /* of the newest stroke's window */
-    kr_path_print last; /* the newest stroke; its mask is not in the picture's yet */
+    pixel at;                  /* of the newest stroke's window */
+    const kr_path_print *last; /* the newest stroke; its mask is not in the picture's yet */
 } snake;
 
 typedef struct picture {
@@ -39,6 +39,8 @@ typedef struct picture {
     kr_path_pen pen;
     int w;
     float *image, *mask, *spare; /* [W,W]; spare [2,W,W] */
+    kr_path_print *prints;       /* of each stroke, once it was drawn */
+    bool *drawn;
     kr_path_facts *facts;
 } picture;
 
@@ -54,6 +56,14 @@ static double degrees(kr_rng *r) { return ((double)kr_rng_below(r, 360) - 180) *
 static double turned(double o) { return o < 0 ? o + pi : o - pi; }
 
 /* ---- strokes on the picture ---- */
+
+/* Attempts take hundreds of strokes, few of them different. */
+static const kr_path_print *print_of(const picture *c, double o) {
+    int i = kr_path_pen_stroke(&c->pen, o);
+    if (!c->drawn[i]) kr_path_pen_draw(&c->pen, o, &c->prints[i]);
+    c->drawn[i] = true;
+    return &c->prints[i];
+}
 
 /* Calls for the part of a window at `at` that is inside the picture: rows and columns [from, to)
  * of the window. */
@@ -121,12 +131,11 @@ static bool blocked(const picture *c, pixel q, int edge) {
 /* The pixels that a stroke in direction o covers in full, seen from one pixel above and to the left
  * of its tail, as far as l+m from there: the published generator looks there. */
 static int footprint(const picture *c, double o, pixel at[KR_PATH_WINDOW * KR_PATH_WINDOW]) {
-    kr_path_print print;
+    const kr_path_print *print = print_of(c, o);
     int n = 0, reach = c->pen.length + c->pen.margin, side = c->pen.side, span = c->pen.span;
-    kr_path_pen_draw(&c->pen, o, &print);
     for (int i = 0; i < side * side; i++) {
         pixel q = {i / side - span + 1, i % side - span + 1};
-        if (print.mask[i] >= 1 && abs(q.y) <= reach && abs(q.x) <= reach) at[n++] = q;
+        if (print->mask[i] >= 1 && abs(q.y) <= reach && abs(q.x) <= reach) at[n++] = q;
     }
     return n;
 }
@@ -164,8 +173,8 @@ static void begin(const picture *c, snake *s, pixel tail, double o) {
     s->o = o;
     s->at = s->end = tail;
     s->pivot = pivot_behind(c, tail, o);
-    kr_path_pen_draw(&c->pen, o, &s->last);
-    join(c, c->image, tail, s->last.stroke);
+    s->last = print_of(c, o);
+    join(c, c->image, tail, s->last->stroke);
 }
 
 typedef struct ring {
@@ -204,17 +213,16 @@ static int choose(const ring *k, kr_rng *r) {
 /* One stroke more; false: there is no way on. */
 static bool extend(picture *c, snake *s) {
     ring k;
-    kr_path_print next;
     pixel pivot = move(s->pivot, s->o, c->pen.length + 2 * c->pen.margin);
     look_around(c, s, pivot, &k);
     for (int tries = 0; k.sum >= 1e-4 && tries < 3; tries++) {
         int i = choose(&k, c->r);
-        kr_path_pen_draw(&c->pen, turned(k.o[i]), &next);
-        double most = heaviest(c, k.at[i], next.mask);
+        const kr_path_print *next = print_of(c, turned(k.o[i]));
+        double most = heaviest(c, k.at[i], next->mask);
         if (most >= 1.8) continue;
         c->facts->heaviest = fmax(c->facts->heaviest, most);
-        join(c, c->image, k.at[i], next.stroke);
-        join(c, c->mask, s->at, s->last.mask);
+        join(c, c->image, k.at[i], next->stroke);
+        join(c, c->mask, s->at, s->last->mask);
         *s = (snake){pivot, k.at[i], k.o[i], k.at[i], next};
         return true;
     }
@@ -270,7 +278,7 @@ static bool draw_pair(picture *c, snake s[2], pixel tails[2]) {
             if (!extend(c, &s[i])) return false;
             note_stroke(c, i, k, &s[i], false);
         }
-    join(c, c->mask, s[1].at, s[1].last.mask); /* the source leaves out the first path's last */
+    join(c, c->mask, s[1].at, s[1].last->mask); /* the source leaves out the first path's last */
     return true;
 }
 
@@ -290,7 +298,7 @@ static bool draw_other(picture *c) {
     begin(c, &s, tail, o);
     for (int k = 1; k < c->p->distractor; k++)
         if (!extend(c, &s)) return false;
-    join(c, c->mask, s.at, s.last.mask);
+    join(c, c->mask, s.at, s.last->mask);
     return true;
 }
 
@@ -350,10 +358,15 @@ int kr_path_draw(const kr_path_shape *p, int label, kr_rng *r, float *image, kr_
     facts->margin =
         p->least_margin + (int)kr_rng_below(r, (uint64_t)(p->most_margin - p->least_margin + 1));
     kr_path_pen_make(&c.pen, p->length, facts->margin, p->thickness);
+    size_t strokes = (size_t)kr_path_pen_strokes(&c.pen);
     c.mask = kr_malloc(4 * pixels * sizeof *c.mask);
-    if (!c.mask) return kr_fail_memory(e, "a picture");
-    c.spare = c.mask + pixels;
-    int rc = draw_all(&c, label, e);
+    c.prints = kr_malloc(strokes * sizeof *c.prints);
+    c.drawn = kr_calloc(strokes, sizeof *c.drawn);
+    c.spare = c.mask ? c.mask + pixels : NULL;
+    bool there = c.mask && c.prints && c.drawn;
+    int rc = there ? draw_all(&c, label, e) : kr_fail_memory(e, "a picture");
     kr_free(c.mask);
+    kr_free(c.prints);
+    kr_free(c.drawn);
     return rc;
 }

@@ -107,10 +107,28 @@ static void dilate(const kr_path_pen *pen, const double *from, double *to) {
         }
 }
 
+/* Where the line ends, from the middle. */
+static void end_of(const kr_path_pen *pen, double o, int *dy, int *dx) {
+    int centre = pen->span * SCALE, n = pen->length * SCALE;
+    *dy = (int)ceil(centre + n * sin(o)) - centre;
+    *dx = (int)ceil(centre + n * cos(o)) - centre;
+}
+
+int kr_path_pen_strokes(const kr_path_pen *pen) {
+    int side = 2 * pen->length * SCALE + 1;
+    return side * side;
+}
+
+int kr_path_pen_stroke(const kr_path_pen *pen, double o) {
+    int dy, dx, n = pen->length * SCALE;
+    end_of(pen, o, &dy, &dx);
+    return (dy + n) * (2 * n + 1) + dx + n;
+}
+
 void kr_path_pen_draw(const kr_path_pen *pen, double o, kr_path_print *out) {
-    double fine[FINE * FINE] = {0}, wide[FINE * FINE] = {0}, n = pen->length * SCALE;
-    int centre = pen->span * SCALE;
-    int dy = (int)ceil(centre + n * sin(o)) - centre, dx = (int)ceil(centre + n * cos(o)) - centre;
+    double fine[FINE * FINE] = {0}, wide[FINE * FINE] = {0};
+    int dy, dx;
+    end_of(pen, o, &dy, &dx);
     if (pen->thickness > 1)
         draw_wide(pen, dy, dx, fine);
     else

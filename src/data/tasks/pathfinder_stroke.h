@@ -22,6 +22,10 @@ typedef struct kr_path_print {
 } kr_path_print;
 
 void kr_path_pen_make(kr_path_pen *pen, int length, int margin, double thickness);
+/* A stroke hangs on the fine pixel where its line ends: how many there are, and which one goes in
+ * direction o. */
+int kr_path_pen_strokes(const kr_path_pen *pen);
+int kr_path_pen_stroke(const kr_path_pen *pen, double o);
 /* The stroke that goes in direction o: (sin o, cos o) in rows and columns. */
 void kr_path_pen_draw(const kr_path_pen *pen, double o, kr_path_print *out);
 
