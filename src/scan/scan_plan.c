@@ -89,10 +89,7 @@ static bool keeps_states(const kr_call *c, bool backward) {
 static bool conv_pays(const kr_call *c, bool backward) {
     const kr_tensor *x = &c->in[KR_SCAN_X], *seqs = &c->in[KR_SCAN_SEQS];
     const krait_scan_desc *d = c->attr;
-    /* Not by choice: with AVX-512 and gcc's sanitizers the kernel's numbers were wrong. */
-    const bool trusted = false;
-    if (d->low_rank && (!trusted || d->low_rank > KR_CAUCHY_RANKS || keeps_states(c, backward)))
-        return false;
+    if (d->low_rank && (d->low_rank > KR_CAUCHY_RANKS || keeps_states(c, backward))) return false;
     if (c->in[KR_SCAN_Z].data || x->shape[0] < KR_SCAN_CONV_LEAST * seqs->shape[0]) return false;
     if (backward && !c->in[KR_SCAN_DY].data) return false;
     if (backward && c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) return false;

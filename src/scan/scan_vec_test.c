@@ -309,10 +309,10 @@ static void low_ranks(void **state) {
              KR_SCAN_STEPS);
     low_rank("s4 row by row, reverse", back, 100, 4, ragged, KR_SCAN_STEPS);
     low_rank("lssl", krait_scan_lssl(9, 7), 100, 4, ragged, KR_SCAN_STEPS);
-    low_rank("s4", krait_scan_s4(37, 6, 1), 200, 5, NULL, KR_SCAN_STEPS);
-    low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 5, many, KR_SCAN_STEPS);
-    low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 4, NULL, KR_SCAN_STEPS);
-    low_rank("s4, reverse", back, 100, 5, many, KR_SCAN_STEPS);
+    low_rank("s4", krait_scan_s4(37, 6, 1), 200, 5, NULL, KR_SCAN_CONV);
+    low_rank("s4 of rank 2, ragged, adding", krait_scan_s4(20, 5, 2), 100, 5, many, KR_SCAN_CONV);
+    low_rank("s4 of rank 4", krait_scan_s4(3, 3, 4), 300, 4, NULL, KR_SCAN_CONV);
+    low_rank("s4, reverse", back, 100, 5, many, KR_SCAN_CONV);
 }
 
 /* The same bytes for any number of threads. */
