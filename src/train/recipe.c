@@ -61,7 +61,7 @@ static const kr_setting keys[] = {
              "keep fewer activations, compute them again (on a GPU the cheap ones always are)"),
     INT_KEY(log_every, 10, 1, MANY, "steps between lines of the log"),
     INT_KEY(eval_every, 200, 0, MANY, "steps between evaluations; 0: only at the end"),
-    INT_KEY(eval_batches, 8, 1, MANY, "batches of held-out data in an evaluation"),
+    INT_KEY(eval_batches, 8, 1, 1e9, "batches of held-out data in an evaluation"),
     INT_KEY(sample_every, 0, 0, MANY, "steps between samples; 0: off"),
     INT_KEY(sample_tokens, 128, 1, 1 << 20, "length of a sample"),
     REAL_KEY(sample_temperature, 0.8, 0, 100, "of a sample; 0: the likeliest token"),

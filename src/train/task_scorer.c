@@ -122,8 +122,11 @@ int kr_task_scorer_allocate(kr_task_scorer *s, const kr_graph *over, krait_error
     KR_TRY(kr_micro_batches_create(&s->rows, &shape, e));
     s->answers = kr_calloc((size_t)shape.picks, sizeof *s->answers);
     bool pooled = kr_task_tells(s->source) && !s->source->each_row;
-    if (pooled) s->sums = kr_calloc((size_t)(s->lanes * s->logits), sizeof *s->sums);
-    return s->answers && (s->sums || !pooled) ? 0 : kr_fail_memory(e, "evaluation");
+    if (pooled)
+        s->sums = kr_calloc((size_t)(s->lanes * s->logits), sizeof *s->sums);
+    else
+        s->row = kr_calloc((size_t)s->logits, sizeof *s->row);
+    return s->answers && (s->sums || s->row) ? 0 : kr_fail_memory(e, "evaluation");
 }
 
 void kr_task_scorer_free(kr_task_scorer *s) {
@@ -132,6 +135,7 @@ void kr_task_scorer_free(kr_task_scorer *s) {
     if (s->lm.g) kr_lm_free(&s->lm);
     kr_free(s->answers);
     kr_free(s->sums);
+    kr_free(s->row);
     *s = (kr_task_scorer){0};
 }
 
@@ -189,20 +193,15 @@ static void count_numbers(run *r, int64_t lane, int64_t row, const double *said)
 /* What is answered row by row: ids, or numbers at each row. */
 static void count_rows(run *r, const float *logits) {
     kr_task_scorer *s = r->s;
-    double *wide = NULL;
-    double room[64];
-    if (s->logits > 64) wide = kr_malloc((size_t)s->logits * sizeof *wide);
     for (int64_t i = 0; i < s->rows.r[0]; i++) {
         const struct kr_task_answer *a = &s->answers[i];
-        double *to = wide ? wide : room;
-        if (a->lane < 0 || (s->logits > 64 && !wide)) continue;
-        for (int64_t v = 0; v < s->logits; v++) to[v] = (double)logits[i * s->logits + v];
+        if (a->lane < 0) continue;
+        for (int64_t v = 0; v < s->logits; v++) s->row[v] = (double)logits[i * s->logits + v];
         if (s->source->numbers)
-            count_numbers(r, a->lane, a->row, to);
+            count_numbers(r, a->lane, a->row, s->row);
         else
-            count(r, a->lane, a->row, a->right, to);
+            count(r, a->lane, a->row, a->right, s->row);
     }
-    kr_free(wide);
 }
 
 /* Adds a chunk's part of each example's logits or numbers. */

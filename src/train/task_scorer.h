@@ -32,7 +32,8 @@ typedef struct kr_task_scorer {
         int64_t lane, row;
         int32_t right;
     } * answers;  /* [R]: what the picked rows are for */
-    double *sums; /* [lanes, V]: logits of labels */
+    double *sums; /* [lanes, V]: logits of labels; or */
+    double *row;  /* [V]: of one answer, where rows are answered one by one */
 } kr_task_scorer;
 
 /* Does a model of this configuration take the task's input and give its answers? */

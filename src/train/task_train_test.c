@@ -193,6 +193,48 @@ static void chunks_give_what_whole_examples_give(void **state) {
     }
 }
 
+/* Any allocation that fails fails the evaluation: no answer is left out of its figures. */
+static void no_memory(void **state) {
+    (void)state;
+    enum { VOCABULARY = 160 };
+    const kr_task *task = kr_task_find("mqar");
+    _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
+    kr_task_source source;
+    kr_config c;
+    kr_weights w = {0};
+    krait_model *m;
+    krait_error e;
+    krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
+    krait_eval_result r;
+    kr_settings_default(task->settings, settings);
+    assert_int_equal(kr_settings_assign(task->settings, settings, "symbols=160", "", "", &e), 0);
+    assert_int_equal(kr_task_open(&source, task, settings, 3, NULL, 0, &e), 0);
+    assert_int_equal(kr_config_make(&c, "mamba1", 8, 1, VOCABULARY, "state=4", &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, NULL, &e), 0);
+    o.task = "mqar";
+    o.sets = (const char *const[]){"symbols=160"};
+    o.n_sets = 1;
+    o.examples = 3;
+    o.threads = 1;
+    int failed = 0;
+    for (int64_t n = 1;; n++) {
+        kr_mem_fail_after(n);
+        int rc = krait_eval(m, &o, &r, &e);
+        if (kr_mem_fail_after(0) < n) {
+            assert_int_equal(rc, 0);
+            break;
+        }
+        if (rc != KRAIT_ERR_MEMORY) fail_msg("allocation %lld: %d", (long long)n, rc);
+        failed++;
+    }
+    printf("%d allocations failed, each with its error; then %lld answers\n", failed,
+           (long long)r.tokens);
+    assert_true(failed > 10 && r.tokens == 3 * source.answers);
+    kr_task_close(&source);
+    krait_model_close(&m);
+}
+
 /* A model that was never trained knows nothing (lra.md, check 10). */
 static void chance(void **state) {
     (void)state;
@@ -247,6 +289,8 @@ static void refusals(void **state) {
         {"dropout_tied has no effect", "task=mqar", "dropout_tied=true", NULL},
         {"vocabulary is 9, task mqar has 8192 ids", "task=mqar", "vocabulary=9", NULL},
         {"vocabulary has no effect with task pathfinder", "task=pathfinder", "vocabulary=9", NULL},
+        {"eval_batches must be a whole number from 1 to 1000000000", "task=mqar",
+         "eval_batches=10000000000", NULL},
         {"needs data, or a task", "steps=3", "warmup=1", NULL}};
     char folder[64];
     assert_int_equal(kr_test_folder_make(folder), 0);
@@ -315,6 +359,7 @@ int main(void) {
         cmocka_unit_test(selective_copying_is_learned),
         cmocka_unit_test(a_run_that_goes_on_is_the_same),
         cmocka_unit_test(chunks_give_what_whole_examples_give),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(chance),
         cmocka_unit_test(refusals),
         cmocka_unit_test(names_are_distinct),
