@@ -145,7 +145,8 @@ static const cli_option options[] = {
          "test of the test."},
     {.kind = CLI_FLAG,
      .name = "large",
-     .help = "Also the rows with offsets past 2^31; they take gigabytes of address space."},
+     .help = "Also the rows with offsets past 2^31, which take gigabytes of address space, or with "
+             "very many sequences."},
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_MODEL,

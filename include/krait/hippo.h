@@ -41,7 +41,9 @@ typedef enum krait_hippo_method {
 
 enum { KRAIT_HIPPO_MOST = 4096 }; /* numbers at most */
 
-/* Writes A [N,N] and B [N] in units of the window (divide both by it). N is even for FOURIER. */
+/* Writes A [N,N] (in rows) and B [N] in units of the window (divide both by it); both belong to the
+ * caller. N is 1 to KRAIT_HIPPO_MOST, and even for FOURIER; else, or for an unknown kind:
+ * KRAIT_ERR_ARGUMENT, and nothing is written. */
 KRAIT_API int krait_hippo_matrices(krait_hippo_kind kind, int64_t N, double *A, double *B,
                                    krait_error *e);
 
@@ -60,13 +62,19 @@ typedef struct krait_hippo_options {
 /* A memory; one thread at a time. */
 typedef struct krait_hippo krait_hippo;
 
+/* Makes a memory that has heard nothing; krait_hippo_close frees it. Options may be NULL. Errors:
+ * KRAIT_ERR_ARGUMENT (a kind, method, number or window that is none of the above),
+ * KRAIT_ERR_NUMERIC (a step of this window and method has no inverse), KRAIT_ERR_MEMORY; *out is
+ * NULL then. */
 KRAIT_API int krait_hippo_open(krait_hippo **out, const krait_hippo_options *options,
                                krait_error *e);
 KRAIT_API void krait_hippo_close(krait_hippo **memory); /* NULL inside is fine */
 
-/* One more sample: N operations for LEGS with window 0, N^2 for the others. */
+/* One more sample: N operations for LEGS with window 0, N^2 for the others. Cannot fail: a sample
+ * that is not finite makes the coefficients so. */
 KRAIT_API void krait_hippo_feed(krait_hippo *memory, double sample);
-/* The N coefficients, valid until the next sample. */
+/* The N coefficients, in the units of the samples; they belong to the memory and are valid until
+ * its next sample. */
 KRAIT_API const double *krait_hippo_coefficients(const krait_hippo *memory);
 /* What the memory makes of the sample `age` samples back: 0.5 is the middle of the latest one. An
  * age outside of what it keeps gives 0. */

@@ -107,11 +107,12 @@ KRAIT_API krait_scan_desc krait_scan_mamba3(int64_t H, int64_t P, int64_t N, int
 /* S4D with N stored complex modes a channel: one head a channel, A [H,N] = lambda with dt [H]
  * constant, b, c [H,N] constant, y twice the real part, D [H]. b is the discretised one. */
 KRAIT_API krait_scan_desc krait_scan_s4d(int64_t channels, int64_t N);
-/* S4: the same, with a decay of a diagonal minus `rank` outer products, given. */
+/* S4: the same, with a decay of a diagonal minus `rank` outer products, given: A [H,1+2 rank,N] of
+ * complex numbers, constant, of each channel a, p_1 .. p_rank, q_1 .. q_rank (Low rank, above); no
+ * dt. */
 KRAIT_API krait_scan_desc krait_scan_s4(int64_t channels, int64_t N, int64_t rank);
-/* LSSL: a whole matrix [N,N] a channel as its decay: a diagonal of zeros, p_k = -e_k, q_k its row
- * k.
- */
+/* LSSL: a whole real matrix [N,N] a channel as its decay: A [H,1+2 N,N] holds a diagonal of zeros,
+ * p_k = -e_k, q_k its row k. */
 KRAIT_API krait_scan_desc krait_scan_lssl(int64_t channels, int64_t N);
 /* LRU: complex lanes, a = exp(A) with A [2,lanes] = (-exp(nu_log), exp(theta_log)) constant; x
  * [M,2,lanes] is B u, y the states. */

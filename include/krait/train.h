@@ -62,17 +62,25 @@ typedef struct krait_task_facts {
 } krait_task_facts;
 KRAIT_API int krait_task_facts_of(const krait_task *task, krait_task_facts *facts);
 
+/* One example of T rows: its input is ids or values, its answer targets, a label or numbers; what
+ * krait_task_facts says. The arrays belong to the task: they are valid until the next
+ * krait_task_make or krait_task_close of it. */
 typedef struct krait_task_example {
     int64_t rows;        /* T */
-    const int32_t *ids;  /* [T], or NULL */
-    const float *values; /* [T,channels], or NULL */
-    const int32_t
-        *targets;  /* [T]: the id to be said there, -1: none; NULL where there is a label */
-    int32_t label; /* -1: none */
-    /* [numbers], or [T,numbers] of tasks that ask at each row; NULL: the answer is no number */
+    const int32_t *ids;  /* [T], each below `vocabulary`; NULL: the input is values */
+    const float *values; /* [T,channels], in the task's own units; NULL: the input is ids */
+    /* [T]: the id to be said at that row, -1: nothing is asked there; NULL: the answer is a label
+     * or numbers */
+    const int32_t *targets;
+    int32_t label; /* below `classes`; -1: the answer is no label */
+    /* [numbers] of the whole example, or, with each_row, [T,numbers]; in the task's own units.
+     * NULL: the answer is no number */
     const float *numbers;
 } krait_task_example;
-/* Example `index` depends on settings, seed, part and index alone. Valid until the next one. */
+/* Makes example `index` (from 0): it depends on settings, seed, part and index alone (and on the
+ * files). Errors: KRAIT_ERR_ARGUMENT where there is no such example, KRAIT_ERR_IO or
+ * KRAIT_ERR_FORMAT where a file has changed or is bad, KRAIT_ERR_MEMORY; then *example is as it
+ * was. */
 KRAIT_API int krait_task_make(krait_task *task, int64_t index, krait_task_example *example,
                               krait_error *e);
 /* An id and a label as people read them; returns text or a string that lives as long as the task.
@@ -208,8 +216,11 @@ typedef struct krait_eval_options {
     uint64_t seed;
     int part;
     int64_t examples;
-    /* Each answer of a sequence task: its example and row, the id or label that is right, the one
-     * that was said and its log-probability. Return non-zero to stop. May be NULL. */
+    /* Each answer of a sequence task: its example and row (both from 0; of a label the last row),
+     * the id or label that is right, the one that was said and its log-probability (natural, over
+     * all ids or classes). Called in the thread of krait_eval; examples that are read side by side
+     * come mixed, the rows of one in order. Return non-zero to stop: KRAIT_ERR_CANCELLED. May be
+     * NULL, and must be where answers are numbers (KRAIT_ERR_ARGUMENT: nothing is right then). */
     int (*on_answer)(void *user, int64_t example, int64_t row, int32_t right, int32_t said,
                      double logprob);
 } krait_eval_options;
@@ -242,17 +253,21 @@ KRAIT_API int krait_eval(const krait_model *model, const krait_eval_options *opt
 
 typedef struct krait_reach_options {
     size_t size;
-    int64_t length;  /* tokens of a window (1024) */
-    int64_t windows; /* the most of them (16) */
-    int threads;
+    int64_t length;  /* tokens of a window (1024), 1 to 2^31 - 1 */
+    int64_t windows; /* the most of them (16), at least 1 */
+    int threads;     /* 0: OMP_NUM_THREADS or all cores */
 } krait_reach_options;
 #define KRAIT_REACH_OPTIONS_INIT                                                                   \
     { sizeof(krait_reach_options), 1024, 16, 0 }
 
 /* Cuts ids[0..count) into windows of `length` tokens, each from a zero state. sizes [length]:
- * sizes[k] is the size of the gradient of the loss of what follows a window by the embedding that
- * entered k tokens before its end, the root of the mean square over the windows. Returns how many
- * windows there were, or a negative krait_err. On the CPU, in f32; options may be NULL. */
+ * sizes[k] is the size (Euclidean norm, in nats by a unit of the embedding) of the gradient of the
+ * loss of the token behind a window by the embedding that entered k tokens before its end, the root
+ * of the mean square over the windows. Returns how many windows there were, or a negative
+ * krait_err, and then sizes says nothing. On the CPU, in f32; options may be NULL.
+ * Refused: fewer than length + 1 ids, or an id that the model does not have (KRAIT_ERR_ARGUMENT); a
+ * model that has no next token (KRAIT_ERR_UNSUPPORTED); a gradient that is not finite
+ * (KRAIT_ERR_NUMERIC). */
 KRAIT_API int64_t krait_reach(const krait_model *model, const int32_t *ids, int64_t count,
                               const krait_reach_options *options, double *sizes, krait_error *e);
 
@@ -287,7 +302,7 @@ typedef struct krait_check_options {
     const char *only; /* rows whose op name contains this; NULL: all */
     /* flip one output value of this op after it ran: the check must then fail. NULL: off */
     const char *corrupt;
-    int large; /* 1: also the rows with offsets past 2^31 */
+    int large; /* 1: also the rows with offsets past 2^31, or with very many sequences */
     int threads;
     void (*on_row)(void *user, const krait_check_row *row);
     void *user;

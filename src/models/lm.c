@@ -204,7 +204,8 @@ static int allocate_states(kr_lm *lm, const kr_config *c, krait_error *e) {
 static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e) {
     if (o->any_ends || (c->channels == 0 && kr_config_tells(c) == 0)) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                   "the model %s, it has no next token: use krait eval --task",
+                   "the model %s, it has no next token: a task trains (recipe key task) and "
+                   "evaluates (krait eval --task) it",
                    c->classes > 0   ? "classifies sequences"
                    : c->numbers > 0 ? "tells numbers"
                                     : "reads numbers");

@@ -275,6 +275,7 @@ static void refusals(void **state) {
     assert_true(kr_lm_build(&lm, &c, &o, &e) < 0);
     printf("%s\n", e.message);
     assert_non_null(strstr(e.message, "classifies sequences"));
+    assert_non_null(strstr(e.message, "a task trains")); /* true wherever it is said */
     assert_int_equal(kr_config_make(&c, "lru", 8, 1, 16, "classes=3 bidirectional=true", &e), 0);
     for (int i = 0; i < 3; i++) {
         o = (kr_lm_options){.graph = {.threads = 1}, .tokens = 4, .sequences = 1, .any_ends = true};

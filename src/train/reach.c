@@ -74,8 +74,7 @@ static int add_window(reach *r, const int32_t *ids, double *squares, krait_error
     return 0;
 }
 
-static int check(const krait_model *model, const int32_t *ids, int64_t count,
-                 const krait_reach_options *o, krait_error *e) {
+static int check(int64_t count, const krait_reach_options *o, krait_error *e) {
     int64_t length = o->length;
     if (length < 1 || length > INT32_MAX || o->windows < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
@@ -87,6 +86,10 @@ static int check(const krait_model *model, const int32_t *ids, int64_t count,
                        " tokens and the one that follows need %" PRId64
                        " tokens, there are %" PRId64,
                        length, length + 1, count);
+    return 0;
+}
+
+static int check_ids(const krait_model *model, const int32_t *ids, int64_t count, krait_error *e) {
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= model->config.vocabulary)
             return kr_fail(e, KRAIT_ERR_ARGUMENT,
@@ -100,15 +103,14 @@ int64_t krait_reach(const krait_model *model, const int32_t *ids, int64_t count,
     krait_reach_options o = KRAIT_REACH_OPTIONS_INIT;
     if (!model || !ids || !sizes) return kr_fail_null(e, "krait_reach");
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_reach_options", e));
-    KR_TRY(check(model, ids, count, &o, e));
+    KR_TRY(check(count, &o, e));
     reach r = {.length = o.length, .width = model->config.width};
     int64_t n = (count - 1) / o.length;
     if (n > o.windows) n = o.windows;
     memset(sizes, 0, (size_t)o.length * sizeof *sizes);
-    int rc = build(&r, model, o.threads, e);
-    for (int64_t i = 0; rc == 0 && i < n; i++) {
-        rc = add_window(&r, ids + i * o.length, sizes, e);
-    }
+    int rc = build(&r, model, o.threads, e); /* says what a model without a next token is */
+    if (rc == 0) rc = check_ids(model, ids, n * o.length + 1, e);
+    for (int64_t i = 0; rc == 0 && i < n; i++) rc = add_window(&r, ids + i * o.length, sizes, e);
     release(&r);
     for (int64_t k = 0; k < o.length; k++) sizes[k] = sqrt(sizes[k] / (double)n);
     return rc < 0 ? rc : n;

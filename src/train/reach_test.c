@@ -110,6 +110,18 @@ static void refuse(const krait_model *m, const int32_t *ids, int64_t n, int64_t 
     if (!strstr(e.message, says)) fail_msg("\"%s\" lacks \"%s\"", e.message, says);
 }
 
+/* It reads numbers: no id is in its vocabulary of 0. */
+static krait_model *make_teller(void) {
+    kr_config c;
+    kr_weights w = {0};
+    krait_model *m;
+    krait_error e;
+    assert_int_equal(kr_config_make(&c, "lru", WIDTH, 1, 0, "channels=2 numbers=1", &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, 5, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, NULL, &e), 0);
+    return m;
+}
+
 static void test_refused(void **state) {
     (void)state;
     int32_t ids[] = {1, 2, VOCABULARY, 3};
@@ -118,6 +130,14 @@ static void test_refused(void **state) {
     refuse(m, ids, 4, 2, 1, "id 24 is outside the vocabulary of 24");
     refuse(m, ids, 2, 0, 1, "must be above 0");
     refuse(m, ids, 2, 1, 0, "must be above 0");
+    krait_model_close(&m);
+    krait_reach_options o = KRAIT_REACH_OPTIONS_INIT;
+    krait_error e;
+    double sizes[2];
+    o.length = 2;
+    m = make_teller();
+    assert_int_equal(krait_reach(m, ids, 4, &o, sizes, &e), KRAIT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "has no next token"));
     krait_model_close(&m);
 }
 
