@@ -28,6 +28,11 @@ static int run(const cli_args *a) {
     choose_dtype(a, &save);
     if (strcmp(cli_text(a, "layout"), "state_spaces") == 0) save.layout = KRAIT_LAYOUT_STATE_SPACES;
     save.shard_bytes = cli_int(a, "shard-mb") * 1000000;
+    if (save.shard_bytes > 0 && save.layout == KRAIT_LAYOUT_STATE_SPACES)
+        return cli_usage(a, "--shard-mb has no effect: the state-spaces layout is one file");
+    int n_sets;
+    o.sets = cli_values(a, "set", &n_sets);
+    o.n_sets = n_sets;
     o.tokenizer_optional = 1; /* a model made for token ids is converted too */
     if (krait_model_open(&model, a->words[0], &o, &e) < 0) return cli_fail(a, "%s", e.message);
     int rc = krait_model_save(model, a->words[1], &save, &e);
@@ -66,12 +71,19 @@ static const cli_option options[] = {
      .most = 1e9,
      .help = "Cut the weights into files of at most N MB and an index; "
              "0: one file."},
+    {.kind = CLI_TEXT,
+     .name = "set",
+     .letter = 's',
+     .arg = "KEY=VALUE",
+     .help = "A setting of the mixer that IN's weights and config.json do not tell: rate=softplus "
+             "for Mamba-3 from before June 2026.",
+     .many = true},
     {.kind = CLI_END}};
 
 const cli_command cli_command_convert = {
     .name = "convert",
     .summary = "Read a model in any layout, write it in another",
-    .synopsis = "IN OUT [--dtype TYPE] [--layout L] [--shard-mb N]",
+    .synopsis = "IN OUT [--dtype TYPE] [--layout L] [--shard-mb N] [--set KEY=VALUE ...]",
     .description =
         "IN is a folder in the Hugging Face layout (config.json, model.safetensors or its shards), "
         "a "

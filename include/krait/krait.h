@@ -61,9 +61,14 @@ typedef struct krait_model_options {
      * they are sampled half as often, 0.5 twice as often. Only of mixers that are systems in
      * continuous time (s4, s4d, lssl): others are refused. 1 or 0: as it is. */
     double rate;
+    /* "key=value": settings of the mixer that the weights do not tell, in place of what config.json
+     * says or cannot say: "rate=softplus" for Mamba-3 in the state-spaces layout from before June
+     * 2026. Others are refused, with a list of those (KRAIT_ERR_ARGUMENT). */
+    const char *const *sets;
+    int64_t n_sets;
 } krait_model_options;
 #define KRAIT_MODEL_OPTIONS_INIT                                                                   \
-    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0, NULL, 1 }
+    { sizeof(krait_model_options), 1, KRAIT_F32, 0, 0, NULL, 1, NULL, 0 }
 
 /* Opens a folder in the Hugging Face layout (config.json, model.safetensors or its shards,
  * tokenizer.json), a folder in the state-spaces layout (config.json, pytorch_model.bin), or a model

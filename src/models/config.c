@@ -13,7 +13,7 @@
 #define MAX_CONFIG ((size_t)1 << 20)
 
 /* Bounds that no model comes near and under which no product of two sizes (times layers) leaves 63
- * bits. */
+ * bits; a mixer with a size that is a product itself bounds that (mamba3). */
 enum { MAX_LAYERS = 4096, MAX_WIDTH = 1 << 20 };
 
 const kr_setting kr_config_settings[] = {
@@ -152,7 +152,10 @@ int kr_config_resample(kr_config *c, double rate, krait_error *e) {
     if (!(rate > 0) || isinf(rate))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "rate must be above 0, is %g", rate);
     if (k) {
-        *(double *)(void *)(c->settings + k->at) *= rate;
+        double now;
+        memcpy(&now, c->settings + k->at, sizeof now);
+        now *= rate;
+        memcpy(c->settings + k->at, &now, sizeof now);
         return kr_settings_check(m->settings, c->settings, "rate", e);
     }
     for (int i = 0; kr_mixers[i]; i++) {
@@ -164,6 +167,25 @@ int kr_config_resample(kr_config *c, double rate, krait_error *e) {
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
                    "mixer %s is no system in continuous time, it has no rate; these have one: %s",
                    c->mixer, names);
+}
+
+int kr_config_override(kr_config *c, const char *assignment, krait_error *e) {
+    char names[200] = "";
+    size_t n = strcspn(assignment, "=");
+    const kr_mixer *m = kr_mixer_find(c->mixer);
+    for (const char *const *name = m->unseen; name && *name; name++) {
+        size_t used = strlen(names);
+        if (strlen(*name) == n && memcmp(*name, assignment, n) == 0) {
+            KR_TRY(
+                kr_settings_assign(m->settings, c->settings, assignment, "settings", m->name, e));
+            return kr_config_check(c, e);
+        }
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", *name);
+    }
+    return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                   "settings: \"%.60s\": of mixer %s only what its weights do not tell can be set: "
+                   "%s",
+                   assignment, m->name, *names ? names : "nothing");
 }
 
 /* ---- checking ---- */

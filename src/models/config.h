@@ -82,6 +82,10 @@ bool kr_config_is_plain(const kr_config *c);
  * mixer, which a system in continuous time has and others do not. */
 int kr_config_resample(kr_config *c, double rate, krait_error *e);
 
+/* The same weights read otherwise: "name=value", a setting of the mixer that they do not tell
+ * (kr_mixer.unseen) and that not every layout's config.json can say. Others are refused. */
+int kr_config_override(kr_config *c, const char *assignment, krait_error *e);
+
 /* Refuses sizes that are not positive, absurd, or inconsistent, with one line. */
 int kr_config_check(const kr_config *c, krait_error *e);
 

@@ -174,7 +174,10 @@ static void mamba3(void **state) {
     assert_true(c.channel_mixer == KR_CHANNEL_GATED_MLP && c.channel_width == 3840);
     print_message("mamba3-mimo-1.5b: %lld parameters\n", (long long)kr_lm_parameter_count(&c));
     assert_int_equal((kr_lm_parameter_count(&c) + 500000) / 1000000, 1497);
-    refused(MAMBA3 ",\"is_mimo\":true,\"mimo_rank\":0}}", "mimo_rank");
+    refused(MAMBA3 ",\"is_mimo\":true,\"mimo_rank\":0}}", "\"mimo_rank\" is not from 1 to 64");
+    refused(MAMBA3 ",\"is_mimo\":true,\"mimo_rank\":65}}", "\"mimo_rank\" is not from 1 to 64");
+    accepted(&c, MAMBA3 ",\"is_mimo\":false,\"mimo_rank\":null}}"); /* means nothing */
+    accepted(&c, MAMBA3 ",\"mimo_rank\":0}}");
     refused(MAMBA3 ",\"rope_fraction\":0.25}}", "rope_fraction");
     refused(MAMBA3 ",\"headdim\":48}}", "head_dim (48)");
     refused(MAMBA3 ",\"d_conv\":4}}", "does not know");
@@ -195,7 +198,8 @@ static void hostile(void **state) {
     refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[1,0.5]}",
             "\"time_step_limit\" is not [least, most]");
     refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[-1,0.5]}", "time_step_limit");
-    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[0,0]}", "time_step_limit");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[0,0]}", "most > 0");
+    refused("{\"model_type\":\"mamba2\",\"time_step_limit\":[2e5,3e5]}", "least < 1e5");
     refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_limit\":[2,1]}}",
             "\"dt_limit\" is not [least, most]");
     refused("{\"model_type\":\"mamba2\",\"n_groups\":3}", "groups");
@@ -350,6 +354,9 @@ static void rates(void **state) {
 }
 
 #define KR "{\"model_type\":\"krait\",\"mixer\":\"mamba1\","
+#define KR3                                                                                        \
+    "{\"model_type\":\"krait\",\"mixer\":\"mamba3\",\"layers\":2,\"width\":8,\"vocabulary\":264,"  \
+    "\"inner\":1048576,\"head_dim\":64,"
 #define KR_SIZES "\"layers\":2,\"width\":8,\"vocabulary\":264"
 
 static void own_dialect(void **state) {
@@ -377,6 +384,8 @@ static void own_dialect(void **state) {
     assert_int_equal(c.channel_width, 32);
     accepted(&c, KR KR_SIZES ",\"channel_mixer\":\"gated_mlp\"}");
     assert_int_equal(c.channel_width, 24);
+    accepted(&c, KR3 "\"groups\":1024,\"rank\":4,\"state\":4096}"); /* 2^24 */
+    refused(KR3 "\"groups\":1024,\"rank\":5,\"state\":4096}", "rank * groups * state is 20971520");
     refused(KR "\"layers\":1e9,\"width\":8,\"vocabulary\":264}", "layers must be");
     refused(KR "\"layers\":1,\"width\":8,\"vocabulary\":-1}", "vocabulary");
 }

@@ -47,7 +47,8 @@ static void read_limit(kr_reader *r, const char *key, kr_config *c) {
         !(infinite || json_is_number(most)) || !(low >= 0 && low < NO_LIMIT && high >= low) ||
         !(high > 0)) {
         char reason[96];
-        snprintf(reason, sizeof reason, "\"%s\" is not [least, most] with 0 <= least <= most", key);
+        snprintf(reason, sizeof reason,
+                 "\"%s\" is not [least, most] with 0 <= least <= most, least < 1e5, most > 0", key);
         kr_read_refuse(r, reason);
         return;
     }

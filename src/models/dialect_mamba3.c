@@ -2,8 +2,9 @@
  * "Mamba3"}; there is no other.
  *
  * The layout does not say how the decay rate comes out of its projection: files of before June 2026
- * need the setting rate=softplus. is_mimo false makes mimo_rank mean nothing. chunk_size and what
- * is fused say how it is computed. Source: MambaConfig and Mamba3 of state-spaces/mamba. */
+ * need the setting rate=softplus, given on opening (krait convert --set). is_mimo false makes
+ * mimo_rank mean nothing. chunk_size and what is fused say how it is computed. Source: MambaConfig
+ * and Mamba3 of state-spaces/mamba. */
 #include <string.h>
 
 #include "mixers/mamba3/mamba3.h"
@@ -47,15 +48,13 @@ static void read_turned(kr_reader *r, kr_mamba3 *s) {
 
 static void read_rank(kr_reader *r, kr_config *c) {
     bool mimo = false;
+    int64_t rank = 4;
     kr_mamba3 s = kr_mamba3_of(c);
     read_turned(r, &s);
-    s.rank = 4;
-    memcpy(c->settings, &s, sizeof s);
-    kr_read_setting(r, "mimo_rank", c, "rank");
     kr_read_bool(r, "is_mimo", &mimo);
-    s = kr_mamba3_of(c);
-    if (mimo && s.rank < 1) kr_read_refuse(r, "\"mimo_rank\" is 0, must be at least 1");
-    if (!mimo) s.rank = 0;
+    if (mimo) kr_read_int(r, "mimo_rank", &rank);
+    if (rank < 1 || rank > 64) kr_read_refuse(r, "\"mimo_rank\" is not from 1 to 64");
+    s.rank = mimo ? rank : 0;
     memcpy(c->settings, &s, sizeof s);
 }
 

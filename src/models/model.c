@@ -139,8 +139,9 @@ static int read_config(krait_model *m, const char *folder, krait_error *e) {
 static int load(krait_model *m, const char *folder, const char *file, const krait_model_options *o,
                 krait_error *e) {
     KR_TRY(read_config(m, folder, e));
+    for (int64_t i = 0; i < o->n_sets; i++) KR_TRY(kr_config_override(&m->config, o->sets[i], e));
     if (o->rate != 1 && o->rate != 0) KR_TRY(kr_config_resample(&m->config, o->rate, e));
-    KR_TRY(take_companions(m, folder, e));
+    if (!m->config.bytes) KR_TRY(take_companions(m, folder, e)); /* else they are another model's */
     if (!o->without_tokenizer) KR_TRY(open_tokenizer(m, folder, o->tokenizer_optional != 0, e));
     KR_TRY(read_weights(m, folder, file, e));
     int rc = finish(m, o->keep_dtype ? KR_DTYPE_COUNT : (kr_dtype)o->dtype, e);
@@ -161,6 +162,7 @@ int krait_model_open(krait_model **out, const char *path, const krait_model_opti
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_model_options", e));
     if (!o.keep_dtype && !known_dtype(o.dtype))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_open: unknown dtype %d", (int)o.dtype);
+    if (o.n_sets < 0 || (o.n_sets > 0 && !o.sets)) return kr_fail_null(e, "krait_model_open: sets");
     kr_level level;
     if (o.device) KR_TRY(kr_device_open(o.device, &level, e)); /* before all that takes time */
     char *folder;

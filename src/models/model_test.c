@@ -152,6 +152,50 @@ static void state_spaces_round_trip(void **state) {
     assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
+/* What no config.json of state-spaces can say is given on opening, and stays with the model. */
+static void settings_on_opening(void **state) {
+    (void)state;
+    static const char *const old_rate[] = {"rate=softplus"}, *const bad[] = {"rate=linear"},
+                             *const told[] = {"inner=24"};
+    char folder[64], again[64];
+    kr_config c;
+    kr_weights w = {0};
+    krait_model *m;
+    krait_error e;
+    krait_save_options so = {.size = sizeof so, .keep_dtype = 1};
+    krait_model_options o = without;
+    assert_int_equal(kr_test_folder_make(folder), 0);
+    assert_int_equal(kr_test_folder_make(again), 0);
+    assert_int_equal(kr_config_make(&c, "mamba3", 6, 2, 32, "inner=12 head_dim=4 state=6", &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
+    assert_int_equal(kr_model_from_weights(&m, &c, &w, NULL, &e), 0);
+    so.layout = KRAIT_LAYOUT_STATE_SPACES;
+    assert_int_equal(krait_model_save(m, folder, &so, &e), 0);
+    uint64_t usual = m->hash;
+    krait_model_close(&m);
+    o.n_sets = 1;
+    o.sets = old_rate;
+    m = open_model(folder, &o);
+    assert_int_equal(kr_mamba3_of(&m->config).rate, KR_RATE_SOFTPLUS);
+    assert_true(m->hash != usual);
+    assert_int_equal(krait_model_save(m, again, NULL, &e), 0);
+    krait_model *back = open_model(again, &without);
+    same_weights(m, back);
+    assert_int_equal(kr_mamba3_of(&back->config).rate, KR_RATE_SOFTPLUS);
+    krait_model_close(&back);
+    krait_model_close(&m);
+    o.sets = bad;
+    assert_int_equal(krait_model_open(&m, folder, &o, &e), KRAIT_ERR_ARGUMENT);
+    assert_non_null(strstr(e.message, "heavy_tail|softplus"));
+    o.sets = told;
+    assert_int_equal(krait_model_open(&m, folder, &o, &e), KRAIT_ERR_ARGUMENT);
+    assert_non_null(strstr(e.message, "groups, state, turned, rate, a_floor"));
+    o.sets = NULL;
+    assert_int_equal(krait_model_open(&m, folder, &o, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
+    assert_int_equal(kr_test_folder_drop(again), 0);
+}
+
 /* Half-precision matrices, f32 for the rest; converting on save and on load give the same bytes. */
 static void half_types(void **state) {
     (void)state;
@@ -183,6 +227,13 @@ static void half_types(void **state) {
 }
 
 /* ---- a model made here ---- */
+
+static void write_file(const char *path, const unsigned char *bytes, size_t size) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
 
 static void small_config(kr_config *c) {
     assert_int_equal(kr_config_make(c, "mamba1", 24, 2, 264, "state=5", NULL), 0);
@@ -338,6 +389,18 @@ static void tokenizer_travels(void **state) {
     same_weights(m, back);
     krait_model_close(&back);
     krait_model_close(&m);
+    const char *stale = kr_test_path(folder, "vocab.json"); /* beside a byte model */
+    small_config(&c);
+    m = make_model(&c, true);
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    krait_model_close(&m);
+    assert_int_equal(access(path, F_OK), -1);
+    write_file(stale, (const unsigned char *)"{}", 2);
+    m = open_model(folder, NULL);
+    assert_int_equal(m->n_companions, 0); /* it would travel */
+    assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
+    assert_int_equal(access(stale, F_OK), -1);
+    krait_model_close(&m);
     small_config(&c); /* in its place one that reads ids alone */
     m = make_model(&c, false);
     assert_int_equal(krait_model_save(m, folder, NULL, NULL), 0);
@@ -404,13 +467,6 @@ static unsigned char *read_file(const char *path, size_t *size) {
     *size = map.size;
     kr_map_close(&map);
     return bytes;
-}
-
-static void write_file(const char *path, const unsigned char *bytes, size_t size) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
 }
 
 /* A model whose file was cut, or had a byte of its header changed, is refused in one line; a change
@@ -547,12 +603,19 @@ static void scan_speed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fixtures_round_trip), cmocka_unit_test(half_types),
-        cmocka_unit_test(bad_weights),         cmocka_unit_test(bytes_and_ties),
-        cmocka_unit_test(shipped_names),       cmocka_unit_test(hash_sees_all),
-        cmocka_unit_test(no_memory),           cmocka_unit_test(scan_speed),
-        cmocka_unit_test(damaged_files),       cmocka_unit_test(full_disk),
-        cmocka_unit_test(tokenizer_travels),   cmocka_unit_test(state_spaces_round_trip),
+        cmocka_unit_test(fixtures_round_trip),
+        cmocka_unit_test(half_types),
+        cmocka_unit_test(bad_weights),
+        cmocka_unit_test(bytes_and_ties),
+        cmocka_unit_test(shipped_names),
+        cmocka_unit_test(hash_sees_all),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(scan_speed),
+        cmocka_unit_test(damaged_files),
+        cmocka_unit_test(full_disk),
+        cmocka_unit_test(settings_on_opening),
+        cmocka_unit_test(tokenizer_travels),
+        cmocka_unit_test(state_spaces_round_trip),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

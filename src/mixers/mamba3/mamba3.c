@@ -70,6 +70,9 @@ static void fill(kr_config *c) {
     memcpy(c->settings, &s, sizeof s);
 }
 
+/* As config.c bounds sizes: with it a projection of any model's layers can be counted. */
+enum { MOST_KEYS = 1 << 24 };
+
 static int check(const kr_config *c, krait_error *e) {
     kr_mamba3 s = kr_mamba3_of(c);
     if (s.inner % s.head_dim != 0)
@@ -79,6 +82,10 @@ static int check(const kr_config *c, krait_error *e) {
     if (kr_mamba3_heads(&s) % s.groups != 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "groups (%lld) does not divide the %lld heads",
                        (long long)s.groups, (long long)kr_mamba3_heads(&s));
+    int64_t keys = kr_mamba3_ranks(&s) * s.groups * s.state; /* columns of B in the projection */
+    if (keys > MOST_KEYS)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "rank * groups * state is %lld, must be at most %d",
+                       (long long)keys, MOST_KEYS);
     if (kr_mamba3_angles(&s) < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "state (%lld) is too small: no pair of its turning half is left",
