@@ -78,11 +78,12 @@ int kr_pth_write(const kr_weights *w, const char *path, krait_error *e);
 /* Folders (weights_folder.c): model.safetensors, or its shards by their index, or
  * pytorch_model.bin, or its shards. */
 int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e);
-/* One model.safetensors, or shards of at most shard_bytes (0: one file) with their index; weights
- * of the other layout that lay in the folder are removed once the new ones are in place. */
+/* One model.safetensors, or shards of at most shard_bytes (0: one file) with their index. Whatever
+ * weights lay in the folder, in any of these forms, are removed once the new ones are in place; of
+ * what an index names only files that are called as shards are. */
 int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
                             krait_error *e);
-/* One pytorch_model.bin; safetensors that lay in the folder are removed once it is in place. */
+/* One pytorch_model.bin; old weights go as above. */
 int kr_weights_write_pth(const kr_weights *w, const char *folder, krait_error *e);
 
 #endif

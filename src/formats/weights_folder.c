@@ -15,6 +15,7 @@
 #define SINGLE "model.safetensors"
 #define PTH "pytorch_model.bin"
 #define INDEX "model.safetensors.index.json"
+#define PTH_INDEX "pytorch_model.bin.index.json"
 
 typedef int read_file(kr_weights *w, const char *path, krait_error *e);
 
@@ -111,7 +112,7 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
         {SINGLE, kr_safetensors_read, false},
         {INDEX, kr_safetensors_read, true},
         {PTH, kr_pth_read, false},
-        {PTH ".index.json", kr_pth_read, true},
+        {PTH_INDEX, kr_pth_read, true},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         bool found = false;
@@ -122,6 +123,90 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
     }
     return kr_fail(e, KRAIT_ERR_IO, "%s: no weights: neither " SINGLE " nor its index nor " PTH,
                    folder);
+}
+
+/* ---- what was there before ----
+ *
+ * The files of the model that is replaced: those that are read by their name, and the shards that
+ * their indices name. They are listed before anything is written (a new index takes the old one's
+ * place) and go when the new weights are there, what is read first last, an index before its
+ * shards: whoever reads meanwhile, or after a crash, finds the old model or the new one. */
+
+typedef struct old_files {
+    char **names;
+    size_t count, capacity;
+} old_files;
+
+static void forget(old_files *o) {
+    for (size_t i = 0; i < o->count; i++) kr_free(o->names[i]);
+    kr_free(o->names);
+    *o = (old_files){0};
+}
+
+static int remember(old_files *o, const char *name, krait_error *e) {
+    char *copy = kr_strdup(name);
+    if (!copy || kr_grow((void **)&o->names, &o->capacity, o->count + 1, sizeof *o->names) < 0) {
+        kr_free(copy);
+        return kr_fail_memory(e, name);
+    }
+    o->names[o->count++] = copy;
+    return 0;
+}
+
+static bool five_digits(const char *text) {
+    return strspn(text, "0123456789") >= 5 && (text[5] == '-' || text[5] == '.');
+}
+
+/* model-00001-of-00003.safetensors: an index may name any file, only those are surely weights. */
+static bool is_shard(const char *name, const char *stem, const char *end) {
+    size_t n = strlen(stem);
+    return strncmp(name, stem, n) == 0 && five_digits(name + n) &&
+           strncmp(name + n + 5, "-of-", 4) == 0 && five_digits(name + n + 9) &&
+           strcmp(name + n + 14, end) == 0;
+}
+
+/* The shards that an index names; one that cannot be read names none: its model cannot be opened.
+ */
+static int remember_shards(old_files *o, const char *folder, const char *index, krait_error *e) {
+    bool torch = strcmp(index, PTH_INDEX) == 0;
+    const char *stem = torch ? "pytorch_model-" : "model-", *end = torch ? ".bin" : ".safetensors";
+    const char *tensor, *before = "";
+    json_t *json = NULL, *v;
+    char *path = kr_path_join(folder, index);
+    if (!path) return kr_fail_memory(e, folder);
+    int rc = 0;
+    if (kr_is_file(path) && kr_json_load(&json, path, MAX_INDEX, NULL) == 0)
+        json_object_foreach(json_object_get(json, "weight_map"), tensor, v) {
+            const char *name = json_string_value(v);
+            if (rc < 0 || !name || strcmp(name, before) == 0 || !is_shard(name, stem, end))
+                continue;
+            rc = remember(o, name, e);
+            before = name;
+        }
+    json_decref(json);
+    kr_free(path);
+    return rc;
+}
+
+static int remember_all(old_files *o, const char *folder, krait_error *e) {
+    KR_TRY(remember(o, PTH_INDEX, e));
+    KR_TRY(remember_shards(o, folder, PTH_INDEX, e));
+    KR_TRY(remember(o, PTH, e));
+    KR_TRY(remember(o, INDEX, e));
+    KR_TRY(remember_shards(o, folder, INDEX, e));
+    return remember(o, SINGLE, e);
+}
+
+/* Takes `name`, which has just been written, from what will be removed. */
+static void spare(old_files *o, const char *name) {
+    for (size_t i = 0; i < o->count; i++)
+        if (strcmp(o->names[i], name) == 0) o->names[i][0] = 0;
+}
+
+static int remove_all(const old_files *o, const char *folder, krait_error *e) {
+    for (size_t i = 0; i < o->count; i++)
+        if (o->names[i][0]) KR_TRY(kr_remove_old(folder, o->names[i], e));
+    return 0;
 }
 
 /* ---- writing ---- */
@@ -188,44 +273,65 @@ static int open_shard(kr_out *out, const kr_weights *w, const char *folder, cons
 /* All shards are written under temporary names before the first takes its place, so that a full
  * disk leaves what was there. */
 static int write_shards(const kr_weights *w, const char *folder, const int64_t *first,
-                        int64_t shards, krait_error *e) {
+                        int64_t shards, old_files *old, krait_error *e) {
     kr_out *outs = kr_calloc((size_t)shards, sizeof *outs);
     if (!outs) return kr_fail_memory(e, folder);
     int rc = 0;
     for (int64_t s = 0; rc == 0 && s < shards; s++)
         rc = open_shard(&outs[s], w, folder, first, s, shards, e);
-    for (int64_t s = 0; rc == 0 && s < shards; s++) rc = kr_out_commit(&outs[s], e);
+    for (int64_t s = 0; rc == 0 && s < shards; s++) {
+        char name[64];
+        shard_file(name, s, shards);
+        rc = kr_out_commit(&outs[s], e);
+        spare(old, name);
+    }
     for (int64_t s = 0; s < shards; s++) kr_out_abort(&outs[s]);
     kr_free(outs);
     if (rc == 0) rc = write_index(w, folder, first, shards, e);
-    /* what would be read before the one just written */
-    return rc < 0 ? rc : kr_remove_old(folder, SINGLE, e);
+    spare(old, INDEX);
+    return rc;
 }
 
-static int write_single(const kr_weights *w, const char *folder, krait_error *e) {
-    char *path = kr_path_join(folder, SINGLE);
-    int rc = path ? kr_safetensors_write(w, path, e) : kr_fail_memory(e, folder);
+/* One file; `write` is its format's. */
+static int write_single(const kr_weights *w, const char *folder, const char *name,
+                        int write(const kr_weights *w, const char *path, krait_error *e),
+                        old_files *old, krait_error *e) {
+    char *path = kr_path_join(folder, name);
+    int rc = path ? write(w, path, e) : kr_fail_memory(e, folder);
     kr_free(path);
-    return rc < 0 ? rc : kr_remove_old(folder, INDEX, e); /* as above */
+    spare(old, name);
+    return rc;
 }
 
-int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
-                            krait_error *e) {
-    KR_TRY(kr_make_dirs(folder, e));
-    if (shard_bytes <= 0) return write_single(w, folder, e);
+static int write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
+                        old_files *old, krait_error *e) {
+    if (shard_bytes <= 0) return write_single(w, folder, SINGLE, kr_safetensors_write, old, e);
     int64_t *first = kr_malloc(((size_t)w->count + 1) * sizeof *first);
     if (!first) return kr_fail_memory(e, folder);
     int64_t shards = partition(w, shard_bytes, first);
-    int rc = shards > 1 ? write_shards(w, folder, first, shards, e) : write_single(w, folder, e);
+    int rc = shards > 1 ? write_shards(w, folder, first, shards, old, e)
+                        : write_single(w, folder, SINGLE, kr_safetensors_write, old, e);
     kr_free(first);
     return rc;
 }
 
-int kr_weights_write_pth(const kr_weights *w, const char *folder, krait_error *e) {
+int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
+                            krait_error *e) {
+    old_files old = {0};
     KR_TRY(kr_make_dirs(folder, e));
-    char *path = kr_path_join(folder, PTH);
-    int rc = path ? kr_pth_write(w, path, e) : kr_fail_memory(e, folder);
-    kr_free(path);
-    if (rc == 0) rc = kr_remove_old(folder, SINGLE, e); /* what would be read before it */
-    return rc < 0 ? rc : kr_remove_old(folder, INDEX, e);
+    int rc = remember_all(&old, folder, e);
+    if (rc == 0) rc = write_folder(w, folder, shard_bytes, &old, e);
+    if (rc == 0) rc = remove_all(&old, folder, e);
+    forget(&old);
+    return rc;
+}
+
+int kr_weights_write_pth(const kr_weights *w, const char *folder, krait_error *e) {
+    old_files old = {0};
+    KR_TRY(kr_make_dirs(folder, e));
+    int rc = remember_all(&old, folder, e);
+    if (rc == 0) rc = write_single(w, folder, PTH, kr_pth_write, &old, e);
+    if (rc == 0) rc = remove_all(&old, folder, e);
+    forget(&old);
+    return rc;
 }

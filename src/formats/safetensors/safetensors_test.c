@@ -183,6 +183,58 @@ static void write_text(const char *folder, const char *name, const char *text) {
     fclose(f);
 }
 
+static bool there(const char *folder, const char *name) {
+    return kr_is_file(kr_test_path(folder, name));
+}
+
+/* A new model takes the place of all weights of the old one, and of nothing else. */
+static void old_weights_go(void **state) {
+    (void)state;
+    static const char *const old[] = {"model.safetensors",
+                                      "model-00001-of-00009.safetensors",
+                                      "model-00002-of-00009.safetensors",
+                                      "model.safetensors.index.json",
+                                      "pytorch_model.bin",
+                                      "pytorch_model-00001-of-00002.bin",
+                                      "pytorch_model.bin.index.json"};
+    static const char *const others[] = {"notes.txt", "model-00001-of-00004.safetensors",
+                                         "model-final.safetensors", "model-00001-of-9.safetensors"};
+    static const char *const fresh[] = {"model.safetensors", "model.safetensors.index.json",
+                                        "pytorch_model.bin"};
+    float data[64];
+    kr_weights w = {0};
+    krait_error e;
+    fill(&w, data);
+    for (int kind = 0; kind < 3; kind++) {
+        char folder[64];
+        kr_weights back = {0};
+        assert_int_equal(kr_test_folder_make(folder), 0);
+        for (size_t i = 0; i < sizeof old / sizeof *old; i++) write_text(folder, old[i], "old");
+        for (size_t i = 0; i < 4; i++) write_text(folder, others[i], "another's");
+        write_text(
+            folder, old[3],
+            "{\"weight_map\":{\"a\":\"model-00001-of-00009.safetensors\",\"b\":\"notes.txt\","
+            "\"c\":\"model-00002-of-00009.safetensors\",\"d\":\"model-final.safetensors\","
+            "\"e\":\"model-00001-of-9.safetensors\",\"f\":7}}");
+        write_text(
+            folder, old[6],
+            "{\"weight_map\":{\"a\":\"pytorch_model-00001-of-00002.bin\",\"b\":\"notes.txt\"}}");
+        int rc = kind == 2 ? kr_weights_write_pth(&w, folder, &e)
+                           : kr_weights_write_folder(&w, folder, kind, &e);
+        if (rc < 0) fail_msg("%s", e.message);
+        for (size_t i = 0; i < sizeof old / sizeof *old; i++)
+            if (there(folder, old[i]) != (strcmp(old[i], fresh[kind]) == 0))
+                fail_msg("%s: %s", fresh[kind], old[i]);
+        for (size_t i = 0; i < 4; i++)
+            if (!there(folder, others[i])) fail_msg("%s is gone", others[i]);
+        if (kr_weights_read_folder(&back, folder, &e) < 0) fail_msg("%s", e.message);
+        same(&w, &back);
+        kr_weights_free(&back);
+        assert_int_equal(kr_test_folder_drop(folder), 0);
+    }
+    kr_weights_free(&w);
+}
+
 static void hostile_index(void **state) {
     (void)state;
     static const struct {
@@ -288,8 +340,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hostile_headers), cmocka_unit_test(lengths),
         cmocka_unit_test(deep_json),       cmocka_unit_test(folders),
-        cmocka_unit_test(hostile_index),   cmocka_unit_test(unaligned),
-        cmocka_unit_test(no_memory),
+        cmocka_unit_test(old_weights_go),  cmocka_unit_test(hostile_index),
+        cmocka_unit_test(unaligned),       cmocka_unit_test(no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
