@@ -70,8 +70,10 @@ static void print_settings(const krait_model *model, int of_mixer) {
     int column = 0, n = 0;
     for (int64_t i = 0; krait_model_setting(model, i, &k) == 0; i++) {
         if (k.of_mixer != of_mixer || is_told(k.name)) continue;
-        if (n) column += printf(column > 66 ? ",\n" : ", ");
-        if (n == 0 || column > 66) column = printf("%-14s", n ? "" : of_mixer ? "mixer" : "model");
+        int size = (int)(strlen(k.name) + strlen(k.value)) + 1;
+        int wraps = n > 0 && column + 3 + size > 80; /* ", " before it, "," behind it */
+        if (n > 0) column += printf(wraps ? ",\n" : ", ");
+        if (n == 0 || wraps) column = printf("%-14s", n ? "" : of_mixer ? "mixer" : "model");
         column += printf("%s %s", k.name, k.value);
         n++;
     }

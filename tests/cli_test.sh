@@ -123,6 +123,14 @@ json architecture layers parameters hash
 expect 0 info run --tensors --json
 json tensor dtype shape
 refused 1 'missing' info missing
+expect 0 info run
+holds test "$(grep -c ',  ' out)" -eq 0 # no line of settings goes on behind its indentation
+holds test "$(awk 'length > 80' out | wc -l)" -eq 0
+expect 0 info demo
+holds test "$(grep -c ',  ' out)" -eq 0
+refused 2 '--shard-mb has no effect' convert run run-shards --layout state_spaces --shard-mb 1
+refused 1 'what its weights do not tell' convert run run-set --set rate=softplus
+holds test ! -e run-set
 expect 0 convert run run-bf16 --dtype bf16
 expect 0 info run-bf16
 has 'bf16'
