@@ -131,11 +131,9 @@ __global__ void sweep(const lanes<T> g) {
     if (BACK) set(g.backs, p.piece, g.E, e, back);
 }
 
-/* Replaces what pieces add by what comes into them. */
+/* Replaces what pieces of a sequence add by what comes into them. */
 template <bool BACK, typename T>
-__global__ void chain(const lanes<T> g) {
-    int64_t e = (int64_t)blockIdx.x * THREADS + threadIdx.x, s = blockIdx.y;
-    if (e >= g.E) return;
+__device__ void chain_one(const lanes<T> &g, int64_t e, int64_t s) {
     const int64_t *seq = g.seqs + s * g.seqs_row;
     int64_t pieces = (seq[1] + g.chunk - 1) / g.chunk, at = seq[0] / g.chunk + s;
     cplx v = outside(g.state, seq[2] * g.state_slot, g.E, e);
@@ -151,6 +149,12 @@ __global__ void chain(const lanes<T> g) {
         set(g.backs, at + k, g.E, e, v);
         v = advance(conjugate(power), v, add);
     }
+}
+
+template <bool BACK, typename T>
+__global__ void chain(const lanes<T> g) {
+    int64_t e = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    for (int64_t s = blockIdx.y; e < g.E && s < g.S; s += gridDim.y) chain_one<BACK>(g, e, s);
 }
 
 /* ---- forward ---- */
@@ -307,7 +311,8 @@ template <bool BACK, typename T>
 void find_starts(const lanes<T> &g, unsigned blocks) {
     if (!g.ends) return;
     sweep<BACK, T><<<blocks, THREADS, 0, kr_cuda_stream()>>>(g);
-    chain<BACK, T><<<dim3(g.parts, (unsigned)g.S), THREADS, 0, kr_cuda_stream()>>>(g);
+    dim3 grid(g.parts, (unsigned)(g.S < 32768 ? g.S : 32768));
+    chain<BACK, T><<<grid, THREADS, 0, kr_cuda_stream()>>>(g);
 }
 
 template <typename T>

@@ -282,10 +282,9 @@ static __device__ __forceinline__ void kr_chain(float *adds, const float *decays
 
 /* One thread: 4 states of a channel of a sequence through its pieces, forward and (BACK) back. */
 template <bool BACK, class K, typename T>
-static __global__ void kr_scan_fold(const kr_scan_in<T> g, const kr_scan_pieces out) {
+static __device__ void kr_fold_one(const kr_scan_in<T> &g, const kr_scan_pieces &out, int64_t i,
+                                   int64_t s) {
     int quads = g.blocks * 4;
-    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, s = blockIdx.y;
-    if (i >= g.E * quads) return;
     kr_scan_lane l;
     l.channel = i / quads;
     kr_lane_states<K::MMA>(l, (int)(i % quads));
@@ -299,6 +298,14 @@ static __global__ void kr_scan_fold(const kr_scan_in<T> g, const kr_scan_pieces 
     if (!BACK) return;
     kr_load_state(g, l, g.dstate ? g.dstate + seq[2] * g.dstate_slot : NULL, v);
     kr_chain(out.backs + at, out.decays + at, size, pieces, true, v);
+}
+
+/* Sequences go round the blocks of y. */
+template <bool BACK, class K, typename T>
+static __global__ void kr_scan_fold(const kr_scan_in<T> g, const kr_scan_pieces out) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    for (int64_t s = blockIdx.y; i < g.E * g.blocks * 4 && s < g.S; s += gridDim.y)
+        kr_fold_one<BACK, K, T>(g, out, i, s);
 }
 
 /* A kernel over pieces x parts blocks of threads, with `sums` more floats of shared memory each. */
@@ -315,7 +322,7 @@ static void kr_scan_launch(F kernel, const kr_scan_in<T> &g, const O &out, int64
 
 template <bool BACK, class K, typename T>
 static void kr_scan_fold_launch(const kr_scan_in<T> &g, const kr_scan_pieces &out) {
-    dim3 grid(kr_blocks(g.E * g.blocks * 4, 64), (unsigned)g.S);
+    dim3 grid(kr_blocks(g.E * g.blocks * 4, 64), (unsigned)(g.S < 32768 ? g.S : 32768));
     kr_scan_fold<BACK, K, T><<<grid, 64, 0, kr_cuda_stream()>>>(g, out);
 }
 

@@ -91,7 +91,8 @@ static const struct {
              {"ragged, reset", 100, 5, 8, 7, true, true},
              {"steps", 9, 4, 32, 9, false, true},
              {"no state", 40, 2, 3, 3, true, false},
-             {"far", 5, 2, 6, 2, true, true}};
+             {"far", 5, 2, 6, 2, true, true},
+             {"more sequences than a grid is high", 66000, 1, 2, 65800, true, true}};
 
 static bool inputs(int index, kr_case *k, int first) {
     if (index >= (int)(sizeof table / sizeof *table)) return false;
@@ -106,6 +107,7 @@ static bool inputs(int index, kr_case *k, int first) {
     kr_case_normal(k, first + STATE, 3, (int64_t[]){n, H, S});
     if (!table[index].reset) kr_case_without(k, first + RESET);
     if (!table[index].state) kr_case_without(k, first + STATE);
+    k->large = index == 6;
     return true;
 }
 

@@ -1,13 +1,14 @@
 /* phase.cu - angles through time on the GPU. phase.h has the equations.
  *
- * Forward: a thread an angle of a head, through its sequence, in double: angles are whole turns
- * apart. Backward: the same from behind leaves G in each row; then a thread sums a row's. */
+ * Forward: a thread an angle of a head, through its sequence (they go round the blocks of y), in
+ * double: angles are whole turns apart. Backward: the same from behind leaves G in each row; then a
+ * thread sums a row's. */
 #include "device/cuda/kernel.cuh"
 #include "ops/phase/phase.h"
 
 namespace {
 
-enum { THREADS = 128 };
+enum { THREADS = 128, HIGH = 32768 };
 #define KR_PI 3.14159265358979323846
 
 template <typename T>
@@ -25,11 +26,8 @@ struct states {
 };
 
 template <typename T>
-__global__ void forward(const lanes<T> g, const states from, T *phi_out, int64_t row,
-                        const states to) {
-    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
-    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (j >= g.H * g.S) return;
+__device__ void pass(const lanes<T> &g, const int64_t *q, int64_t j, const states &from, T *phi_out,
+                     int64_t row, const states &to) {
     double phi = from.p ? (double)from.p[q[2] * from.slot + j] : 0;
     for (int64_t t = q[0]; t < q[0] + q[1]; t++) {
         double turn = KR_PI * tanh((double)kr_load(g.angle + t * g.angle_row + j % g.S));
@@ -41,13 +39,18 @@ __global__ void forward(const lanes<T> g, const states from, T *phi_out, int64_t
     if (to.p) to.p[q[2] * to.slot + j] = (float)phi;
 }
 
+template <typename T>
+__global__ void forward(const lanes<T> g, const states from, T *phi_out, int64_t row,
+                        const states to) {
+    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    for (int64_t s = blockIdx.y; j < g.H * g.S && s < g.n; s += gridDim.y)
+        pass(g, g.seqs + s * g.seqs_row, j, from, phi_out, row, to);
+}
+
 /* G [M,H S] */
 template <typename T>
-__global__ void gather_back(const lanes<T> g, const T *dphi, int64_t row, const states behind,
-                            float *G, const states to) {
-    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
-    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (j >= g.H * g.S) return;
+__device__ void pass_back(const lanes<T> &g, const int64_t *q, int64_t j, const T *dphi,
+                          int64_t row, const states &behind, float *G, const states &to) {
     float sum = behind.p ? behind.p[q[2] * behind.slot + j] : 0;
     for (int64_t t = q[0] + q[1] - 1; t >= q[0]; t--) {
         if (dphi) sum += kr_load(dphi + t * row + j);
@@ -57,9 +60,17 @@ __global__ void gather_back(const lanes<T> g, const T *dphi, int64_t row, const 
     if (to.p) to.p[q[2] * to.slot + j] += sum;
 }
 
-__global__ void clear(const states to, int64_t width) {
+template <typename T>
+__global__ void gather_back(const lanes<T> g, const T *dphi, int64_t row, const states behind,
+                            float *G, const states to) {
     int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (j < width) to.p[blockIdx.y * to.slot + j] = 0;
+    for (int64_t s = blockIdx.y; j < g.H * g.S && s < g.n; s += gridDim.y)
+        pass_back(g, g.seqs + s * g.seqs_row, j, dphi, row, behind, G, to);
+}
+
+__global__ void clear(const states to, int64_t slots, int64_t width) {
+    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    for (int64_t i = blockIdx.y; j < width && i < slots; i += gridDim.y) to.p[i * to.slot + j] = 0;
 }
 
 template <typename T>
@@ -113,11 +124,15 @@ lanes<T> lanes_of(const kr_tensor *in) {
             (const uint8_t *)in[3].data};
 }
 
+dim3 grid_of(int64_t width, int64_t high) {
+    return dim3(kr_blocks(width, THREADS), (unsigned)(high < HIGH ? high : HIGH));
+}
+
 template <typename T>
 void run_forward(const kr_call *c) {
     lanes<T> g = lanes_of<T>(c->in);
     states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
-    dim3 grid(kr_blocks(g.H * g.S, THREADS), (unsigned)g.n);
+    dim3 grid = grid_of(g.H * g.S, g.n);
     if (g.n > 0)
         forward<T><<<grid, THREADS, 0, kr_cuda_stream()>>>(g, states_of(&c->in[4]),
                                                            (T *)c->out[0].data, c->out[0].stride[0],
@@ -129,11 +144,10 @@ void run_backward(const kr_call *c) {
     lanes<T> g = lanes_of<T>(c->in + 1);
     states none = {NULL, 0}, to = c->n_out > 2 ? states_of(&c->out[2]) : none;
     float *G = (float *)c->scratch;
-    dim3 grid(kr_blocks(g.H * g.S, THREADS), (unsigned)g.n);
-    if (to.p && !KR_ACC(c, 2)) {
-        dim3 slots(grid.x, (unsigned)c->out[2].shape[0]);
-        clear<<<slots, THREADS, 0, kr_cuda_stream()>>>(to, g.H * g.S);
-    }
+    int64_t width = g.H * g.S, slots = c->n_out > 2 ? c->out[2].shape[0] : 0;
+    dim3 grid = grid_of(width, g.n);
+    if (to.p && !KR_ACC(c, 2) && slots > 0)
+        clear<<<grid_of(width, slots), THREADS, 0, kr_cuda_stream()>>>(to, slots, width);
     if (g.n > 0)
         gather_back<T>
             <<<grid, THREADS, 0, kr_cuda_stream()>>>(g, (const T *)c->in[0].data,

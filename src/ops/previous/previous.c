@@ -70,7 +70,8 @@ static const struct {
              {"steps", 9, 64, 9, false, true},
              {"no state", 40, 5, 3, true, false},
              {"more sequences than rows", 2, 6, 4, true, true},
-             {"far", 5, 9, 2, true, true}};
+             {"far", 5, 9, 2, true, true},
+             {"more sequences than a grid is high", 66000, 2, 65800, true, true}};
 
 static bool inputs(int index, kr_case *k, int first) {
     if (index >= (int)(sizeof table / sizeof *table)) return false;
@@ -83,6 +84,7 @@ static bool inputs(int index, kr_case *k, int first) {
     kr_case_normal(k, first + 3, 2, (int64_t[]){S, table[index].W});
     if (!table[index].reset) kr_case_without(k, first + 2);
     if (!table[index].state) kr_case_without(k, first + 3);
+    k->large = index == 7;
     k->n_out = table[index].state ? 2 : 1;
     return true;
 }

@@ -1,16 +1,17 @@
 /* previous.cu - rows beside those before them, on the GPU. previous.h has the contract.
  *
- * A block takes rows of one sequence in turn, its threads their columns. */
+ * A block takes rows of a sequence in turn, its threads their columns; sequences go round the
+ * blocks of y. */
 #include "device/cuda/kernel.cuh"
 #include "ops/previous/previous.h"
 
 namespace {
 
-enum { THREADS = 128, BLOCKS = 256 };
+enum { THREADS = 128, BLOCKS = 256, HIGH = 32768 };
 
 struct sequences {
     const int64_t *seqs;
-    int64_t seqs_row, W;
+    int64_t seqs_row, S, W;
     const uint8_t *reset;
 };
 
@@ -26,9 +27,8 @@ struct rows {
 };
 
 template <typename T>
-__global__ void forward(const sequences g, const rows<T> x, const states from, const rows<T> y,
-                        const states to) {
-    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
+__device__ void pass(const sequences &g, const int64_t *q, const rows<T> &x, const states &from,
+                     const rows<T> &y, const states &to) {
     const float *state = from.p ? from.p + q[2] * from.slot : NULL;
     for (int64_t t = blockIdx.x; t < q[1]; t += gridDim.x) {
         const T *now = x.p + (q[0] + t) * x.row;
@@ -48,6 +48,13 @@ __global__ void forward(const sequences g, const rows<T> x, const states from, c
     }
 }
 
+template <typename T>
+__global__ void forward(const sequences g, const rows<T> x, const states from, const rows<T> y,
+                        const states to) {
+    for (int64_t s = blockIdx.y; s < g.S; s += gridDim.y)
+        pass(g, g.seqs + s * g.seqs_row, x, from, y, to);
+}
+
 /* What row t of a sequence, or (-1) its state, gives to what follows. */
 template <typename T>
 __device__ __forceinline__ float given(const sequences &g, const int64_t *q, const rows<T> &dy,
@@ -58,9 +65,8 @@ __device__ __forceinline__ float given(const sequences &g, const int64_t *q, con
 }
 
 template <typename T>
-__global__ void backward(const sequences g, const rows<T> dy, const states behind, const rows<T> dx,
-                         bool add, const states to) {
-    const int64_t *q = g.seqs + blockIdx.y * g.seqs_row;
+__device__ void pass_back(const sequences &g, const int64_t *q, const rows<T> &dy,
+                          const states &behind, const rows<T> &dx, bool add, const states &to) {
     for (int64_t t = blockIdx.x; dx.p && t < q[1]; t += gridDim.x)
         for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
             float own = dy.p ? kr_load(dy.p + (q[0] + t) * dy.row + j) : 0;
@@ -68,6 +74,13 @@ __global__ void backward(const sequences g, const rows<T> dy, const states behin
         }
     for (int64_t j = threadIdx.x; to.p && blockIdx.x == 0 && j < g.W; j += THREADS)
         to.p[q[2] * to.slot + j] += given(g, q, dy, behind, -1, j);
+}
+
+template <typename T>
+__global__ void backward(const sequences g, const rows<T> dy, const states behind, const rows<T> dx,
+                         bool add, const states to) {
+    for (int64_t s = blockIdx.y; s < g.S; s += gridDim.y)
+        pass_back(g, g.seqs + s * g.seqs_row, dy, behind, dx, add, to);
 }
 
 __global__ void clear(const states to, int64_t W) {
@@ -81,14 +94,17 @@ rows<T> rows_of(const kr_tensor *t) {
 states states_of(const kr_tensor *t) { return {(float *)t->data, t->data ? t->stride[0] : 0}; }
 
 sequences sequences_of(const kr_call *c, int i, int64_t W) {
-    return {(const int64_t *)c->in[i].data, c->in[i].stride[0], W,
+    return {(const int64_t *)c->in[i].data, c->in[i].stride[0], c->in[i].shape[0], W,
             (const uint8_t *)c->in[i + 1].data};
 }
 
 /* Blocks for the rows of a sequence, and sequences. */
 dim3 grid_of(int64_t M, int64_t S) {
     int64_t each = (M + S - 1) / S;
-    return dim3((unsigned)(each < 1 ? 1 : each < BLOCKS ? each : BLOCKS), (unsigned)S);
+    return dim3((unsigned)(each < 1        ? 1
+                           : each < BLOCKS ? each
+                                           : BLOCKS),
+                (unsigned)(S < HIGH ? S : HIGH));
 }
 
 template <typename T>

@@ -3,7 +3,7 @@
  * A first pass tells each row where it stands: how many rows behind its segment's start, and from
  * which state it counts. A block does that for a sequence, 256 rows at a time: the last start in
  * front of a row is a running maximum. Then a thread turns a pair of columns in every head of a
- * row. Angles are made in double, their cosines in float. */
+ * row; rows of no sequence stay as they are. Angles are made in double, their cosines in float. */
 #include "device/cuda/kernel.cuh"
 #include "ops/rope/rope.h"
 
@@ -11,7 +11,7 @@ namespace {
 
 enum { THREADS = 256 };
 
-/* Where a row stands; slot < 0: it counts from 0, behind a segment start. */
+/* Where a row stands; slot < 0: it counts from 0, behind a segment start; rows < 0: nowhere. */
 struct place {
     int64_t rows, slot;
 };
@@ -73,7 +73,9 @@ __global__ void turn(const sequences g, const columns<T> c) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, m = i / g.half, n = i % g.half;
     float sine, cosine;
     if (m >= c.M) return;
-    sincosf(c.sign * (float)angle(g, g.places[m], n), &sine, &cosine);
+    place at = g.places[m];
+    if (at.rows < 0) return;
+    sincosf(c.sign * (float)angle(g, at, n), &sine, &cosine);
     const T *x = c.x + m * c.x_row + n;
     T *y = c.y + m * c.y_row + n;
     for (int64_t h = 0; h < c.heads; h++, x += 2 * g.half, y += 2 * g.half) {
@@ -103,12 +105,11 @@ struct state_out {
     int64_t behind_row, to_row;
 };
 
-/* What the rows that count from a state give to it. A warp an angle of a sequence. */
+/* What the rows that count from a state give to its angle n. A warp. */
 template <typename T>
-__global__ void state_gradient(const sequences g, const columns<T> dy, const T *x, int64_t x_row,
-                               const state_out out) {
+__device__ void angle_gradient(const sequences &g, const columns<T> &dy, const T *x, int64_t x_row,
+                               const state_out &out, int64_t n) {
     const int64_t *seq = g.seqs + blockIdx.x * g.seqs_row;
-    int64_t n = blockIdx.y;
     double sum = 0;
     bool through = true; /* no segment starts */
     for (int64_t t = threadIdx.x; t < seq[1]; t += 32) {
@@ -130,6 +131,13 @@ __global__ void state_gradient(const sequences g, const columns<T> dy, const T *
     if (threadIdx.x) return;
     if (through && out.behind) sum += (double)out.behind[seq[2] * out.behind_row + n];
     kr_put(out.to + seq[2] * out.to_row + n, (float)sum, true);
+}
+
+template <typename T>
+__global__ void state_gradient(const sequences g, const columns<T> dy, const T *x, int64_t x_row,
+                               const state_out out) {
+    for (int64_t n = blockIdx.y; n < g.half; n += gridDim.y)
+        angle_gradient(g, dy, x, x_row, out, n);
 }
 
 /* seqs, reset and state are inputs `at` and what follows. */
@@ -164,8 +172,8 @@ columns<T> columns_of(const kr_call *c, const sequences &g, float sign) {
 
 template <typename T>
 void run(const sequences &g, const columns<T> &v) {
-    unsigned sequences = (unsigned)g.S;
-    if (g.S > 0) find_places<<<sequences, THREADS, 0, kr_cuda_stream()>>>(g);
+    cudaMemsetAsync(g.places, 0xff, (size_t)v.M * sizeof *g.places, kr_cuda_stream()); /* -1 */
+    if (g.S > 0) find_places<<<(unsigned)g.S, THREADS, 0, kr_cuda_stream()>>>(g);
     if (v.y && v.M > 0)
         turn<T><<<kr_blocks(v.M * g.half, THREADS), THREADS, 0, kr_cuda_stream()>>>(g, v);
 }
@@ -191,7 +199,7 @@ void run_backward(const kr_call *c) {
                      behind->data ? behind->stride[0] : 0, to->stride[0]};
     if (!KR_ACC(c, 1) && to->shape[0] > 0)
         clear<<<(unsigned)to->shape[0], 32, 0, kr_cuda_stream()>>>(out.to, out.to_row, g.half);
-    dim3 grid((unsigned)g.S, (unsigned)g.half);
+    dim3 grid((unsigned)g.S, (unsigned)(g.half < 32768 ? g.half : 32768));
     if (g.S > 0)
         state_gradient<T>
             <<<grid, 32, 0, kr_cuda_stream()>>>(g, dy, (const T *)x->data, x->stride[0], out);

@@ -146,13 +146,13 @@ static __device__ rank_key largest_of_piece(const row_of &row, int piece) {
 }
 
 static __global__ void __launch_bounds__(SCANNERS * 32) largest(arguments a) {
-    int64_t lane = a.lanes[blockIdx.y];
-    int piece = blockIdx.x * SCANNERS + threadIdx.x / 32;
+    int64_t lane = a.lanes[blockIdx.x];
+    int piece = blockIdx.y * SCANNERS + threadIdx.x / 32;
     kr_go_on();
     kr_after();
     if (lane < 0 || lane >= a.L) return;
-    rank_key best = largest_of_piece(row_at(a, blockIdx.y, lane), piece);
-    if (threadIdx.x % 32 == 0) a.largest[(int64_t)blockIdx.y * THREADS + piece] = best;
+    rank_key best = largest_of_piece(row_at(a, blockIdx.x, lane), piece);
+    if (threadIdx.x % 32 == 0) a.largest[(int64_t)blockIdx.x * THREADS + piece] = best;
 }
 
 /* The n-th largest of the pieces' largest, a thread each (0 where fewer have one). */
@@ -429,6 +429,6 @@ extern "C" void kr_sample_cuda(const kr_call *c) {
     a.largest = (rank_key *)c->scratch;
     if (logits->shape[0] == 0) return;
     unsigned rows = (unsigned)logits->shape[0];
-    kr_launch_early(largest, true, dim3(THREADS / SCANNERS, rows), SCANNERS * 32, 0, a);
+    kr_launch_early(largest, true, dim3(rows, THREADS / SCANNERS), SCANNERS * 32, 0, a);
     kr_launch_early(sample, true, dim3(rows), THREADS, 0, a);
 }
