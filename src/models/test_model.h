@@ -21,17 +21,22 @@ static inline int kr_test_weights(kr_weights *w, const kr_config *c, kr_rng *r) 
     return rc;
 }
 
-/* A Mamba-1 over bytes, 256 its end. */
-static inline int kr_test_model(krait_model **out, int64_t width, int64_t layers) {
+/* A model over bytes, 256 its end. */
+static inline int kr_test_model_of(krait_model **out, const char *mixer, int64_t width,
+                                   int64_t layers) {
     kr_config c;
     kr_weights w = {0};
     krait_tokenizer *t;
     kr_rng r = kr_rng_make(1, 2);
-    int rc = kr_config_make(&c, "mamba1", width, layers, 257, NULL, NULL);
+    int rc = kr_config_make(&c, mixer, width, layers, 257, NULL, NULL);
     c.eos = 256;
     if (rc == 0) rc = kr_test_weights(&w, &c, &r);
     if (rc == 0) rc = krait_tokenizer_open(&t, "bytes", NULL);
     return rc < 0 ? rc : kr_model_from_weights(out, &c, &w, t, NULL);
+}
+
+static inline int kr_test_model(krait_model **out, int64_t width, int64_t layers) {
+    return kr_test_model_of(out, "mamba1", width, layers);
 }
 
 /* The largest difference of a [n] and b [n], relative to the largest magnitude of b; infinite

@@ -26,6 +26,7 @@
 #include "ops/elementwise/elementwise.h"
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 #include "ops/linear/linear.h"
+#include "ops/mamba_layer/mamba2_layer.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
 
@@ -103,15 +104,22 @@ static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
     return 2;
 }
 
-/* x, B and C. Fresh values of the bias too: the official code leaves the framework's default. */
-static kr_value *convolution(kr_nn *nn, const kr_mamba2 *m, kr_value *mixed) {
+/* The filter, and its bias or NULL. Fresh values of the bias too: the official code leaves the
+ * framework's default. */
+static kr_value *filter(kr_nn *nn, const kr_mamba2 *m, kr_value **bias) {
     int64_t width = kr_mamba2_mixed(m);
     kr_init init = kr_init_fan_in(m->kernel, 1);
     kr_init of_filter = m->conv_init > 0 ? kr_init_symmetric(m->conv_init) : init;
     kr_value *w = kr_nn_param(nn, "conv1d.weight", KR_PARAM_DECAY, of_filter, 3,
                               (int64_t[]){width, 1, m->kernel});
-    kr_value *b = NULL;
-    if (m->conv_bias) b = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &width);
+    *bias = NULL;
+    if (m->conv_bias) *bias = kr_nn_param(nn, "conv1d.bias", KR_PARAM_PLAIN, init, 1, &width);
+    return w;
+}
+
+/* x, B and C. */
+static kr_value *convolution(kr_nn *nn, const kr_mamba2 *m, kr_value *mixed) {
+    kr_value *b, *w = filter(nn, m, &b);
     kr_value *outs[2] = {NULL, m->kernel > 1 ? nn->state_out[0] : NULL};
     kr_value *before = m->kernel > 1 ? nn->state_in[0] : NULL;
     kr_causal_conv_attr attr = {.silu = 1};
@@ -129,15 +137,28 @@ static krait_scan_desc describe(const kr_mamba2 *m) {
     return d;
 }
 
-static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw) {
-    int64_t E = m->ssm, GN = m->groups * m->state, H = kr_mamba2_heads(m);
-    kr_value *bias =
-        kr_nn_param(nn, "dt_bias", KR_PARAM_PLAIN,
-                    (kr_init){KR_INIT_SOFTPLUS_INV, m->dt_min, m->dt_max, m->dt_floor}, 1, &H);
+/* The parameters of the recurrence: the step's bias; A, from its logarithm; D. */
+static kr_value *step_bias(kr_nn *nn, const kr_mamba2 *m) {
+    int64_t H = kr_mamba2_heads(m);
+    return kr_nn_param(nn, "dt_bias", KR_PARAM_PLAIN,
+                       (kr_init){KR_INIT_SOFTPLUS_INV, m->dt_min, m->dt_max, m->dt_floor}, 1, &H);
+}
+
+static kr_value *decay(kr_nn *nn, const kr_mamba2 *m) {
+    int64_t H = kr_mamba2_heads(m);
     kr_value *a_log = kr_nn_param(nn, "A_log", KR_PARAM_PLAIN,
                                   (kr_init){KR_INIT_LOG_UNIFORM, m->a_min, m->a_max, 0}, 1, &H);
-    kr_value *a = kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
-    kr_value *d = kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, m->skip_per_channel ? &E : &H);
+    return kr_apply1(nn->g, &kr_op_neg_exp, NULL, 0, &a_log, 1);
+}
+
+static kr_value *skip(kr_nn *nn, const kr_mamba2 *m) {
+    int64_t H = kr_mamba2_heads(m);
+    return kr_nn_param(nn, "D", KR_PARAM_PLAIN, KR_ONES, 1, m->skip_per_channel ? &m->ssm : &H);
+}
+
+static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value *raw) {
+    int64_t E = m->ssm, GN = m->groups * m->state;
+    kr_value *bias = step_bias(nn, m), *a = decay(nn, m), *d = skip(nn, m);
     krait_scan_desc scan = describe(m);
     kr_value *ins[] = {kr_graph_columns(nn->g, u, 0, E),
                        raw,
@@ -156,11 +177,15 @@ static kr_value *recurrence(kr_nn *nn, const kr_mamba2 *m, kr_value *u, kr_value
     return outs[0];
 }
 
+static kr_value *norm_weight(kr_nn *nn, const kr_mamba2 *m) {
+    return kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->ssm);
+}
+
 /* y gated by z and, where the model has it, normed. */
 static kr_value *gated(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) {
     kr_value *outs[2] = {NULL, NULL};
     if (m->gated_norm) {
-        kr_value *w = kr_nn_param(nn, "norm.weight", KR_PARAM_PLAIN, KR_ONES, 1, &m->ssm);
+        kr_value *w = norm_weight(nn, m);
         kr_gated_rmsnorm_attr attr = {nn->config->norm_eps, m->groups, m->norm_before_gate};
         kr_apply(nn->g, &kr_op_gated_rmsnorm, &attr, sizeof attr, (kr_value *[]){y, z, w}, 3, outs,
                  2);
@@ -172,11 +197,15 @@ static kr_value *gated(kr_nn *nn, const kr_mamba2 *m, kr_value *y, kr_value *z) 
     return outs[0];
 }
 
+/* Scaled so that the residual stream's variance does not grow with depth. */
+static kr_init out_init(const kr_nn *nn, const kr_mamba2 *m) {
+    return kr_init_fan_in(m->inner, 1 / sqrt((double)nn->config->layers));
+}
+
 /* out_proj of y; its weight has columns for the gated map in front of those for y. */
 static kr_value *project_out(kr_nn *nn, const kr_mamba2 *m, kr_value *mapped, kr_value *y) {
     int64_t D = nn->config->width, E = m->inner, rest = E - m->ssm;
-    /* scaled so that the residual stream's variance does not grow with depth */
-    kr_init init = kr_init_fan_in(E, 1 / sqrt((double)nn->config->layers));
+    kr_init init = out_init(nn, m);
     if (!rest) return kr_nn_linear(nn, y, "out_proj", E, D, m->linear_bias, init);
     kr_value *w = kr_nn_param(nn, "out_proj.weight", KR_PARAM_MATRIX, init, 2, (int64_t[]){D, E});
     kr_value *b = NULL, *half = kr_nn_half_copy(nn, w);
@@ -207,6 +236,52 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
     return project_out(nn, &m, mapped, y);
 }
 
+/* ---- a decode step of few rows on the GPU, where launches cost more than arithmetic ---------- */
+
+/* One row, one group, whose norm comes behind the gate, and no other channels. */
+static bool is_one_op(const kr_nn *nn, const kr_mamba2 *m) {
+    kr_mamba2_layer_sizes s = {nn->step_rows, nn->config->width,  m->ssm,
+                               m->state,      kr_mamba2_heads(m), m->kernel};
+    return nn->step_rows == 1 && kr_graph_level(nn->g) == KR_LEVEL_CUDA && nn->state_in[1] &&
+           m->ssm == m->inner && m->groups == 1 && m->gated_norm && !m->norm_before_gate &&
+           kr_mamba2_layer_fits(&s, kr_graph_half(nn->g));
+}
+
+static kr_value *matrix(kr_nn *nn, const char *name, int64_t rows, int64_t columns, kr_init init) {
+    return kr_nn_param(nn, name, KR_PARAM_MATRIX, init, 2, (int64_t[]){rows, columns});
+}
+
+static void add_biases(kr_nn *nn, const kr_mamba2 *m, int64_t made, kr_value **ins) {
+    if (!m->linear_bias) return;
+    ins[KR_LAYER2_IN_BIAS] = kr_nn_param(nn, "in_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &made);
+    ins[KR_LAYER2_OUT_BIAS] =
+        kr_nn_param(nn, "out_proj.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &nn->config->width);
+}
+
+static kr_value *step(kr_nn *nn, kr_value *x, kr_value *norm) {
+    kr_mamba2 m = kr_mamba2_of(nn->config);
+    int64_t D = nn->config->width, E = m.ssm;
+    int64_t made = E + kr_mamba2_mixed(&m) + kr_mamba2_heads(&m);
+    if (!is_one_op(nn, &m)) return NULL;
+    kr_value *ins[KR_LAYER2_INS] = {[KR_LAYER2_X] = x, [KR_LAYER2_NORM] = norm};
+    kr_value *outs[KR_LAYER2_OUTS] = {NULL, nn->state_out[0], nn->state_out[1]};
+    ins[KR_LAYER2_IN] = matrix(nn, "in_proj.weight", made, D, kr_init_fan_in(D, 1));
+    ins[KR_LAYER2_CONV] = filter(nn, &m, &ins[KR_LAYER2_CONV_BIAS]);
+    ins[KR_LAYER2_DT_BIAS] = step_bias(nn, &m);
+    ins[KR_LAYER2_A] = decay(nn, &m);
+    ins[KR_LAYER2_D] = skip(nn, &m);
+    ins[KR_LAYER2_GATE_NORM] = norm_weight(nn, &m);
+    ins[KR_LAYER2_OUT] = matrix(nn, "out_proj.weight", D, E, out_init(nn, &m));
+    add_biases(nn, &m, made, ins);
+    ins[KR_LAYER2_SEQS] = nn->seqs;
+    ins[KR_LAYER2_WINDOW] = nn->state_in[0];
+    ins[KR_LAYER2_STATE] = nn->state_in[1];
+    kr_mamba2_layer_attr attr = {nn->config->norm_eps, m.dt_least, m.dt_most};
+    kr_apply(nn->g, &kr_op_mamba2_layer, &attr, sizeof attr, ins, KR_LAYER2_INS, outs,
+             KR_LAYER2_OUTS);
+    return outs[KR_LAYER2_Y];
+}
+
 const kr_mixer kr_mixer_mamba2 = {
     .name = "mamba2",
     .settings = settings,
@@ -217,4 +292,5 @@ const kr_mixer kr_mixer_mamba2 = {
     .variants = variants,
     .states = states,
     .build = build,
+    .step = step,
 };

@@ -1,6 +1,6 @@
-/* mamba_layer_block.cuh - what a block of mamba_layer.cu works with: the words by which blocks hand
- * each other numbers, its share of the weights' rows, the ring through which those come, and
- * products with them.
+/* mamba_layer_block.cuh - what a block of mamba_layer.cu or mamba2_layer.cu works with: the words
+ * by which blocks hand each other numbers, its share of the weights' rows, the ring through which
+ * those come, and products with them.
  *
  * A word of 64 bits holds a number (or two halves) and its date, the count of layers that this
  * process has run. Who needs the word reads it until its date is right: neither barriers nor fences
@@ -28,38 +28,24 @@ enum {
     SLICE = 64,
     MOST_SLOTS = 13,
     UNDER_WAY = 36 << 10, /* bytes on their way to a block, about */
-    TURNS = PIECE / SLICE / WARPS,
-    LOADS = 6
+    TURNS = PIECE / SLICE / WARPS
 };
 
 typedef unsigned long long word;
 
-struct layer {
-    const void *w_in, *w_x, *w_dt, *w_out;
+/* What layers of either kind have; mamba_layer.h and mamba2_layer.h tell. */
+struct layer_parts {
+    const void *w_in, *w_out;
     const float *norm, *in_bias, *conv, *conv_bias, *dt_bias, *A, *D, *out_bias, *window, *state;
     float *window_out, *state_out, *y;
 };
 
-struct sizes {
-    int64_t ld_in, ld_x, ld_dt, ld_out, ld_A, ld_y, ld_from;    /* of rows */
+/* No bytes between its members: sizes are compared as bytes. */
+struct layer_sizes {
+    int64_t ld_in, ld_out, ld_y, ld_from;                       /* of rows */
     int64_t from_slot, from_tap, to_slot, to_tap, from_h, to_h; /* of the states */
-    int D, E, N, r, M, K;
-    float eps, mixer_eps, one_of_D;
-};
-
-/* Where things lie in shared memory behind the ring, in bytes. */
-struct places {
-    int slots, ld_rows, rows, parts, xp, u, gate, layers, end;
-};
-
-struct arguments {
-    sizes s;
-    places at;
-    const float *x;
-    const int64_t *seqs;
-    int n, ahead;
-    bool whole; /* rows of weights are 16-byte vectors */
-    layer layers[KR_LAYER_LAYERS];
+    int D, E, N, M, K, x_row; /* x_row: where x begins in in_proj, 0 or E; z has the other half */
+    float eps, one_of_D;
 };
 
 /* ---- the exchange ---------------------------------------------------------------------------- */
@@ -165,16 +151,15 @@ struct strip {
     int tiles, half; /* half: 0, or the 4 rows of x */
     int bytes;       /* of a row */
     int piece;       /* of which a slot of the ring takes so many */
+    int base, other; /* mine is counted from row base; z lies so far behind x */
 
     /* Row j of tile t in the weight; -1: there is none. */
-    __device__ int row(int t, int j, int E) const {
+    __device__ int row(int t, int j) const {
         int local = half ? t * half + j % half : t * TILE + j;
         if (local >= mine.count) return -1;
-        return mine.first + local + (half && j >= half ? E : 0);
+        return base + mine.first + local + (half && j >= half ? other : 0);
     }
 };
-
-enum { IN, XP, OUT };
 
 /* How a row of so many bytes is cut: evenly. */
 static __device__ __host__ __forceinline__ int piece_of(int bytes) {
@@ -183,18 +168,33 @@ static __device__ __host__ __forceinline__ int piece_of(int bytes) {
 }
 
 template <typename T>
-static __device__ __forceinline__ strip strip_of(const sizes &s, int which) {
-    unsigned last = gridDim.x - 1 - blockIdx.x; /* more of the channels, fewer of the others */
+static __device__ __forceinline__ strip cut_strip(share mine, int columns, int half) {
+    int per_tile = half ? half : TILE;
     strip p = {};
-    p.half = which == IN ? TILE / 2 : 0;
-    p.mine = which == IN   ? share_of(s.E, KR_LAYER_UNIT, blockIdx.x)
-             : which == XP ? share_of(s.r + 2 * s.N, 1, last)
-                           : share_of(s.D, 1, last);
-    int per_tile = p.half ? p.half : TILE;
-    p.tiles = (p.mine.count + per_tile - 1) / per_tile;
-    p.bytes = (which == IN ? s.D : s.E) * (int)sizeof(T);
+    p.mine = mine;
+    p.half = half;
+    p.tiles = (mine.count + per_tile - 1) / per_tile;
+    p.bytes = columns * (int)sizeof(T);
     p.piece = piece_of(p.bytes);
     return p;
+}
+
+/* Of what is not a channel, fewer fall to the blocks that have more channels. */
+static __device__ __forceinline__ share other_share(int n) {
+    return share_of(n, 1, gridDim.x - 1 - blockIdx.x);
+}
+
+/* The channels' rows of in_proj, and the block's of out_proj. */
+template <typename T>
+static __device__ __forceinline__ strip strip_in(const layer_sizes &s) {
+    strip p = cut_strip<T>(share_of(s.E, KR_LAYER_UNIT, blockIdx.x), s.D, TILE / 2);
+    p.base = s.x_row;
+    p.other = s.E - 2 * s.x_row;
+    return p;
+}
+template <typename T>
+static __device__ __forceinline__ strip strip_out(const layer_sizes &s) {
+    return cut_strip<T>(other_share(s.D), s.E, 0);
 }
 
 /* ---- the ring -------------------------------------------------------------------------------- */
@@ -239,22 +239,22 @@ static __device__ __forceinline__ void wait_signal(word *signal, int parity) {
     while (!has_come(signal, parity)) continue;
 }
 
-/* Whether the engine copies the weights: whole vectors, on a card that has one. */
-static __device__ __forceinline__ bool by_engine(const arguments &a) {
-#if __CUDA_ARCH__ >= 900
-    return a.whole;
-#else
-    return false;
-#endif
-}
-
 /* Where a warp is in the ring. */
 struct ring {
     char *slots;
     signals *of;
-    int n, at, parity;
-    bool plain; /* copied by loads and stores, after which every lane arrives */
+    int n, ahead; /* slots, of which so many are under way at a time */
+    bool whole;   /* rows of weights are 16-byte vectors */
+    int at, parity;
 
+    /* Whether the engine copies. Where lanes do, every lane arrives. */
+    __device__ bool by_engine() const {
+#if __CUDA_ARCH__ >= 900
+        return whole;
+#else
+        return false;
+#endif
+    }
     __device__ char *slot() const { return slots + at * SLOT; }
     __device__ void next() {
         if (++at < n) return;
@@ -301,19 +301,19 @@ static __device__ __forceinline__ void copy_bulk(const char *row, int bytes, cha
 }
 
 template <typename T>
-static __device__ __forceinline__ void copy_piece(const arguments &a, const char *row, int bytes,
-                                                  int rows, const ring &to) {
+static __device__ __forceinline__ void copy_piece(const char *row, int bytes, int rows,
+                                                  const ring &to) {
     char *slot = to.slot();
     word *full = &to.of->full[to.at];
     wait_signal(&to.of->empty[to.at], to.parity ^ 1);
-    int before = to.at - a.ahead;
+    int before = to.at - to.ahead;
     bool wraps = before < 0;
     wait_signal(&to.of->full[wraps ? before + to.n : before], to.parity ^ wraps);
-    if (by_engine(a)) {
+    if (to.by_engine()) {
         copy_bulk(row, bytes, slot, rows, full);
         return;
     }
-    if (a.whole)
+    if (to.whole)
         copy_plain<uint4>(row, bytes, slot);
     else
         copy_plain<T>(row, bytes, slot);
@@ -321,30 +321,18 @@ static __device__ __forceinline__ void copy_piece(const arguments &a, const char
 }
 
 template <typename T>
-static __device__ __forceinline__ void fill_strip(const arguments &a, const strip &s, const void *w,
-                                                  int64_t ld, ring &to) {
+static __device__ __forceinline__ void fill_strip(const strip &s, const void *w, int64_t ld,
+                                                  ring &to) {
     int lane = threadIdx.x % 32;
     for (int t = 0; t < s.tiles; t++) {
-        int row = lane < TILE ? s.row(t, lane, a.s.E) : -1;
+        int row = lane < TILE ? s.row(t, lane) : -1;
         int rows = __popc(__ballot_sync(0xffffffffu, row >= 0));
         const char *from = row < 0 ? NULL : (const char *)((const T *)w + row * ld);
         for (int k = 0; k < s.bytes; k += s.piece) {
             int part = min(s.bytes - k, s.piece);
-            copy_piece<T>(a, from ? from + k : NULL, part, rows, to);
+            copy_piece<T>(from ? from + k : NULL, part, rows, to);
             to.next();
         }
-    }
-}
-
-/* The warp that copies. */
-template <typename T>
-static __device__ void fill_ring(const arguments &a, ring to) {
-    const strip in = strip_of<T>(a.s, IN), xp = strip_of<T>(a.s, XP), out = strip_of<T>(a.s, OUT);
-    for (int i = 0; i < a.n; i++) {
-        const layer &l = a.layers[i];
-        fill_strip<T>(a, in, l.w_in, a.s.ld_in, to);
-        fill_strip<T>(a, xp, l.w_x, a.s.ld_x, to);
-        fill_strip<T>(a, out, l.w_out, a.s.ld_out, to);
     }
 }
 
@@ -352,12 +340,10 @@ static __device__ void fill_ring(const arguments &a, ring to) {
 
 /* What the threads of a block know at every layer. */
 struct block {
-    const layer *layers;
-    strip in, xp_rows, out;
-    char *rows;                   /* what is multiplied: [M], ld bytes apart */
-    float *parts, *xp, *u, *gate; /* parts [tiles][WARPS][R][8] */
-    float *squares;               /* [WARPS] */
-    const int64_t *slot;          /* [R] of each row of x; -1: it is no one's */
+    char *rows;          /* what is multiplied: [M], ld bytes apart */
+    float *parts;        /* [tiles][WARPS][R][8] */
+    float *squares;      /* [WARPS] */
+    const int64_t *slot; /* [R] of each row of x; -1: it is no one's */
     int ld, M;
 };
 
@@ -448,10 +434,12 @@ static __device__ __forceinline__ void put_part(float *part, const sums<R> &c, c
     }
 }
 
-/* Multiplies the strip as it arrives by the rows in shared memory; then get_sum has the sums. */
+/* Multiplies the strip as it arrives by the rows in shared memory; then get_sum has the sums, from
+ * tile `behind` on. */
 template <typename T, int R>
-static __device__ __forceinline__ void product(const block &b, const strip &s, ring &from) {
-    float *part = b.parts + threadIdx.x / 32 * R * TILE;
+static __device__ __forceinline__ void product(const block &b, const strip &s, ring &from,
+                                               int behind = 0) {
+    float *part = b.parts + (behind * WARPS + threadIdx.x / 32) * R * TILE;
     for (int t = 0; t < s.tiles; t++, part += WARPS * R * TILE) {
         sums<R> c = {};
         for (int k = 0; k < s.bytes; k += s.piece) {
@@ -459,7 +447,7 @@ static __device__ __forceinline__ void product(const block &b, const strip &s, r
             multiply<R>(from.slot(), b.rows + k, b.ld, min(s.bytes - k, s.piece), c,
                         (const T *)NULL);
             __syncwarp();
-            if (from.plain || threadIdx.x % 32 == 0) arrive(&from.of->empty[from.at]);
+            if (!from.by_engine() || threadIdx.x % 32 == 0) arrive(&from.of->empty[from.at]);
             from.next();
         }
         put_part<R>(part, c, (const T *)NULL);
@@ -522,6 +510,24 @@ static __device__ __forceinline__ void put_numbers(char *row, int i, float x, fl
     *(float2 *)(row + 4 * i) = make_float2(x, y);
 }
 
+static __device__ __forceinline__ void fetch_quad(const float *p, int n, int N, bool whole,
+                                                  float (&to)[4]) {
+    if (whole) {
+        float4 v = *(const float4 *)(p + n);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) to[i] = n + i < N ? p[n + i] : 0;
+    }
+}
+
+static __device__ __forceinline__ float softplus(float x) { return x > 20 ? x : log1pf(__expf(x)); }
+
+static __device__ __forceinline__ float power_of_2(float x) {
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+}
+
 /* The rows are taken by threads in shares of WIDTH: thread i of a share has words 2 i, 2 i + 1,
  * then those 2 WIDTH on; BATCH such loads are under way. */
 template <int R>
@@ -552,6 +558,28 @@ static __device__ __forceinline__ void take_rows(const block &b, const word *all
             put_words(row, at, (uint32_t)v[k].x, (uint32_t)v[k].y, (const T *)NULL);
         }
     }
+    sync_workers();
+}
+
+/* Gathers numbers that follow each other, an even count. */
+template <int R>
+static __device__ __forceinline__ void take_words(const word *all, float *to, int words,
+                                                  uint32_t date) {
+    int first = threadIdx.x * 2;
+    unsigned lanes = __ballot_sync(0xffffffffu, first < words);
+    if (first < words) wait_for_first<R>(all, first, date, lanes);
+    for (int i = first; i < words; i += THREADS * 2) {
+        ulonglong2 v = peek<R>(all, i);
+        wait_for<R>(v, all, i, date);
+        *(uint2 *)(to + i) = make_uint2((uint32_t)v.x, (uint32_t)v.y);
+    }
+    sync_workers();
+}
+
+/* The warps' sums of squares. */
+static __device__ __forceinline__ void put_squares(const block &b, float sum) {
+    sum = kr_warp_sum(sum);
+    if (threadIdx.x % 32 == 0) b.squares[threadIdx.x / 32] = sum;
     sync_workers();
 }
 

@@ -1,0 +1,522 @@
+/* mamba2_layer.cu - decode steps of few rows of Mamba-2: all layers of a model in one kernel.
+ * mamba2_layer.h has the equations.
+ *
+ * As mamba_layer.cu: one warp of every block copies the block's rows of the weights into a ring,
+ * eight warps multiply what has arrived, and blocks exchange numbers. A block has the same share of
+ * the channels in in_proj, convolution and recurrence, and a share of the rows of in_proj that make
+ * B, C and the steps, which come first: all need them. Three times a layer (those, g, the residual
+ * stream) all need what each has made. */
+#include "ops/mamba_layer/mamba2_layer.h"
+
+#include "ops/mamba_layer/mamba_layer_ends.cuh"
+
+enum { LANES = 8 /* of a channel */, QUADS = 4 /* of states, that a lane asks for at once */ };
+
+struct layer : layer_parts {
+    const float *gate_norm;
+};
+
+struct sizes : layer_sizes {
+    int H, P, keys, skip; /* keys: 2N; channels that share an element of D */
+    float one_of_E, dt_min, dt_max, unused;
+};
+
+/* Where things lie in shared memory behind the ring, in bytes. */
+struct places {
+    int slots, ld_rows, rows, parts, shared, u, gate, layers, end;
+};
+
+struct arguments {
+    sizes s;
+    places at;
+    const float *x;
+    const int64_t *seqs;
+    int n, ahead;
+    bool whole; /* rows of weights and states are 16-byte vectors */
+    layer layers[KR_LAYER_LAYERS];
+};
+
+/* keys: rows of in_proj that make B, C and the raw steps; of_all [M,2N+H]: these of all blocks. */
+struct mamba2_block : block {
+    const layer *layers;
+    strip keys, in, out;
+    float *of_all, *u, *gate;
+};
+
+template <typename T>
+static __device__ __forceinline__ strip strip_keys(const sizes &s) {
+    strip p = cut_strip<T>(other_share(s.keys + s.H), s.D, 0);
+    p.base = 2 * s.E;
+    return p;
+}
+
+/* The warp that copies. */
+template <typename T>
+static __device__ void fill_ring(const arguments &a, ring to) {
+    const strip keys = strip_keys<T>(a.s), in = strip_in<T>(a.s), out = strip_out<T>(a.s);
+    for (int i = 0; i < a.n; i++) {
+        const layer &l = a.layers[i];
+        fill_strip<T>(keys, l.w_in, a.s.ld_in, to);
+        fill_strip<T>(in, l.w_in, a.s.ld_in, to);
+        fill_strip<T>(out, l.w_out, a.s.ld_out, to);
+    }
+}
+
+/* ---- B, C and the raw steps ------------------------------------------------------------------ */
+
+/* This thread's output in its i-th turn: which of the 2N + H numbers it is; false: there is none.
+ */
+template <int R>
+static __device__ __forceinline__ bool output_of_keys(const mamba2_block &b, int i, output *o,
+                                                      int *which) {
+    *o = output_at<R>(i);
+    int row = b.keys.row(o->t, o->j);
+    *which = row - b.keys.base;
+    return o->m < b.M && row >= 0;
+}
+
+static __device__ __forceinline__ finish fetch_key(const arguments &a, const layer &l,
+                                                   const mamba2_block &b, const output &o,
+                                                   int which) {
+    return fetch_finish(a.s, l, b.slot[o.m], b.keys.base + which,
+                        which < a.s.keys ? a.s.E + which : -1);
+}
+
+template <int R>
+static __device__ __forceinline__ finish fetch_first_key(const arguments &a, const layer &l,
+                                                         const mamba2_block &b) {
+    output o;
+    int which;
+    finish f = {};
+    if (output_of_keys<R>(b, threadIdx.x, &o, &which)) f = fetch_key(a, l, b, o, which);
+    return f;
+}
+
+/* f: what fetch_first_key gave. The sums lie behind those of the channels. */
+template <typename T, int R>
+static __device__ __forceinline__ void make_keys(const arguments &a, const layer &l, uint32_t date,
+                                                 finish f, float scale, const mamba2_block &b,
+                                                 ring &from) {
+    product<T, R>(b, b.keys, from, b.in.tiles);
+    for (int i = threadIdx.x; i < b.keys.tiles * TILE * R; i += THREADS) {
+        output o;
+        int which;
+        if (!output_of_keys<R>(b, i, &o, &which)) continue;
+        if (i >= THREADS) f = fetch_key(a, l, b, o, which);
+        bool is_key = which < a.s.keys;
+        int at = o.m * (a.s.keys + a.s.H) + which;
+        o.t += b.in.tiles;
+        float x = get_sum<R>(b, o) * scale + f.bias;
+        post<R>(all_xp, at, __float_as_uint(is_key ? convolved(a.s, f, x) : x), date);
+        if (is_key) move_window(a.s, f, x);
+    }
+}
+
+/* ---- the recurrence -------------------------------------------------------------------------- */
+
+/* Eight lanes take a channel of a row, each every eighth quad of the states. This is what a lane
+ * can load before B and C are there. */
+struct eighth {
+    float h[QUADS][4], rate, bias, D;
+    const float *state; /* NULL: no one's */
+    float *state_out;
+    int c, i, m; /* c: of all channels, i: of the block's */
+    bool alive;
+};
+
+/* The lane's quads from state n on. */
+static __device__ __forceinline__ void fetch_states(const arguments &a, eighth &q, int n) {
+#pragma unroll
+    for (int k = 0; k < QUADS; k++)
+        if (n + k * LANES * 4 < a.s.N)
+            fetch_quad(q.state, n + k * LANES * 4, a.s.N, a.whole, q.h[k]);
+}
+
+/* Item: row m, channel i; each row has 2^log of them, of which the block has some. */
+static __device__ __forceinline__ eighth fetch_eighth(const arguments &a, const layer &l,
+                                                      const mamba2_block &b, int item, int log) {
+    eighth q = {};
+    q.m = item >> log;
+    q.i = item & ((1 << log) - 1);
+    q.alive = q.m < b.M && q.i < b.in.mine.count;
+    if (!q.alive) q.m = q.i = 0;
+    q.c = b.in.mine.first + q.i;
+    int64_t slot = b.slot[q.m];
+    q.rate = l.A[q.c / a.s.P] * 1.44269504f;
+    q.bias = l.dt_bias[q.c / a.s.P];
+    q.D = l.D[q.c / a.s.skip];
+    if (slot < 0 || !q.alive) return q;
+    q.state = l.state + slot * a.s.from_h + (int64_t)q.c * a.s.N;
+    q.state_out = l.state_out + slot * a.s.to_h + (int64_t)q.c * a.s.N;
+    fetch_states(a, q, threadIdx.x % LANES * 4);
+    return q;
+}
+
+static __device__ __forceinline__ float step_size(const sizes &s, float raw) {
+    float delta = fmaxf(softplus(raw), s.dt_min);
+    return s.dt_max > 0 ? fminf(delta, s.dt_max) : delta;
+}
+
+/* Moves this lane's states on; returns what they add to the read. */
+static __device__ __forceinline__ float move(const arguments &a, eighth &q, const float *B,
+                                             float decay, float du) {
+    int N = a.s.N;
+    float read = 0, in[4], out[4];
+    for (int first = threadIdx.x % LANES * 4, at = first; at < N; at += QUADS * LANES * 4) {
+        if (at > first) fetch_states(a, q, at);
+#pragma unroll
+        for (int k = 0; k < QUADS; k++) {
+            int n = at + k * LANES * 4;
+            if (n >= N) break;
+            fetch_quad(B, n, N, a.whole, in);
+            fetch_quad(B + N, n, N, a.whole, out);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                q.h[k][j] = decay * q.h[k][j] + du * in[j];
+                read += q.h[k][j] * out[j];
+                if (!a.whole && n + j < N) q.state_out[n + j] = q.h[k][j];
+            }
+            if (a.whole)
+                *(float4 *)(q.state_out + n) =
+                    make_float4(q.h[k][0], q.h[k][1], q.h[k][2], q.h[k][3]);
+        }
+    }
+    return read;
+}
+
+static __device__ __forceinline__ float step_channel(const arguments &a, const mamba2_block &b,
+                                                     eighth &q) {
+    const float *x = b.of_all + q.m * (a.s.keys + a.s.H);
+    int at = q.m * b.in.mine.count + q.i;
+    float u = b.u[at], gate = b.gate[at];
+    float delta = step_size(a.s, x[a.s.keys + q.c / a.s.P] + q.bias);
+    float read = q.state ? move(a, q, x, power_of_2(delta * q.rate), delta * u) : 0;
+#pragma unroll
+    for (int lanes = 1; lanes < LANES; lanes *= 2)
+        read += __shfl_xor_sync(0xffffffffu, read, lanes);
+    return q.state ? (read + q.D * u) * gate : 0;
+}
+
+/* q: what fetch_eighth gave for the thread's first item. */
+template <typename T, int R>
+static __device__ __forceinline__ void make_g(const arguments &a, const layer &l, uint32_t date,
+                                              const mamba2_block &b, eighth q, int log) {
+    constexpr int TOGETHER = THREADS / LANES;
+    int end = b.M << log, at = threadIdx.x / LANES;
+    take_words<R>(all_xp, b.of_all, b.M * (a.s.keys + a.s.H), date);
+    while (at / 4 * 4 < end) { /* 4 in a warp */
+        at += TOGETHER;
+        eighth next = {};
+        if (at / 4 * 4 < end) next = fetch_eighth(a, l, b, at, log);
+        float g = step_channel(a, b, q), following = __shfl_down_sync(0xffffffffu, g, LANES);
+        if (q.alive && threadIdx.x % LANES == 0)
+            post_number<R>(all_y, q.m, a.s.E, q.c, g, following, date, (const T *)NULL);
+        q = next;
+    }
+}
+
+/* ---- the gated norm -------------------------------------------------------------------------- */
+
+/* NUMBERS of the norm's weight from i on. */
+template <int NUMBERS>
+static __device__ __forceinline__ void fetch_weights(const float *norm, int i, bool whole,
+                                                     float (&w)[NUMBERS]) {
+    if constexpr (NUMBERS == 4) {
+        fetch_quad(norm, i, i + 4, whole, w);
+    } else {
+#pragma unroll
+        for (int j = 0; j < NUMBERS; j++) w[j] = norm[i + j];
+    }
+}
+
+static __device__ __forceinline__ float2 numbers_of(uint32_t bits, const bf16 *) {
+    return __bfloat1622float2(*(const __nv_bfloat162 *)&bits);
+}
+
+/* Two words as the numbers i and on of a row, times their weights; returns the sum of g^2. */
+static __device__ __forceinline__ float put_gated(char *row, int i, const ulonglong2 &v,
+                                                  const float (&w)[4], const bf16 *type) {
+    float2 x = numbers_of((uint32_t)v.x, type), y = numbers_of((uint32_t)v.y, type);
+    put_numbers(row, i, x.x * w[0], x.y * w[1], type);
+    put_numbers(row, i + 2, y.x * w[2], y.y * w[3], type);
+    return x.x * x.x + x.y * x.y + y.x * y.x + y.y * y.y;
+}
+static __device__ __forceinline__ float put_gated(char *row, int i, const ulonglong2 &v,
+                                                  const float (&w)[2], const float *type) {
+    float x = __uint_as_float((uint32_t)v.x), y = __uint_as_float((uint32_t)v.y);
+    put_numbers(row, i, x * w[0], y * w[1], type);
+    return x * x + y * y;
+}
+
+/* rows = gate_norm * g, unscaled; squares: the warps' sums of g^2. */
+template <typename T, int R>
+static __device__ __forceinline__ void take_g(const arguments &a, const layer &l, uint32_t date,
+                                              const mamba2_block &b) {
+    constexpr int STEP = turn<R>::STEP, BATCH = R == 1 ? 5 : 4, EACH = 4 / sizeof(T);
+    int words = a.s.E / EACH;
+    int m = threadIdx.x / turn<R>::WIDTH, first = threadIdx.x % turn<R>::WIDTH * 2;
+    int end = m < b.M ? words : 0, base = m * words;
+    float sum = 0;
+    unsigned lanes = __ballot_sync(0xffffffffu, first < end);
+    for (int i = first; i < end; i += BATCH * STEP) {
+        ulonglong2 v[BATCH];
+        float w[BATCH][2 * EACH];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++)
+            if (i + k * STEP < end)
+                fetch_weights<2 * EACH>(l.gate_norm, (i + k * STEP) * EACH, a.whole, w[k]);
+        if (i == first) wait_for_first<R>(all_y, base + first, date, lanes);
+#pragma unroll
+        for (int k = 0; k < BATCH; k++)
+            if (i + k * STEP < end) v[k] = peek<R>(all_y, base + i + k * STEP);
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            int at = i + k * STEP;
+            if (at >= end) break;
+            wait_for<R>(v[k], all_y, base + at, date);
+            sum += put_gated(b.rows + m * b.ld, at * EACH, v[k], w[k], (const T *)NULL);
+        }
+    }
+    put_squares(b, sum);
+}
+
+/* ---- the kernel ------------------------------------------------------------------------------ */
+
+template <typename T, int R>
+static __device__ __forceinline__ void run_layer(const arguments &a, const mamba2_block &b, int i,
+                                                 uint32_t date, word &goal, finish of_key,
+                                                 finish of_channel, ring &from) {
+    const layer &l = b.layers[i];
+    bool first = i == 0;
+    int log = 32 - __clz(b.in.mine.count - 1), row = threadIdx.x / TILE % R; /* in all turns */
+    eighth q;
+    if (R == 1) q = fetch_eighth(a, l, b, threadIdx.x / LANES, log);
+    take_stream<T, R>(a.x, a.s, l, date - 1, first, b);
+    float scale = scale_of<R>(b, row, a.s.one_of_D, a.s.eps);
+    if (R > 1) of_key = fetch_first_key<R>(a, l, b);
+    make_keys<T, R>(a, l, date, of_key, scale, b, from);
+    if (R > 1) of_channel = fetch_first<R>(a.s, l, b, b.in);
+    product<T, R>(b, b.in, from);
+    make_channels<T, R>(a.s, l, b, b.in, of_channel, scale, b.u, b.gate,
+                        [](int, int, float, float) {});
+    if (R > 1) q = fetch_eighth(a, l, b, threadIdx.x / LANES, log); /* registers are short */
+    meet<R>(goal);
+    make_g<T, R>(a, l, date, b, q, log);
+    meet<R>(goal);
+}
+
+template <typename T, int R>
+static __device__ void run_layers(const arguments &a, const mamba2_block &b, uint32_t before,
+                                  ring from) {
+    finish of_key, of_channel;
+    if (R == 1) of_key = fetch_first_key<R>(a, b.layers[0], b);
+    if (R == 1) of_channel = fetch_first<R>(a.s, b.layers[0], b, b.in);
+    word goal = arrivals_before;
+    for (int i = 0; i < a.n; i++) {
+        const layer &l = b.layers[i];
+        uint32_t date = before + i + 1;
+        bool last = i + 1 == a.n;
+        prefetch_norm(l.gate_norm, a.s.E);
+        if (!last) prefetch_norm(b.layers[i + 1].norm, a.s.D);
+        run_layer<T, R>(a, b, i, date, goal, of_key, of_channel, from);
+        if (R == 1 && !last) of_key = fetch_first_key<R>(a, b.layers[i + 1], b);
+        if (R == 1 && !last) of_channel = fetch_first<R>(a.s, b.layers[i + 1], b, b.in);
+        make_stream<T, R>(a.x, a.s, l, date, i == 0, b, b.out, from, [&] {
+            take_g<T, R>(a, l, date, b);
+            return scale_of<R>(b, threadIdx.x / TILE % R, a.s.one_of_E, a.s.eps);
+        });
+        if (!last) meet<R>(goal);
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        layers_run = before + a.n;
+        arrivals_before = goal;
+    }
+}
+
+template <typename T, int R>
+static __global__ void __launch_bounds__(THREADS + 32, 1)
+    step(const __grid_constant__ arguments a) {
+    extern __shared__ uint4 shared[];
+    __shared__ signals of;
+    __shared__ float squares[WARPS];
+    __shared__ int64_t slot[R];
+    char *bytes = (char *)shared;
+    ring r = {bytes, &of, a.at.slots, a.ahead, a.whole, 0, 0};
+    kr_go_on();
+    make_signals(r);
+    if (threadIdx.x >= THREADS) {
+        fill_ring<T>(a, r);
+        return;
+    }
+    layer *layers = (layer *)(bytes + a.at.layers);
+    copy_layers(a.layers, a.n, layers);
+    mamba2_block b = {{bytes + a.at.rows, (float *)(bytes + a.at.parts), squares, slot,
+                       a.at.ld_rows, a.s.M},
+                      layers,
+                      strip_keys<T>(a.s),
+                      strip_in<T>(a.s),
+                      strip_out<T>(a.s),
+                      (float *)(bytes + a.at.shared),
+                      (float *)(bytes + a.at.u),
+                      (float *)(bytes + a.at.gate)};
+    run_layers<T, R>(a, b, begin(a.seqs, a.s.M, slot), r);
+}
+
+/* ---- launching ------------------------------------------------------------------------------- */
+
+/* As many slots as there is memory for. */
+static places places_of(const sizes &s, int n, int size, int blocks, int most) {
+    int channels = (s.E / KR_LAYER_UNIT / blocks + 1) * KR_LAYER_UNIT, words = s.keys + s.H;
+    int tiles = 2 * channels / TILE + words / blocks / TILE + 3, R = rows_made(s.M);
+    tiles = larger(tiles, s.D / blocks / TILE + 2);
+    places p = {};
+    p.ld_rows = row_bytes(s, size);
+    p.parts = up((int64_t)p.ld_rows * R);
+    p.shared = p.parts + up((int64_t)tiles * WARPS * R * TILE * 4);
+    p.u = p.shared + up((int64_t)s.M * words * 4);
+    p.gate = p.u + up((int64_t)s.M * channels * 4);
+    p.layers = p.gate + up((int64_t)s.M * channels * 4);
+    p.end = p.layers + up((int64_t)n * (int64_t)sizeof(layer));
+    p.slots = slots_beside(p.end, most);
+    int ring = p.slots * SLOT;
+    p.rows += ring, p.parts += ring, p.shared += ring, p.u += ring, p.gate += ring;
+    p.layers += ring;
+    p.end += ring;
+    return p;
+}
+
+static places most_places(const kr_mamba2_layer_sizes *of, bool half) {
+    sizes s = {};
+    s.M = (int)of->M, s.D = (int)of->D, s.E = (int)of->E, s.N = (int)of->N, s.H = (int)of->H;
+    s.keys = 2 * s.N;
+    return places_of(s, KR_LAYER_LAYERS, half ? 2 : 4, blocks_of(s), kr_cuda_shared());
+}
+
+extern "C" int kr_mamba2_layer_slots(const kr_mamba2_layer_sizes *of, bool half) {
+    return most_places(of, half).slots;
+}
+
+template <typename T>
+static bool rows_resident(int64_t M, int shared) {
+    if (M <= 1) return resident(step<T, 1>, shared);
+    if (M <= 2) return resident(step<T, 2>, shared);
+    return M <= 4 ? resident(step<T, 4>, shared) : resident(step<T, 8>, shared);
+}
+
+extern "C" bool kr_mamba2_layer_resident(const kr_mamba2_layer_sizes *of, bool half) {
+    int shared = most_places(of, half).end;
+    return half ? rows_resident<bf16>(of->M, shared) : rows_resident<float>(of->M, shared);
+}
+
+static layer layer_of(const kr_call *c) {
+    const kr_tensor *in = c->in, *out = c->out;
+    layer l = {};
+    l.w_in = in[KR_LAYER2_IN].data;
+    l.w_out = in[KR_LAYER2_OUT].data;
+    l.norm = (const float *)in[KR_LAYER2_NORM].data;
+    l.in_bias = (const float *)in[KR_LAYER2_IN_BIAS].data;
+    l.conv = (const float *)in[KR_LAYER2_CONV].data;
+    l.conv_bias = (const float *)in[KR_LAYER2_CONV_BIAS].data;
+    l.dt_bias = (const float *)in[KR_LAYER2_DT_BIAS].data;
+    l.A = (const float *)in[KR_LAYER2_A].data;
+    l.D = (const float *)in[KR_LAYER2_D].data;
+    l.gate_norm = (const float *)in[KR_LAYER2_GATE_NORM].data;
+    l.out_bias = (const float *)in[KR_LAYER2_OUT_BIAS].data;
+    l.window = (const float *)in[KR_LAYER2_WINDOW].data;
+    l.state = (const float *)in[KR_LAYER2_STATE].data;
+    l.window_out = (float *)out[KR_LAYER2_WINDOW_OUT].data;
+    l.state_out = (float *)out[KR_LAYER2_STATE_OUT].data;
+    l.y = (float *)out[KR_LAYER2_Y].data;
+    return l;
+}
+
+static sizes sizes_of(const kr_call *c) {
+    const kr_tensor *in = c->in, *out = c->out;
+    const kr_mamba2_layer_attr *attr = (const kr_mamba2_layer_attr *)c->attr;
+    sizes s = {};
+    s.ld_in = in[KR_LAYER2_IN].stride[0];
+    s.ld_out = in[KR_LAYER2_OUT].stride[0];
+    s.ld_y = out[KR_LAYER2_Y].stride[0];
+    s.ld_from = in[KR_LAYER2_X].stride[0];
+    s.from_slot = in[KR_LAYER2_WINDOW].stride[0];
+    s.from_tap = in[KR_LAYER2_WINDOW].stride[1];
+    s.to_slot = out[KR_LAYER2_WINDOW_OUT].stride[0];
+    s.to_tap = out[KR_LAYER2_WINDOW_OUT].stride[1];
+    s.from_h = in[KR_LAYER2_STATE].stride[0];
+    s.to_h = out[KR_LAYER2_STATE_OUT].stride[0];
+    s.D = (int)in[KR_LAYER2_X].shape[1];
+    s.E = (int)in[KR_LAYER2_OUT].shape[1];
+    s.N = (int)in[KR_LAYER2_STATE].shape[2];
+    s.M = (int)in[KR_LAYER2_X].shape[0];
+    s.K = (int)in[KR_LAYER2_CONV].shape[2];
+    s.H = (int)in[KR_LAYER2_A].shape[0];
+    s.x_row = s.E;
+    s.P = s.E / s.H;
+    s.keys = 2 * s.N;
+    s.skip = s.E / (int)in[KR_LAYER2_D].shape[0];
+    s.eps = (float)attr->eps;
+    s.one_of_D = 1 / (float)s.D;
+    s.one_of_E = 1 / (float)s.E;
+    s.dt_min = (float)attr->dt_min;
+    s.dt_max = (float)attr->dt_max;
+    return s;
+}
+
+static bool is_whole(const sizes &s, const layer &l, int size) {
+    return aligned(l.w_in, s.ld_in * size) && aligned(l.w_out, s.ld_out * size) &&
+           aligned(l.gate_norm, 0) && aligned(l.state, s.from_h * 4) &&
+           aligned(l.state_out, s.to_h * 4) && aligned(NULL, s.N * 4) &&
+           aligned(NULL, (s.keys + s.H) * 4);
+}
+
+template <typename T, int R>
+static void launch(arguments &a) {
+    a.at = places_of(a.s, a.n, sizeof(T), blocks_of(a.s), kr_cuda_shared());
+    a.ahead = pieces_ahead(a.s, sizeof(T), a.at.slots);
+    cudaFuncSetAttribute(step<T, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, a.at.end);
+    kr_launch_early(step<T, R>, true, dim3(blocks_of(a.s)), THREADS + 32, (size_t)a.at.end, a);
+}
+
+template <typename T>
+static void launch_rows(arguments &a) {
+    if (a.s.M <= 1)
+        launch<T, 1>(a);
+    else if (a.s.M <= 2)
+        launch<T, 2>(a);
+    else if (a.s.M <= 4)
+        launch<T, 4>(a);
+    else
+        launch<T, 8>(a);
+}
+
+/* How many of the calls one kernel can do. */
+static int gather(const kr_call *const *calls, int n, int size, arguments *a) {
+    a->s = sizes_of(calls[0]);
+    a->x = (const float *)calls[0]->in[KR_LAYER2_X].data;
+    a->seqs = (const int64_t *)calls[0]->in[KR_LAYER2_SEQS].data;
+    a->whole = true;
+    for (a->n = 0; a->n < n && a->n < KR_LAYER_LAYERS; a->n++) {
+        const kr_call *c = calls[a->n];
+        sizes s = sizes_of(c);
+        if (a->n > 0) s.ld_from = a->s.ld_from;
+        if (memcmp(&s, &a->s, sizeof s) != 0 || c->in[KR_LAYER2_SEQS].data != a->seqs) break;
+        a->layers[a->n] = layer_of(c);
+        a->whole = a->whole && is_whole(s, a->layers[a->n], size);
+    }
+    return a->n;
+}
+
+extern "C" void kr_mamba2_layer_chain_cuda(const kr_call *const *calls, int n) {
+    bool half = calls[0]->in[KR_LAYER2_IN].dtype == KR_BF16;
+    if (calls[0]->in[KR_LAYER2_X].shape[0] == 0) return;
+    for (int done = 0; done < n;) {
+        arguments a;
+        done += gather(calls + done, n - done, half ? 2 : 4, &a);
+        if (half)
+            launch_rows<bf16>(a);
+        else
+            launch_rows<float>(a);
+    }
+}
+
+extern "C" void kr_mamba2_layer_cuda(const kr_call *c) { kr_mamba2_layer_chain_cuda(&c, 1); }
