@@ -4,7 +4,7 @@
 #
 #   LENGTH PAIRS SYMBOLS   of the task (128 16 1024)
 #   BATCH EXAMPLES         of training and of the test (256 1000)
-#   RATE                   learning rate (0.003)
+#   RATE                   learning rate (0.01)
 #   MEMBERS SIZES          linear lru mamba mamba2; of the states (four each, as below)
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"
@@ -27,7 +27,7 @@ for name in ${MEMBERS:-linear lru mamba mamba2}; do
     [ "$name" != linear ] || more=(heads=2)
     [ "$name" != mamba2 ] || more=(head_dim=32)
     member "$name" "$size" "${more[@]}" layers=2 width=64 "batch=${BATCH:-256}" weight_decay=0 \
-      "learning_rate=${RATE:-0.003}" eval_batches=2
+      "learning_rate=${RATE:-0.01}" eval_batches=2
     train "$name.${size#*=}" "$budget" "${task[@]}" "${sets[@]}"
     measure "$name.${size#*=}" "${task[@]}" --examples "${EXAMPLES:-1000}"
   done
