@@ -67,7 +67,7 @@ steps_in() {
   local seconds=$1 to=$2 times
   shift 2
   times=$("$krait" train "$@" --device "$device" --out "$to/probe" --json --set steps=12 \
-    --set warmup=0 --set eval_every=0 --set eval_batches=1 --set checkpoint_every=0 \
+    --set warmup=12 --set eval_every=0 --set eval_batches=1 --set checkpoint_every=0 \
     2>"$to/errors" | grep '"event":"step"' | numbers seconds) || return 1
   rm -rf "$to/probe"
   awk -v s="$seconds" 'NR == 4 { from = $1 } { to = $1 }

@@ -19,7 +19,7 @@ declare -A tuned=(
   [lru.listops]="r_min=0 r_max=0.99"
   [lru.imdb]="r_min=0.5 r_max=0.9"
   [mamba]="learning_rate=0.003"
-  [lstm]="learning_rate=0.003 layers=2 batch=128"
+  [lstm]="learning_rate=0.003 layers=2 batch=128 eval_batches=1"
   [imdb]="batch=32 dropout=0.1"
   [spoken_digits]="dropout=0.1"
 )
