@@ -2,27 +2,14 @@
  * the gradient. Parameters alone go in, so that it is small beside any pass over tokens: in double.
  *
  * Forward: a thread a mode of a channel. Backward: a warp a sum. */
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/cplx.cuh"
 #include "ops/discretise/discretise.h"
 
 namespace {
 
 enum { THREADS = 128, WARPS = THREADS / 32 };
 
-struct cplx {
-    double re, im;
-};
-
-__device__ cplx operator+(cplx a, cplx b) { return {a.re + b.re, a.im + b.im}; }
-__device__ cplx operator-(cplx a, cplx b) { return {a.re - b.re, a.im - b.im}; }
-__device__ cplx operator*(cplx a, cplx b) {
-    return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
-}
-__device__ cplx operator*(double s, cplx a) { return {s * a.re, s * a.im}; }
-__device__ cplx conjugate(cplx a) { return {a.re, -a.im}; }
-__device__ cplx over(cplx a, cplx b) {
-    return (1 / (b.re * b.re + b.im * b.im)) * (a * conjugate(b));
-}
+typedef kr_cplx cplx;
 
 struct system_of {
     const float *dt, *rate, *frequency, *B, *da, *db; /* da, db: NULL where absent */
@@ -44,8 +31,8 @@ __device__ void hold(mode &v) {
     sincos(v.z.im, &sine, &cosine);
     v.a = v.slope = {size * cosine, size * sine};
     if (v.z.re * v.z.re + v.z.im * v.z.im > 0.25) {
-        v.phi = over(v.a - cplx{1, 0}, v.z);
-        v.phi_slope = over(v.a - v.phi, v.z);
+        v.phi = kr_over(v.a - cplx{1, 0}, v.z);
+        v.phi_slope = kr_over(v.a - v.phi, v.z);
         return;
     }
     cplx term = {1, 0}; /* z^(k-1) / k! */
@@ -59,7 +46,7 @@ __device__ void hold(mode &v) {
 
 __device__ void bilinear(mode &v) {
     cplx half = 0.5 * v.z, one = {1, 0};
-    v.phi = over(one, one - half);
+    v.phi = kr_over(one, one - half);
     v.phi_slope = 0.5 * (v.phi * v.phi);
     v.a = (one + half) * v.phi;
     v.slope = v.phi * v.phi;
@@ -110,16 +97,11 @@ __device__ cplx given(const float *p, int64_t row, int64_t N, int64_t h, int64_t
 __device__ double back(const system_of &g, const mode &v, int64_t h, int64_t n, cplx *lambda,
                        cplx *B) {
     cplx Ga = given(g.da, g.da_row, g.N, h, n), Gb = given(g.db, g.db_row, g.N, h, n);
-    cplx Gm = conjugate(v.B) * Gb;
-    cplx Gz = conjugate(v.slope) * Ga + v.delta * (conjugate(v.phi_slope) * Gm);
+    cplx Gm = kr_conjugate(v.B) * Gb;
+    cplx Gz = kr_conjugate(v.slope) * Ga + v.delta * (kr_conjugate(v.phi_slope) * Gm);
     *lambda = v.delta * Gz;
-    *B = v.delta * (conjugate(v.phi) * Gb);
-    return v.delta * ((conjugate(Gm) * v.phi).re + (conjugate(Gz) * v.lambda).re);
-}
-
-__device__ double warp_sum(double x) {
-    for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
-    return x;
+    *B = v.delta * (kr_conjugate(v.phi) * Gb);
+    return v.delta * ((kr_conjugate(Gm) * v.phi).re + (kr_conjugate(Gz) * v.lambda).re);
 }
 
 __global__ void steps_back(const system_of g, float *to, bool add) {
@@ -129,7 +111,7 @@ __global__ void steps_back(const system_of g, float *to, bool add) {
     if (h >= g.H) return;
     for (int64_t n = threadIdx.x % 32; n < g.N; n += 32)
         sum += back(g, mode_of(g, h, n), h, n, &lambda, &B);
-    sum = warp_sum(sum);
+    sum = kr_warp_sum(sum);
     if (threadIdx.x % 32 == 0) kr_put(to + h, (float)sum, add);
 }
 
@@ -145,8 +127,8 @@ __global__ void modes_back(const system_of g, const numbers rate, const numbers 
         lambda = lambda + one;
         sum = sum + other;
     }
-    lambda = {warp_sum(lambda.re), warp_sum(lambda.im)};
-    sum = {warp_sum(sum.re), warp_sum(sum.im)};
+    lambda = {kr_warp_sum(lambda.re), kr_warp_sum(lambda.im)};
+    sum = {kr_warp_sum(sum.re), kr_warp_sum(sum.im)};
     if (threadIdx.x % 32) return;
     double decay = -exp((double)g.rate[s * g.rate_row + n]);
     if (rate.p) kr_put(rate.p + s * rate.row + n, (float)(decay * lambda.re), rate.add);

@@ -64,6 +64,17 @@ static size_t scratch(const kr_call *c) {
     return (size_t)(4 * N * N + 3 * N) * sizeof(double);
 }
 
+static size_t scratch_cuda(const kr_call *c, bool backward) {
+    int64_t N = c->in[KR_DENSE_A].shape[1];
+    int64_t blocks = kr_dense_blocks(c->in[KR_DENSE_DT].shape[0], N);
+    int64_t sums = backward ? N * N + N : 0;
+    int64_t work = N > KR_DENSE_SHARED ? kr_dense_work(N, backward) : 0;
+    return (size_t)(blocks * (sums + work)) * sizeof(double);
+}
+
+static size_t scratch_cuda_forward(const kr_call *c) { return scratch_cuda(c, false); }
+static size_t scratch_cuda_backward(const kr_call *c) { return scratch_cuda(c, true); }
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     double H = (double)c->in[KR_DENSE_DT].shape[0], N = (double)c->in[KR_DENSE_A].shape[1];
     *flops = H * N * N * N * (c->n_in > INS ? 6 : 2);
@@ -82,6 +93,7 @@ static const struct {
     {"one number", 1, 1, {1}},
     {"N 17", 7, 17, {1}},
     {"N 5, twice as slow", 12, 5, {2}},
+    {"N 80, beyond the GPU's shared memory", 3, 80, {1}},
 };
 
 static bool inputs(int index, kr_case *k, bool backward) {
@@ -112,20 +124,22 @@ const kr_op kr_op_discretise_dense = {
     .shape = forward_shape,
     .grad = forward_grad,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda_forward,
     .cost = cost,
     .cases = forward_cases,
     .n_in = INS,
     .n_out = 2,
-    .kernel = KR_REF_KERNELS(kr_discretise_dense),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise_dense),
 };
 
 const kr_op kr_op_discretise_dense_grad = {
     .name = "discretise_dense_grad",
     .shape = backward_shape,
     .scratch = scratch,
+    .scratch_cuda = scratch_cuda_backward,
     .cost = cost,
     .cases = backward_cases,
     .n_in = GRAD_INS,
     .n_out = INS,
-    .kernel = KR_REF_KERNELS(kr_discretise_dense_grad),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise_dense_grad),
 };

@@ -29,6 +29,25 @@ extern const kr_op kr_op_discretise_dense;
  * be absent: zeros)      out: gradients of the three */
 extern const kr_op kr_op_discretise_dense_grad;
 
+/* ---- on the GPU: what discretise_dense.c plans and discretise_dense.cu uses ---- */
+
+enum {
+    KR_DENSE_SHARED = 72, /* N up to which two matrices lie in the shared memory of any card */
+    KR_DENSE_BLOCKS = 128 /* that take channels in turn, at most */
+};
+
+static inline int64_t kr_dense_row(int64_t N) { return N | 1; }
+/* Doubles of a block: W, backward another matrix, and four vectors. */
+static inline int64_t kr_dense_work(int64_t N, bool backward) {
+    return (backward ? 2 : 1) * N * kr_dense_row(N) + 4 * N;
+}
+/* Fewer where matrices are so large that scratch would be above 256 MB. */
+static inline int64_t kr_dense_blocks(int64_t H, int64_t N) {
+    int64_t room = ((int64_t)1 << 25) / (kr_dense_work(N, true) + N * N + N);
+    int64_t most = room < 8 ? 8 : room < KR_DENSE_BLOCKS ? room : KR_DENSE_BLOCKS;
+    return H < most ? H : most;
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,5 @@
 /* discretise_dense_ref.c - the discretisation of a whole matrix, scalar; discretise_dense.h has the
- * contract. N^3 a channel, once a pass: its only kernel.
+ * contract. N^3 a channel, once a pass: the only kernel of the CPU.
  *
  * With Ab = 2 W - I, b = delta v, v = W B, and dX the gradient of X:
  *

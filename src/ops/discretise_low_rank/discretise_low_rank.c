@@ -76,6 +76,12 @@ static size_t scratch(const kr_call *c) {
     return (size_t)((7 + 6 * R) * N) * 2 * sizeof(double);
 }
 
+/* On the GPU: each channel's gradients of lambda, B and P. */
+static size_t scratch_back_cuda(const kr_call *c) {
+    int64_t H = c->in[KR_LOW_DT].shape[0], R = c->in[KR_LOW_P].shape[1];
+    return (size_t)(H * (2 + R) * 2 * c->in[KR_LOW_P].shape[3]) * sizeof(double);
+}
+
 static void cost(const kr_call *c, double *flops, double *bytes) {
     double H = (double)c->in[KR_LOW_DT].shape[0], R = (double)c->in[KR_LOW_P].shape[1];
     *flops = 60 * (1 + R) * H * (double)c->in[KR_LOW_P].shape[3];
@@ -132,16 +138,17 @@ const kr_op kr_op_discretise_low_rank = {
     .cases = forward_cases,
     .n_in = INS,
     .n_out = 2,
-    .kernel = KR_REF_KERNELS(kr_discretise_low_rank),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise_low_rank),
 };
 
 const kr_op kr_op_discretise_low_rank_grad = {
     .name = "discretise_low_rank_grad",
     .shape = backward_shape,
     .scratch = scratch,
+    .scratch_cuda = scratch_back_cuda,
     .cost = cost,
     .cases = backward_cases,
     .n_in = GRAD_INS,
     .n_out = INS,
-    .kernel = KR_REF_KERNELS(kr_discretise_low_rank_grad),
+    .kernel = KR_REF_KERNELS_GPU(kr_discretise_low_rank_grad),
 };

@@ -1,6 +1,6 @@
 /* discretise_low_rank_ref.c - the discretisation of a diagonal minus low rank, scalar;
- * discretise_low_rank.h has the contract. It is small beside any pass over tokens, so this is its
- * only kernel.
+ * discretise_low_rank.h has the contract. It is small beside any pass over tokens, so this is the
+ * CPU's only kernel.
  *
  * G_w = dL/dRe w + i dL/dIm w. With u = e P, S = q P = P* e P (real), M = I + g S, W = M^-1, t = q
  * B (real), backward from b, p, q and a:
