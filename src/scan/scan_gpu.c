@@ -42,7 +42,7 @@ static bool conv_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     bool constant = d->a_constant && d->b_constant && d->c_constant && d->form != KRAIT_FORM_DT;
     bool backward = c->n_in > KR_SCAN_INS;
-    return constant && d->complex_state && d->decay == KRAIT_DECAY_VECTOR &&
+    return constant && d->complex_state && !d->low_rank && d->decay == KRAIT_DECAY_VECTOR &&
            d->gain == KRAIT_GAIN_ONE && d->width == 1 && d->groups == d->heads && d->inputs == 1 &&
            d->reads == 1 && d->state <= KR_SCAN_CONV_STATES && absent(c, KR_SCAN_Z) &&
            !(backward && absent(c, KR_SCAN_DY));
@@ -69,7 +69,7 @@ static const char *missing_complex(const kr_call *c) {
 
 static const char *missing(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    if (d->low_rank) return "a decay of low rank";
+    if (d->low_rank && !d->a_constant) return "a decay of low rank that varies in time";
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
     if (d->complex_lanes) return missing_complex(c);
@@ -192,7 +192,7 @@ static int64_t divisor(int64_t n, int64_t most) {
 
 void kr_scan_gpu_tiles_of(const krait_scan_desc *d, kr_scan_gpu_tiles *s) {
     int64_t parts = d->complex_state ? 2 : 1, each = d->heads / d->groups;
-    bool wide = d->width < 3 || d->state * parts > 4 * 32;
+    bool wide = d->low_rank || d->width < 3 || d->state * parts > 4 * 32;
     int64_t channels = wide ? 1 : 4, numbers = 16 / parts / channels, lanes = 1;
     while (lanes * numbers < d->state) lanes *= 2;
     int64_t units = ceil_div(d->width, channels), room = KR_SCAN_ROWS_THREADS / lanes;

@@ -23,13 +23,21 @@ static void refuses(void **state) {
                               krait_scan_mamba2(2, 64, 128, 1),
                               krait_scan_mamba2(2, 65, 129, 1),
                               krait_scan_s4d(8, 4),
+                              krait_scan_s4(8, 256, 2),
+                              krait_scan_lssl(8, 512),
                               krait_scan_lru(8),
                               krait_scan_gla(2, 8, 8)};
-    krait_scan_desc varying = krait_scan_lru(8), early = good[0], paths = good[0];
-    varying.a_constant = false;
+    krait_scan_desc varying = krait_scan_lru(8), low = krait_scan_s4(8, 4, 1);
+    krait_scan_desc early = good[0], paths = good[0];
+    varying.a_constant = low.a_constant = false;
     early.read = KRAIT_READ_BEFORE;
     paths.order = KRAIT_ORDER_INDEX;
-    krait_scan_desc bad[] = {krait_scan_mamba1(64, 513), krait_scan_s4d(8, 257), varying, early,
+    krait_scan_desc bad[] = {krait_scan_mamba1(64, 513),
+                             krait_scan_s4d(8, 257),
+                             krait_scan_lssl(8, 513),
+                             varying,
+                             low,
+                             early,
                              paths};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         kr_call c = call_of(&good[i], 10, 1);
@@ -67,6 +75,7 @@ static void scratch_has_room_for_fewer(void **state) {
     (void)state;
     check_room(krait_scan_mamba1(1536, 16));
     check_room(krait_scan_lru(192));
+    check_room(krait_scan_s4(64, 32, 2));
 }
 
 /* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */

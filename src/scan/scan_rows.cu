@@ -83,7 +83,9 @@ template <typename T, bool COMPLEX>
 void run(const kr_call *c) {
     kr_scan_gpu_tiles cut;
     kr_scan_gpu_tiles_of((const krait_scan_desc *)c->attr, &cut);
-    if (cut.channels == 1)
+    if (((const krait_scan_desc *)c->attr)->low_rank)
+        launch<T, kr_rows_tile<COMPLEX, 1, 2, true>>(c);
+    else if (cut.channels == 1)
         launch<T, kr_rows_tile<COMPLEX, 1, 2>>(c); /* more rows do not fit the registers */
     else
         launch<T, kr_rows_tile<COMPLEX, 4, 4>>(c);

@@ -18,10 +18,12 @@
 
 enum { KR_ROWS_THREADS = KR_SCAN_ROWS_THREADS };
 
-/* W numbers are a real one, or a complex one. */
-template <bool COMPLEX, int CHANNELS, int BATCH_>
+/* W numbers are a real one, or a complex one; LOW: the decay has a part of low rank, and a thread
+ * one channel. */
+template <bool COMPLEX, int CHANNELS, int BATCH_, bool LOW_ = false>
 struct kr_rows_tile {
     static const int W = COMPLEX ? 2 : 1, KP = CHANNELS, KN = 16 / W / KP, BATCH = BATCH_;
+    static const bool LOW = LOW_;
     typedef float state[KP][KN][W];
     typedef float numbers[KN][W];
 };
@@ -37,6 +39,7 @@ struct kr_rows_view : kr_scan_time {
     kr_rows_array x, dt, A, b, c, z, gain, dy;
     const float *D, *bias, *state, *dstate;
     int64_t state_slot, dstate_slot, H, P, G, N, R, Q;
+    int64_t rank; /* of what is of low rank */
     krait_scan_decay decay;
     krait_scan_form form;
     krait_scan_gain gains;
@@ -172,7 +175,7 @@ __device__ __forceinline__ void kr_rows_A(const kr_rows_view &g, const kr_rows_l
                                           int k, typename K::numbers &v) {
     if (g.decay != KRAIT_DECAY_SCALAR) {
         int64_t at = g.decay == KRAIT_DECAY_MATRIX ? l.e + k : l.h;
-        kr_rows_numbers<T, K>(g, l, g.A, row, at * g.N * K::W, v);
+        kr_rows_numbers<T, K>(g, l, g.A, row, (1 + 2 * g.rank) * at * g.N * K::W, v);
         return;
     }
     float one[K::W];
@@ -287,6 +290,53 @@ __device__ __forceinline__ float kr_rows_gain(const kr_rows_view &g, const kr_ro
     return l.p_left ? kr_rows_one<T>(g.gain, row, r * g.H + l.h) : 0;
 }
 
+/* ---- a decay's part of low rank: - sum_k p_k kappa Re(q_k . h) ---- */
+
+template <typename T, class K>
+__device__ __forceinline__ void kr_rows_p(const kr_rows_view &g, const kr_rows_lane &l, int64_t k,
+                                          typename K::numbers &v) {
+    kr_rows_numbers<T, K>(g, l, g.A, 0, ((1 + 2 * g.rank) * l.h + 1 + k) * g.N * K::W, v);
+}
+template <typename T, class K>
+__device__ __forceinline__ void kr_rows_q(const kr_rows_view &g, const kr_rows_lane &l, int64_t k,
+                                          typename K::numbers &v) {
+    kr_rows_p<T, K>(g, l, g.rank + k, v);
+}
+
+/* Over the lanes of a unit, in all of them. */
+__device__ __forceinline__ float kr_rows_unit_sum(const kr_rows_view &g, float v) {
+    for (int d = 1; d < g.cut.lanes; d *= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+
+/* kappa Re(q . h) */
+template <class K>
+__device__ __forceinline__ float kr_rows_low(const kr_rows_view &g, const typename K::numbers &q,
+                                             const typename K::numbers &h) {
+    float sum[2] = {};
+#pragma unroll
+    for (int i = 0; i < K::KN; i++) sum[i % 2] = kr_re_add(q[i], h[i], sum[i % 2]);
+    return g.kappa * kr_rows_unit_sum(g, sum[0] + sum[1]);
+}
+
+/* Of state h, from what becomes the next. */
+template <typename T, class K>
+__device__ __forceinline__ void kr_rows_lower(const kr_rows_view &g, const kr_rows_lane &l,
+                                              const typename K::numbers &h,
+                                              typename K::numbers &next) {
+#pragma unroll 2
+    for (int64_t k = 0; k < g.rank; k++) {
+        typename K::numbers p, q;
+        kr_rows_p<T, K>(g, l, k, p);
+        kr_rows_q<T, K>(g, l, k, q);
+        float s = kr_rows_low<K>(g, q, h);
+#pragma unroll
+        for (int i = 0; i < K::KN; i++)
+#pragma unroll
+            for (int w = 0; w < K::W; w++) next[i][w] = fmaf(-s, p[i][w], next[i][w]);
+    }
+}
+
 /* ---- rows forward ---- */
 
 /* What a batch of rows has of its own. */
@@ -350,6 +400,8 @@ __device__ __forceinline__ void kr_rows_advance(const kr_rows_view &g, const kr_
         if (f >= v.count) break;
         typename K::numbers a;
         bool fresh = v.fresh >> f & 1;
+        if constexpr (K::LOW)
+            if (!fresh) kr_rows_lower<T, K>(g, l, h[0], v.h[f][0]);
 #pragma unroll
         for (int k = 0; k < K::KP; k++) {
             if (k == 0 || (g.decay == KRAIT_DECAY_MATRIX && k < l.p_left))
@@ -463,6 +515,7 @@ static inline kr_rows_view kr_rows_view_of(const kr_call *c) {
     g.N = d->state;
     g.R = d->inputs;
     g.Q = d->reads;
+    g.rank = d->low_rank;
     g.decay = d->decay;
     g.form = d->form;
     g.gains = d->gain;

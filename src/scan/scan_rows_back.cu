@@ -323,6 +323,63 @@ __device__ __forceinline__ void decay_back(const kr_rows_view &g, const kr_rows_
     }
 }
 
+/* Where the lane's sums of p_k or q_k lie among the shares of A, [S][units][H][1+2K][W][N]. */
+template <class K>
+__device__ __forceinline__ float *low_sums(const kr_rows_view &g, const kr_rows_lane &l, int64_t s,
+                                           int64_t which, float *shares) {
+    int64_t units = (g.P + K::KP - 1) / K::KP, head = (s * units + l.unit) * g.H + l.h;
+    return shares + ((1 + 2 * g.rank) * head + 1 + which) * g.N * K::W + l.n;
+}
+
+template <class K>
+__device__ __forceinline__ void clear_low_sums(const kr_rows_view &g, const kr_rows_lane &l,
+                                               int64_t s, float *shares) {
+    for (int64_t k = 0; shares && k < 2 * g.rank; k++) {
+        float *to = low_sums<K>(g, l, s, k, shares);
+        for (int w = 0; w < K::W; w++)
+            for (int i = 0; i < l.n_left; i++) to[w * g.N + i] = 0;
+    }
+}
+
+/* to += v, the lane's numbers. */
+template <class K>
+__device__ __forceinline__ void add_low(const kr_rows_view &g, const kr_rows_lane &l, float *to,
+                                        const typename K::numbers &v) {
+#pragma unroll
+    for (int w = 0; w < K::W; w++)
+#pragma unroll
+        for (int i = 0; i < K::KN; i++)
+            if (i < l.n_left) to[w * g.N + i] += v[i][w];
+}
+
+/* The part of low rank of a row whose state in front was `before`: gradients of p and q, and what
+ * passes to that state. */
+template <typename T, class K>
+__device__ __forceinline__ void low_back(const kr_rows_view &g, const kr_rows_lane &l, int64_t s,
+                                         const typename K::numbers &before,
+                                         const typename K::numbers &L, typename K::numbers &next,
+                                         const back_out<T> &out) {
+    for (int64_t k = 0; k < g.rank; k++) {
+        typename K::numbers p, q, dp = {}, dq = {};
+        kr_rows_p<T, K>(g, l, k, p);
+        kr_rows_q<T, K>(g, l, k, q);
+        float sum[2] = {};
+#pragma unroll
+        for (int i = 0; i < K::KN; i++) sum[i % 2] = kr_re_conj(p[i], L[i], sum[i % 2]);
+        const float down[2] = {-kr_rows_low<K>(g, q, before), 0};
+        const float back[2] = {-g.kappa * kr_rows_unit_sum(g, sum[0] + sum[1]), 0};
+#pragma unroll
+        for (int i = 0; i < K::KN; i++) {
+            kr_mul_conj(q[i], *(const float(*)[K::W])back, next[i]);
+            kr_mul_add(L[i], *(const float(*)[K::W])down, dp[i]);
+            kr_mul_conj(before[i], *(const float(*)[K::W])back, dq[i]);
+        }
+        if (!out.one_A) continue;
+        add_low<K>(g, l, low_sums<K>(g, l, s, k, out.one_A), dp);
+        add_low<K>(g, l, low_sums<K>(g, l, s, g.rank + k, out.one_A), dq);
+    }
+}
+
 /* ddt of what the lane owns of its channels' sums. */
 template <typename T, class K>
 __device__ __forceinline__ void write_ddt(const kr_rows_view &g, const kr_rows_lane &l,
@@ -393,6 +450,10 @@ __device__ __forceinline__ void batch_back(const kr_rows_view &g, const kr_rows_
                 for (int w = 0; w < K::W; w++) sum.L[k][n][w] = next[w];
             }
         }
+        if constexpr (K::LOW)
+            if (!fresh)
+                low_back<T, K>(g, l, at.p.piece, (f > 0 ? v.h[f - 1] : first)[0], L[f][0], sum.L[0],
+                               out);
         if (g.decay == KRAIT_DECAY_NONE) continue;
         decay_back<T, K>(g, l, row, decay, fresh, f > 0 ? v.h[f - 1] : first, L[f], v.delta[f],
                          ddelta[f], dA[f], sum, out);
@@ -454,7 +515,7 @@ __device__ __forceinline__ void leave(const kr_rows_view &g, const kr_rows_lane 
             if (dA && g.decay == KRAIT_DECAY_MATRIX && k < l.p_left)
                 dA[(channel + l.e + k) * N + to] = sum.A[k][n][w];
         }
-        if (dA && g.decay == KRAIT_DECAY_VECTOR) dA[head * N + to] = all;
+        if (dA && g.decay == KRAIT_DECAY_VECTOR) dA[(1 + 2 * g.rank) * head * N + to] = all;
     }
     float dt = 0;
 #pragma unroll
@@ -501,6 +562,7 @@ __global__ void __launch_bounds__(KR_ROWS_THREADS)
     int64_t chunks = (at.p.steps + CHUNK - 1) / CHUNK;
     int64_t first = g.seqs[s * g.seqs_row] / CHUNK + s;
     decay.open(g, l);
+    if constexpr (K::LOW) clear_low_sums<K>(g, l, s, out.one_A);
     kr_rows_state<K>(g, l, g.state ? g.state + at.p.slot * g.state_slot : NULL, h);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         keep(mark_of(g, out.marks, at.part, first + chunk), KR_ROWS_THREADS, &h[0][0][0]);
@@ -667,7 +729,9 @@ template <typename T, bool COMPLEX>
 void run(const kr_call *c) {
     kr_scan_gpu_tiles cut;
     kr_scan_gpu_tiles_of((const krait_scan_desc *)c->attr, &cut);
-    if (cut.channels == 1)
+    if (((const krait_scan_desc *)c->attr)->low_rank)
+        launch<T, kr_rows_tile<COMPLEX, 1, BATCH, true>>(c);
+    else if (cut.channels == 1)
         launch<T, kr_rows_tile<COMPLEX, 1, BATCH>>(c);
     else
         launch<T, kr_rows_tile<COMPLEX, 4, BATCH>>(c);
