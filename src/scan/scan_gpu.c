@@ -37,6 +37,12 @@ static bool matrix_fits(const krait_scan_desc *d) {
            d->state <= KR_MATRIX_N;
 }
 
+bool kr_scan_ssd_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return matrix_fits(d) && c->in[KR_SCAN_X].dtype == KR_BF16 && d->width == KR_MATRIX_P &&
+           (d->state == KR_MATRIX_N || d->state == KR_MATRIX_N / 2) && !d->skip_per_channel;
+}
+
 /* Everything but x is constant in time; backward of y. */
 static bool conv_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
@@ -167,6 +173,34 @@ void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s) {
     s->total = 4 * at;
 }
 
+/* Fewer rows have more slices, but never more rows times slices than these. */
+void kr_scan_ssd_plan(const kr_call *c, kr_scan_ssd_cut *s) {
+    const krait_scan_desc *d = c->attr;
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0], H = d->heads, at = 0;
+    int64_t each = H / d->groups, width = d->groups * d->state, slices = each;
+    bool backward = c->n_in > KR_SCAN_INS;
+    s->pieces = M / KR_MATRIX_ROWS_HALF + S;
+    int64_t chunks = ceil_div(M, KR_MATRIX_ROWS_HALF) * d->groups;
+    if (chunks * each > KR_SCAN_SSD_BLOCKS) slices = ceil_div(KR_SCAN_SSD_BLOCKS, chunks);
+    s->heads = (int)ceil_div(each, slices);
+    s->slices = (int)ceil_div(each, s->heads);
+    int64_t rows = M + KR_SCAN_SSD_BLOCKS * KR_MATRIX_ROWS_HALF;
+    if (rows > M * each) rows = M * each;
+    int64_t states = s->pieces * H * KR_MATRIX_P * d->state / 2;
+    s->times = 4 * take(&at, s->pieces * H * KR_SCAN_SSD_TIMES);
+    s->before = 4 * take(&at, states);
+    s->behind = s->db = s->dc = s->da = s->dbias = s->dd = 0;
+    if (backward) {
+        s->behind = 4 * take(&at, states);
+        s->db = 4 * take(&at, ceil_div(rows * width, 2));
+        s->dc = 4 * take(&at, ceil_div(rows * width, 2));
+        s->da = 4 * take(&at, s->pieces * H);
+        s->dbias = 4 * take(&at, s->pieces * H);
+        s->dd = 4 * take(&at, s->pieces * H);
+    }
+    s->total = 4 * at;
+}
+
 void kr_scan_gpu_lanes_plan(const kr_call *c, bool backward, kr_scan_gpu_lanes *s) {
     int64_t E = s->E = kr_scan_lanes(c->attr), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
     int64_t S = s->S = c->in[KR_SCAN_SEQS].shape[0];
@@ -277,8 +311,16 @@ static int64_t complex_scratch(const kr_call *c, bool backward) {
     return s.total;
 }
 
+/* Bytes. Which of the two does a call is known when its arrays are. */
+static int64_t matrix_scratch(const kr_call *c, bool backward) {
+    kr_scan_matrix_cut m = {.total = 0};
+    kr_scan_ssd_cut s = {.total = 0};
+    if (backward) kr_scan_matrix_plan(c, &m);
+    if (kr_scan_ssd_fits(c)) kr_scan_ssd_plan(c, &s);
+    return at_least(m.total, s.total);
+}
+
 static size_t scratch(const kr_call *c, bool backward) {
-    kr_scan_matrix_cut m;
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
     switch (kr_scan_gpu_pick(c)) {
@@ -288,8 +330,7 @@ static size_t scratch(const kr_call *c, bool backward) {
     case KR_SCAN_GPU_ROWS: return (size_t)rows_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_MATRIX: break;
     }
-    kr_scan_matrix_plan(c, &m);
-    return backward ? (size_t)m.total : 0;
+    return (size_t)matrix_scratch(c, backward);
 }
 
 size_t kr_scan_gpu_scratch(const kr_call *c) { return scratch(c, false); }

@@ -77,6 +77,30 @@ kr_kernel kr_scan_matrix_cuda, kr_scan_matrix_step_cuda, kr_scan_matrix_grad_cud
 bool kr_scan_matrix_has_room(const krait_scan_desc *d, kr_dtype type);
 bool kr_scan_matrix_grad_has_room(const krait_scan_desc *d, kr_dtype type);
 
+/* ---- the same of Mamba-2's sizes in bf16, all chunks at once (scan_ssd*.cu) ---- */
+
+enum {
+    KR_SCAN_SSD_TIMES = 7 * (KR_MATRIX_ROWS_HALF + 4), /* numbers of a chunk and head in `times` */
+    KR_SCAN_SSD_BLOCKS = 256,        /* fewer chunks, and the heads of a group are shared out */
+    KR_SCAN_SSD_SHARED = 164 * 1024, /* bytes of shared memory that its kernels need, at most */
+};
+
+/* Chunks of rows; what a group's heads are shared out to. Offsets in bytes: what time does to each
+ * head in each chunk; states in front of chunks, and their gradients behind, [pieces,H,P,N] in
+ * bf16; db and dc of each slice [slices,M,G N]; dA, ddt_bias and dD of each chunk [pieces,H]. */
+typedef struct kr_scan_ssd_cut {
+    int64_t pieces;
+    int slices, heads; /* of a slice; the last one may have fewer */
+    int64_t times, before, behind, db, dc, da, dbias, dd, total;
+} kr_scan_ssd_cut;
+
+/* Whether the member, and the type of x, are for these kernels; what else they need
+ * kr_scan_ssd_takes says at the call: aligned rows. */
+bool kr_scan_ssd_fits(const kr_call *c);
+void kr_scan_ssd_plan(const kr_call *c, kr_scan_ssd_cut *s);
+bool kr_scan_ssd_takes(const kr_call *c);
+kr_kernel kr_scan_ssd_cuda, kr_scan_ssd_grad_cuda;
+
 /* The same of complex lanes (scan_complex.cu): scratch of [pieces,2,E], and states in front of
  * every KR_SCAN_GPU_STEPS-th row. */
 typedef struct kr_scan_gpu_lanes {

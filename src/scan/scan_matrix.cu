@@ -143,6 +143,7 @@ extern "C" bool kr_scan_matrix_has_room(const krait_scan_desc *d, kr_dtype type)
 }
 
 extern "C" void kr_scan_matrix_cuda(const kr_call *c) {
+    if (kr_scan_ssd_takes(c)) return kr_scan_ssd_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);
     else

@@ -451,6 +451,7 @@ static void y_again(const kr_call *c) {
 }
 
 extern "C" void kr_scan_matrix_grad_cuda(const kr_call *c) {
+    if (kr_scan_ssd_takes(c)) return kr_scan_ssd_grad_cuda(c);
     if (c->n_out > KR_SCAN_Y_AGAIN && c->out[KR_SCAN_Y_AGAIN].data) y_again(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);
