@@ -18,9 +18,11 @@ mkdir -p "$work"
 : >"$work/krait"
 : >"$work/peer"
 
-# krait_rows MODEL ARGUMENTS...: rows of krait bench, with the model's name in each
+# krait_rows MODEL ARGUMENTS...: rows of krait bench, with the model's name in each; a size alone is
+# Mamba's
 krait_rows() {
   local model=$1 shape=(--model "mamba-$1")
+  [[ $1 != mamba* ]] || shape=(--model "$1")
   shift
   [ "$1" != machine ] || shape=()
   "$krait" bench "$@" "${shape[@]}" --device cuda --json |
@@ -32,6 +34,8 @@ krait_rows 130m scan --runs "$runs"
 krait_rows 130m ops --runs "$runs"
 krait_rows 130m train --dtype bf16 --runs "$runs"
 krait_rows 370m train --dtype bf16 --runs "$runs"
+krait_rows mamba2-130m scan --runs "$runs"
+krait_rows mamba2-130m train --dtype bf16 --runs "$runs"
 for model in 130m 1.4b 2.8b; do
   krait_rows $model decode --dtype bf16 --batch 1 --runs "$runs"
 done

@@ -50,9 +50,10 @@ int kr_bench_scan(kr_bench *b, krait_error *e);
 int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e);
 int kr_bench_gpu_ops(kr_bench *b, krait_error *e);
 int kr_bench_gpu_scan(kr_bench *b, krait_error *e);
-/* The Mamba-1 member with everything fused, E channels and 16 states each, over B sequences of T
- * tokens; backward: what the gradient takes besides (bench_ops.c). */
-void kr_bench_scan_desc(krait_scan_desc *d, int64_t E);
+/* The member that the model is made of: Mamba-1 with everything fused, E channels and 16 states
+ * each, or Mamba-2, E / 64 heads of 128 states; over B sequences of T tokens; backward: what the
+ * gradient takes besides (bench_ops.c). */
+void kr_bench_scan_desc(const kr_bench *b, krait_scan_desc *d, int64_t E);
 void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int64_t B, int64_t T);
 void kr_bench_scan_backward(kr_case *k);
 /* what: "prefill", "decode", "train", or NULL: all three. */

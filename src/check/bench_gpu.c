@@ -127,21 +127,27 @@ static int bench_scan(const kr_bench *b, kr_dtype type, int64_t B, int64_t T, in
     krait_scan_desc d;
     kr_case k;
     char shape[60];
-    snprintf(shape, sizeof shape, "B%lld T%lld E%lld", (long long)B, (long long)T, (long long)E);
-    kr_bench_scan_desc(&d, E);
+    kr_bench_scan_desc(b, &d, E);
+    int n = snprintf(shape, sizeof shape, "B%lld T%lld ", (long long)B, (long long)T);
+    if (d.heads == 1)
+        snprintf(shape + n, sizeof shape - (size_t)n, "E%lld", (long long)E);
+    else
+        snprintf(shape + n, sizeof shape - (size_t)n, "H%lld P%lld N%lld", (long long)d.heads,
+                 (long long)d.width, (long long)d.state);
     kr_bench_scan_case(&k, &d, type, B, T);
     KR_TRY(bench_op(b, &kr_op_scan, &k, shape, false, e));
     kr_bench_scan_backward(&k);
     return bench_op(b, &kr_op_scan_grad, &k, shape, false, e);
 }
 
-/* A layer of the model; one long sequence; a vision model's. */
+/* A layer of the model; of Mamba one long sequence too, and a vision model's. */
 int kr_bench_gpu_scan(kr_bench *b, krait_error *e) {
     int64_t E = 2 * b->width;
     if (b->o.batch || b->o.tokens)
         return bench_scan(b, KR_BF16, b->o.batch ? b->o.batch : 8, b->o.tokens ? b->o.tokens : 2048,
                           E, e);
     KR_TRY(bench_scan(b, KR_BF16, 8, 2048, E, e));
+    if (strcmp(kr_bench_mixer(b->o.model), "mamba1") != 0) return 0;
     KR_TRY(bench_scan(b, KR_F32, 8, 2048, E, e));
     KR_TRY(bench_scan(b, KR_BF16, 1, 131072, E, e));
     KR_TRY(bench_scan(b, KR_BF16, 1, 1048576, E, e));

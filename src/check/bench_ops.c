@@ -70,7 +70,11 @@ static void scan_input(kr_case *k, int i, kr_dtype type, int64_t rows, int64_t c
     kr_case_in(k, i, type, 2, (int64_t[]){rows, columns}, KR_FILL_UNIFORM, low, high);
 }
 
-void kr_bench_scan_desc(krait_scan_desc *d, int64_t E) {
+void kr_bench_scan_desc(const kr_bench *b, krait_scan_desc *d, int64_t E) {
+    if (strcmp(kr_bench_mixer(b->o.model), "mamba2") == 0) {
+        *d = krait_scan_mamba2(E / 64, 64, 128, 1);
+        return;
+    }
     *d = (krait_scan_desc){.heads = 1,
                            .width = E,
                            .state = STATE,
@@ -134,9 +138,7 @@ int kr_bench_scan(kr_bench *b, krait_error *e) {
     krait_scan_desc d;
     double forward, backward;
     kr_case k;
-    kr_bench_scan_desc(&d, E);
-    if (strcmp(kr_bench_mixer(b->o.model), "mamba2") == 0)
-        d = krait_scan_mamba2(E / 64, 64, 128, 1);
+    kr_bench_scan_desc(b, &d, E);
     double updates = (double)(B * T) * (double)(E * d.state);
     kr_bench_scan_case(&k, &d, KR_F32, B, T);
     KR_TRY(bench_scan_op(b, &kr_op_scan, &k, "scan forward", updates, &forward, e));
