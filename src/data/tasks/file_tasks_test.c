@@ -1,7 +1,7 @@
 /* file_tasks_test.c - tasks from files: sounds, reviews, genomes and pictures; what the parsers
- * refuse; and the real sets where they are ($KRAIT_DATA: a folder that holds fsdd/, aclImdb/ and
- * cifar10/ unpacked; the genomes of Debian's ragout-examples where it installs them, or as ragout/
- * in that folder). */
+ * refuse; and the real sets where they are ($KRAIT_DATA: a folder that holds fsdd/, aclImdb/,
+ * cifar10/ and mnist/ unpacked; the genomes of Debian's ragout-examples where it installs them, or
+ * as ragout/ in that folder). */
 #define _DEFAULT_SOURCE
 #include <math.h>
 #include <setjmp.h>
@@ -280,6 +280,93 @@ static void damaged_pictures(void **state) {
     kr_picture_free(&p);
 }
 
+/* Written digits: item i of part p has label (i + p) % 10, and pixel k is (i + k) % 256. */
+static size_t make_idx(unsigned char *b, bool images, int n, int part) {
+    size_t at = images ? 16 : 8;
+    memset(b, 0, at);
+    b[2] = 8;
+    b[3] = images ? 3 : 1;
+    b[6] = (unsigned char)(n >> 8);
+    b[7] = (unsigned char)n;
+    b[11] = b[15] = images ? 28 : 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < (images ? 784 : 1); k++)
+            b[at++] = (unsigned char)(images ? (i + k) % 256 : (i + part) % 10);
+    return at;
+}
+
+static void write_idx(const char *name, bool images, int n, int part) {
+    static unsigned char b[16 + 784 * 40];
+    char path[64];
+    snprintf(path, sizeof path, "digits/%s", name);
+    write_file(path, b, make_idx(b, images, n, part));
+}
+
+/* The four files with one of them damaged. */
+static void refuse_digits(const char *name, size_t at, int value, size_t size, const char *part) {
+    static unsigned char b[16 + 784 * 40];
+    char path[64];
+    bool images = strstr(name, "images") != NULL;
+    make_idx(b, images, 40, 0);
+    b[at] = (unsigned char)value;
+    snprintf(path, sizeof path, "digits/%s", name);
+    write_file(path, b, size);
+    refuse_set("mnist", "digits", part);
+    write_idx(name, images, 40, 0);
+}
+
+static void mnist(void **state) {
+    (void)state;
+    char path[128];
+    kr_task_source s, turned;
+    kr_example x = {0}, y = {0};
+    krait_error e;
+    bool seen[40] = {false};
+    write_idx("train-images-idx3-ubyte", true, 40, 0);
+    write_idx("train-labels-idx1-ubyte", false, 40, 0);
+    write_idx("t10k-images-idx3-ubyte", true, 7, 1);
+    refuse_set("mnist", "digits", "t10k-labels-idx1-ubyte");
+    write_idx("t10k-labels-idx1-ubyte", false, 7, 1);
+    snprintf(path, sizeof path, "%s/digits", folder);
+    if (open_on(&s, "mnist", path, NULL, &e) < 0) fail_msg("%s", e.message);
+    if (open_on(&turned, "mnist", path, "permuted=true", &e) < 0) fail_msg("%s", e.message);
+    assert_true(s.examples[KR_TASK_TRAIN] == 36 && s.examples[KR_TASK_VALID] == 4 &&
+                s.examples[KR_TASK_TEST] == 7);
+    for (int p = 0; p < KR_TASK_PARTS; p++)
+        for (int64_t i = 0; i < s.examples[p]; i++) {
+            assert_int_equal(kr_task_make(&s, (kr_task_part)p, i, &x, &e), 0);
+            assert_int_equal(kr_task_make(&turned, (kr_task_part)p, i, &y, &e), 0);
+            int first = (int)(x.values[0] * 255 + 0.5f);
+            assert_true(x.count == 784 && x.label == (first + (p == KR_TASK_TEST)) % 10);
+            assert_true(y.label == x.label && y.values[1] == x.values[512] &&
+                        y.values[9] == x.values[320] &&
+                        x.values[100] == (float)(first + 100) / 255);
+            if (p == KR_TASK_TEST) continue;
+            assert_false(seen[first]);
+            seen[first] = true;
+        }
+    for (int i = 0; i < 40; i++) assert_true(seen[i]);
+    kr_example_free(&x);
+    kr_example_free(&y);
+    kr_task_close(&s);
+    kr_task_close(&turned);
+    write_file("digits/t10k-labels-idx1-ubyte", "\0\0\10\1\0\0\0\7\1\2\3\4\5\6\12", 15);
+    if (open_on(&s, "mnist", path, NULL, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(kr_task_make(&s, KR_TASK_TEST, 5, &x, &e), 0);
+    assert_true(kr_task_make(&s, KR_TASK_TEST, 6, &x, &e) < 0);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "label 6 is 10, must be below 10"));
+    kr_example_free(&x);
+    kr_task_close(&s);
+    refuse_digits("train-images-idx3-ubyte", 0, 31, 16 + 784 * 40, "no IDX file of images");
+    refuse_digits("train-labels-idx1-ubyte", 3, 3, 48, "no IDX file of labels");
+    refuse_digits("train-images-idx3-ubyte", 15, 32, 16 + 784 * 40, "32 x 28 pixels");
+    refuse_digits("train-images-idx3-ubyte", 7, 40, 16 + 784 * 40 - 1, "not those of 40 items");
+    refuse_digits("train-images-idx3-ubyte", 4, 255, 16 + 784 * 40, "not those of 4278190120");
+    refuse_digits("train-labels-idx1-ubyte", 7, 39, 47, "40 images in train-images");
+    refuse_digits("train-labels-idx1-ubyte", 7, 40, 5, "no IDX file of labels");
+}
+
 /* ---- the real sets --------------------------------------------------------------------------- */
 
 /* Does the folder `name` of the data exist? */
@@ -337,21 +424,46 @@ static void real_genomes(void **state) {
     kr_task_close(&s);
 }
 
+#ifdef KR_HAVE_JPEG
+static void permuted_pictures(void) {
+    char path[512];
+    kr_task_source s, turned;
+    kr_example x = {0}, y = {0};
+    krait_error e;
+    if (!find_set("image_grey, permuted", "cifar10", path)) return;
+    if (open_on(&s, "image_grey", path, NULL, &e) < 0) fail_msg("%s", e.message);
+    if (open_on(&turned, "image_grey", path, "permuted=true", &e) < 0) fail_msg("%s", e.message);
+    for (int64_t i = 0; i < 20; i++) {
+        if (kr_task_make(&s, KR_TASK_TEST, i, &x, &e) < 0) fail_msg("%s", e.message);
+        if (kr_task_make(&turned, KR_TASK_TEST, i, &y, &e) < 0) fail_msg("%s", e.message);
+        assert_true(x.label == y.label && y.count == 1024 && y.values[1] == x.values[512] &&
+                    y.values[7] == x.values[896] && y.values[1022] == x.values[511]);
+    }
+    kr_example_free(&x);
+    kr_example_free(&y);
+    kr_task_close(&s);
+    kr_task_close(&turned);
+}
+#endif
+
 static void real_sets(void **state) {
     (void)state;
     check_set("spoken_digits", "fsdd", (const int64_t[]){2430, 270, 300});
     check_set("imdb", "aclImdb", (const int64_t[]){22500, 2500, 25000});
 #ifdef KR_HAVE_JPEG
     check_set("image_grey", "cifar10", (const int64_t[]){45000, 5000, 10000});
+    permuted_pictures();
 #endif
+    check_set("mnist", "mnist", (const int64_t[]){54000, 6000, 10000});
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(wav),       cmocka_unit_test(spoken_digits),
-        cmocka_unit_test(imdb),      cmocka_unit_test(fasta),
-        cmocka_unit_test(dna),       cmocka_unit_test(damaged_pictures),
-        cmocka_unit_test(real_sets), cmocka_unit_test(real_genomes),
+        cmocka_unit_test(wav),          cmocka_unit_test(spoken_digits),
+        cmocka_unit_test(imdb),         cmocka_unit_test(fasta),
+        cmocka_unit_test(dna),          cmocka_unit_test(damaged_pictures),
+        cmocka_unit_test(mnist),        cmocka_unit_test(real_sets),
+        cmocka_unit_test(real_genomes),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,6 +1,7 @@
 /* tasks_test.c - the checks of lra.md (Long Range Arena and synthetic tasks) that concern examples:
- * numbers 1, 2, 4, 5, 6, 7, 8 of its list, and that an example depends on its index alone.
- * mamba.md's two tasks are 6 and 7. Number 10 is task_train_test.c. */
+ * numbers 1 to 9 of its list (of 2 what is about examples), and that an example depends on its
+ * index alone. mamba.md's two tasks are 6 and 7. The rest of 2 is lm_ends_test.c, number 10
+ * task_train_test.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +16,7 @@
 #include "base/err.h"
 #include "data/tasks/listops.h"
 #include "data/tasks/pathfinder_stroke.h"
+#include "data/tasks/pixel_order.h"
 #include "data/tasks/task.h"
 
 static void open_with(kr_task_source *s, const char *name, uint64_t seed, const char *const *sets) {
@@ -333,6 +335,30 @@ static void listops_parts_share_nothing(void **state) {
     kr_task_close(&s);
 }
 
+/* ---- pixels ---- */
+
+/* lra.md check 3. */
+static void permuted_pixels(void **state) {
+    (void)state;
+    enum { MOST = 1024 };
+    static const int32_t begin[] = {0, 512, 256, 768, 128, 640, 384, 64, 576, 320};
+    static const int32_t sizes[] = {784, 1024, 1, 5};
+    for (int k = 0; k < 4; k++) {
+        int32_t n = sizes[k], order[MOST], back[MOST], fixed = 0;
+        memset(back, -1, sizeof back);
+        kr_pixel_order(n, order);
+        for (int32_t i = 0; i < n; i++) {
+            assert_true(order[i] >= 0 && order[i] < n && back[order[i]] == -1);
+            back[order[i]] = i;
+            fixed += order[i] == i;
+        }
+        for (int32_t i = 0; i < n; i++) assert_true(order[back[i]] == i);
+        printf("%d pixels: each once, %d in their old place\n", n, fixed);
+        if (n == 784) assert_memory_equal(order, begin, sizeof begin);
+        assert_true(n < 784 || fixed < n / 10);
+    }
+}
+
 /* ---- Pathfinder ------------------------------------------------------------------------------ */
 
 typedef struct path_sums {
@@ -629,6 +655,44 @@ static void tables(void **state) {
     }
 }
 
+/* ---- published ---- */
+
+/* The next cell of a table's row, 50 where it says "fail", as its authors count it; false: it is no
+ * number. */
+static bool read_cell(const char **row, double *cell) {
+    const char *at = *row + strspn(*row, "| ");
+    bool fail = strncmp(at, "fail", 4) == 0;
+    char *end = NULL;
+    *cell = fail ? 50 : strtod(at, &end);
+    *row = strchr(at, '|');
+    return *row && (fail || end != at);
+}
+
+/* lra.md check 9: of docs/tasks.md, which quotes the table, each average is that of its row. */
+static void published_averages(void **state) {
+    (void)state;
+    enum { TASKS = 6 };
+    FILE *f = fopen(KR_SOURCE_DIR "/docs/tasks.md", "r");
+    char line[1024];
+    int rows = 0, fails = 0;
+    double worst = 0;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f) && strncmp(line, "## Published", 12) != 0) continue;
+    while (fgets(line, sizeof line, f) && line[0] != '#') {
+        const char *row = line[0] == '|' ? strchr(line + 1, '|') : NULL;
+        double cell, sum = 0;
+        int n = 0;
+        for (; row && n < TASKS && read_cell(&row, &cell); n++) sum += cell / TASKS;
+        if (n < TASKS || !read_cell(&row, &cell)) continue;
+        if (fabs(sum - cell) > worst) worst = fabs(sum - cell);
+        fails += strstr(line, "fail") != NULL;
+        rows++;
+    }
+    fclose(f);
+    printf("%d averages, %d with a task that failed: off by at most %.4f\n", rows, fails, worst);
+    assert_true(rows == 17 && fails == 7 && worst < 0.01);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_depend_on_their_index),
@@ -643,6 +707,8 @@ int main(void) {
         cmocka_unit_test(listops_acceptance),
         cmocka_unit_test(listops_statistics),
         cmocka_unit_test(listops_parts_share_nothing),
+        cmocka_unit_test(permuted_pixels),
+        cmocka_unit_test(published_averages),
         cmocka_unit_test(pathfinder_strokes),
         cmocka_unit_test(pathfinder_statistics),
         cmocka_unit_test(pathfinder_leaks_little),
