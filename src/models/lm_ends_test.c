@@ -1,6 +1,6 @@
 /* lm_ends_test.c - the ends of a model other than a language model's: rows of numbers in, classes
  * out by the mean, the last or every row, read one way or both. Gradients in double against finite
- * differences; what does not go together is refused. */
+ * differences; what does not go together is refused, and rows that pad change nothing (lra.md). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,7 +38,8 @@ static void bind(rig *r, kr_value *v, void *data) {
     if (kr_graph_bind(r->lm.g, v, &t, &e) < 0) fail_msg("%s", e.message);
 }
 
-static void build_of(rig *r, const char *mixer, const char *settings, bool training) {
+static void build_rows(rig *r, const char *mixer, const char *settings, bool training,
+                       int64_t tokens) {
     memset(r, 0, sizeof *r);
     krait_error e;
     bool numbers = strstr(settings, "channels") != NULL;
@@ -46,7 +47,7 @@ static void build_of(rig *r, const char *mixer, const char *settings, bool train
         fail_msg("%s", e.message);
     r->r = r->c.pooling == KR_POOL_EVERY ? T : S;
     kr_lm_options o = {.graph = {.f64 = true, .training = training, .threads = 1},
-                       .tokens = T,
+                       .tokens = tokens,
                        .sequences = S,
                        .rows = r->r,
                        .loss = training,
@@ -56,6 +57,10 @@ static void build_of(rig *r, const char *mixer, const char *settings, bool train
     if (kr_lm_bind_weights(&r->lm, &r->w, &e) < 0) fail_msg("%s", e.message);
     if (kr_graph_plan(r->lm.g, &e) < 0) fail_msg("%s", e.message);
     assert_int_equal(kr_graph_allocate(r->lm.g, &e), 0);
+}
+
+static void build_of(rig *r, const char *mixer, const char *settings, bool training) {
+    build_rows(r, mixer, settings, training, T);
 }
 
 static void build(rig *r, const char *settings, bool training) {
@@ -252,6 +257,57 @@ static void pooling_is_what_it_says(void **state) {
     }
 }
 
+enum { PAD = 3, PADDED = T + S * PAD };
+
+/* The classes of both sequences, of 5 and 4 rows, each with `pad` rows behind it that are nobody's
+ * and hold `id`. */
+static void pooled(rig *r, int64_t pad, int32_t id, double logits[S * CLASSES]) {
+    static const int64_t counts[S] = {5, T - 5};
+    int32_t ids[PADDED];
+    int64_t seqs[S][3], rows = 0;
+    krait_error e;
+    for (int64_t s = 0, t = 0; s < S; s++) {
+        seqs[s][0] = rows;
+        seqs[s][1] = counts[s];
+        seqs[s][2] = s;
+        for (int64_t k = 0; k < counts[s]; k++) ids[rows++] = r->ids[t++];
+        for (int64_t k = 0; k < pad; k++) ids[rows++] = id;
+    }
+    bind(r, r->lm.ids, ids);
+    bind(r, r->lm.seqs, seqs);
+    bind(r, r->lm.spans, seqs);
+    if (kr_graph_run(r->lm.g, rows, S, &e) < 0) fail_msg("%s", e.message);
+    memcpy(logits, kr_value_tensor(r->lm.logits)->data, sizeof(double[S * CLASSES]));
+}
+
+/* lra.md check 2: rows that pad a batch change no class, whichever id stands in them: there is no
+ * id for padding that a live one could equal. */
+static void padding_changes_nothing(void **state) {
+    (void)state;
+    for (int i = 0; kr_mixers[i]; i++)
+        for (int both = 0; both < 2; both++) {
+            rig r;
+            char text[400];
+            double plain[S * CLASSES], padded[S * CLASSES], worst = 0;
+            snprintf(text, sizeof text, "%s classes=4 bidirectional=%s", kr_mixers[i]->variants[0],
+                     both ? "true" : "false");
+            build_rows(&r, kr_mixers[i]->name, text, false, PADDED);
+            fill(&r);
+            pooled(&r, 0, 0, plain);
+            for (int64_t pad = 1; pad <= PAD; pad++)
+                for (int32_t id = 0; id < 11; id++) {
+                    pooled(&r, pad, id, padded);
+                    for (int k = 0; k < S * CLASSES; k++)
+                        worst = kr_worst(worst, fabs(padded[k] - plain[k]));
+                }
+            printf("%s%s: padded by 1 to %d rows of any id, classes differ by %.2g\n",
+                   kr_mixers[i]->name, both ? ", both ways" : "", PAD, worst);
+            assert_true(worst < 1e-12 && fabs(plain[0] - plain[CLASSES]) > 1e-6);
+            kr_lm_free(&r.lm);
+            kr_weights_free(&r.w);
+        }
+}
+
 static void refusals(void **state) {
     (void)state;
     static const char *const bad[][2] = {{"channels=2", "needs classes or numbers"},
@@ -311,6 +367,7 @@ int main(void) {
                                        cmocka_unit_test(gradients_of_both_ways),
                                        cmocka_unit_test(both_ways_are_two_causal_ways),
                                        cmocka_unit_test(pooling_is_what_it_says),
+                                       cmocka_unit_test(padding_changes_nothing),
                                        cmocka_unit_test(ends_are_written),
                                        cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -235,10 +235,11 @@ static void no_memory(void **state) {
     krait_model_close(&m);
 }
 
-/* A model that was never trained knows nothing (lra.md, check 10). */
-static void chance(void **state) {
-    (void)state;
-    kr_task_source source;
+/* ---- chance: a model that was never trained knows nothing (lra.md, check 10) ---- */
+
+static kr_task_result fresh(const kr_task_source *source, const char *mixer, uint64_t seed,
+                            int64_t n) {
+    char settings[32];
     kr_config c;
     kr_weights w = {0};
     krait_error e;
@@ -246,26 +247,108 @@ static void chance(void **state) {
     kr_task_batches b;
     kr_task_result r;
     kr_graph_options o = {.threads = 2};
+    snprintf(settings, sizeof settings, "classes=%lld", (long long)source->classes);
+    assert_int_equal(kr_device_level(&o.level, &e), 0);
+    assert_int_equal(kr_config_make(&c, mixer, 16, 2, source->vocabulary, settings, &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, seed, &w, &e), 0);
+    assert_int_equal(kr_task_scorer_create(&s, &c, &w, &o, source, n, &e), 0);
+    assert_int_equal(kr_task_scorer_allocate(&s, NULL, &e), 0);
+    assert_int_equal(kr_task_batches_open(&b, source, KR_TASK_TEST, &c, s.lanes, 2, &e), 0);
+    assert_int_equal(kr_task_scorer_run(&s, &b, n, &r, NULL, NULL, &e), 0);
+    printf("lra.md 10: fresh %s, seed %llu, on %s: %.1f%% of %lld, loss %.3f (chance %.3f)\n",
+           mixer, (unsigned long long)seed, source->task->name, 100 * (double)r.correct / (double)n,
+           (long long)n, r.loss, log((double)source->classes));
+    assert_int_equal(r.answers, n);
+    kr_task_batches_close(&b);
+    kr_task_scorer_free(&s);
+    kr_weights_free(&w);
+    return r;
+}
+
+static void chance_of_ten(void **state) {
+    (void)state;
+    kr_task_source source;
+    krait_error e;
     _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
     const kr_task *task = kr_task_find("listops");
     kr_settings_default(task->settings, settings);
     kr_settings_assign(task->settings, settings, "shortest=20", "", "", &e);
     kr_settings_assign(task->settings, settings, "longest=100", "", "", &e);
-    assert_int_equal(kr_device_level(&o.level, &e), 0);
     assert_int_equal(kr_task_open(&source, task, settings, 3, NULL, 0, &e), 0);
-    assert_int_equal(kr_config_make(&c, "mamba1", 16, 2, 24, "classes=10", &e), 0);
-    assert_int_equal(kr_lm_init_weights(&c, 3, &w, &e), 0);
-    assert_int_equal(kr_task_scorer_create(&s, &c, &w, &o, &source, 1000, &e), 0);
-    assert_int_equal(kr_task_scorer_allocate(&s, NULL, &e), 0);
-    assert_int_equal(kr_task_batches_open(&b, &source, KR_TASK_TEST, &c, s.lanes, 2, &e), 0);
-    assert_int_equal(kr_task_scorer_run(&s, &b, 1000, &r, NULL, NULL, &e), 0);
-    double accuracy = (double)r.correct / (double)r.answers;
-    printf("lra.md 10: a fresh model on ListOps: %.1f%%, loss %.3f (ln 10 = 2.303)\n",
-           100 * accuracy, r.loss);
+    kr_task_result r = fresh(&source, "mamba1", 3, 1000);
+    double accuracy = (double)r.correct / 1000;
     assert_true(accuracy >= 0.05 && accuracy <= 0.17 && fabs(r.loss - log(10)) < 0.4);
-    kr_task_batches_close(&b);
-    kr_task_scorer_free(&s);
-    kr_weights_free(&w);
+    kr_task_close(&source);
+}
+
+/* Reviews of 10 to 30 words, of which one in eight is of a list that the label decides: bytes, as
+ * those of `imdb`. */
+static int open_reviews(kr_task_source *s, krait_error *e) {
+    (void)e;
+    s->vocabulary = 257;
+    s->classes = 2;
+    s->longest = 30 * 6 + 1;
+    s->answers = 1;
+    return 0;
+}
+
+static int make_review(const kr_task_source *s, kr_task_part part, int64_t index, kr_rng *r,
+                       kr_example *x, krait_error *e) {
+    enum { WORDS = 500, OWN = 30 };
+    (void)part;
+    int64_t words = kr_task_between(r, 10, 30), n = 0;
+    if (kr_example_size(x, s, s->longest, e) < 0) return KRAIT_ERR_MEMORY;
+    x->label = (int32_t)(index % 2);
+    for (int64_t w = 0; w < words; w++) {
+        bool own = kr_rng_below(r, 8) == 0;
+        uint64_t word =
+            own ? WORDS + OWN * (uint64_t)x->label + kr_rng_below(r, OWN) : kr_rng_below(r, WORDS);
+        kr_rng letters = kr_rng_make(99, word);
+        int64_t length = kr_task_between(&letters, 2, 5);
+        for (int64_t k = 0; k < length; k++)
+            x->ids[n++] = 'a' + (int32_t)kr_rng_below(&letters, 26);
+        x->ids[n++] = ' ';
+    }
+    x->ids[n++] = 256;
+    x->count = n;
+    return 0;
+}
+
+static void half(const kr_task_source *source) {
+    enum { N = 2000 };
+    static const char *const mixers[] = {"mamba1", "s4", "s4d", "lru"};
+    for (int i = 0; i < 4; i++) {
+        kr_task_result r = fresh(source, mixers[i], 3 + (uint64_t)i, N);
+        assert_true(fabs((double)r.correct / N - 0.5) <= 0.02 && fabs(r.loss - log(2)) < 0.2);
+    }
+}
+
+/* Which words an example has tells its label: a model could know. And the real reviews, where they
+ * are. */
+static void chance_of_two(void **state) {
+    (void)state;
+    static const kr_setting none[] = {{.name = NULL}};
+    static const kr_task reviews = {.name = "reviews",
+                                    .settings = none,
+                                    .open = open_reviews,
+                                    .make = make_review};
+    const char *root = getenv("KRAIT_DATA"), *paths[1];
+    _Alignas(8) unsigned char settings[KR_TASK_SETTINGS];
+    const kr_task *imdb = kr_task_find("imdb");
+    kr_task_source source;
+    krait_error e;
+    assert_int_equal(kr_task_open(&source, &reviews, NULL, 3, NULL, 0, &e), 0);
+    half(&source);
+    kr_task_close(&source);
+    paths[0] = kr_test_path(root ? root : "../shared/data", "aclImdb");
+    if (!kr_is_dir(paths[0])) {
+        printf("imdb: skipped: no data (%s)\n", paths[0]);
+        return;
+    }
+    kr_settings_default(imdb->settings, settings);
+    kr_settings_assign(imdb->settings, settings, "bytes=200", "", "", &e);
+    if (kr_task_open(&source, imdb, settings, 3, paths, 1, &e) < 0) fail_msg("%s", e.message);
+    half(&source);
     kr_task_close(&source);
 }
 
@@ -360,7 +443,8 @@ int main(void) {
         cmocka_unit_test(a_run_that_goes_on_is_the_same),
         cmocka_unit_test(chunks_give_what_whole_examples_give),
         cmocka_unit_test(no_memory),
-        cmocka_unit_test(chance),
+        cmocka_unit_test(chance_of_ten),
+        cmocka_unit_test(chance_of_two),
         cmocka_unit_test(refusals),
         cmocka_unit_test(names_are_distinct),
         cmocka_unit_test(recipes_are_good),
