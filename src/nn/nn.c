@@ -95,6 +95,15 @@ kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int
     return kr_apply1(nn->g, &kr_op_linear, &attr, sizeof attr, ins, 4);
 }
 
+kr_value *kr_nn_linear_parts(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out,
+                             kr_init init) {
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    kr_mamba_step_out_attr attr = {kr_mamba_step_parts(out, in)};
+    kr_value *w = kr_nn_param(nn, full, KR_PARAM_MATRIX, init, 2, (int64_t[]){out, in});
+    return kr_apply1(nn->g, &kr_op_mamba_step_out, &attr, sizeof attr, (kr_value *[]){x, w}, 2);
+}
+
 kr_value *kr_nn_half_copy(kr_nn *nn, kr_value *w) {
     if (!w || !kr_graph_half(nn->g) || kr_value_tensor(w)->dtype != KR_F32) return NULL;
     /* the optimiser writes those of parameters; what is computed from them is cast */

@@ -90,6 +90,10 @@ kr_value *kr_nn_product(kr_nn *nn, kr_value *x, kr_value *w, kr_value *bias);
  * first). */
 kr_value *kr_nn_linear(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out, bool bias,
                        kr_init init);
+/* The same without bias for the last product of a layer of a decode step of many rows of halves on
+ * the GPU: in parts, which the next norm adds up. */
+kr_value *kr_nn_linear_parts(kr_nn *nn, kr_value *x, const char *name, int64_t in, int64_t out,
+                             kr_init init);
 
 /* In a half graph, the bf16 copy of a matrix that is f32: what products read in its place (NULL: it
  * needs none). Made anew in each run that trains it, else once. */

@@ -182,14 +182,6 @@ static kr_value *recurrence(kr_nn *nn, kr_value *u, kr_value *z) {
     return outs[0];
 }
 
-/* In a step of many rows of halves: in parts, which the next norm adds up. */
-static kr_value *project_parts(kr_nn *nn, kr_value *g, kr_init init) {
-    int64_t D = nn->config->width, E = kr_mamba1_of(nn->config).inner;
-    kr_mamba_step_out_attr attr = {kr_mamba_step_parts(D, E)};
-    kr_value *w = kr_nn_param(nn, "out_proj.weight", KR_PARAM_MATRIX, init, 2, (int64_t[]){D, E});
-    return kr_apply1(nn->g, &kr_op_mamba_step_out, &attr, sizeof attr, (kr_value *[]){g, w}, 2);
-}
-
 /* Scaled so that the residual stream's variance does not grow with depth. */
 static kr_init out_init(const kr_config *c) {
     return kr_init_fan_in(kr_mamba1_of(c).inner, 1 / sqrt((double)c->layers));
@@ -198,8 +190,8 @@ static kr_init out_init(const kr_config *c) {
 static kr_value *project_out(kr_nn *nn, kr_value *g) {
     const kr_config *c = nn->config;
     kr_mamba1 m = kr_mamba1_of(nn->config);
-    if (is_step(nn) && nn->step_rows > KR_STEP_FEW && !m.linear_bias)
-        return project_parts(nn, g, out_init(c));
+    if (is_step(nn) && nn->step_rows > KR_STEP_FEW && !m.linear_bias && kr_config_is_plain(c))
+        return kr_nn_linear_parts(nn, g, "out_proj", m.inner, c->width, out_init(c));
     return kr_nn_linear(nn, g, "out_proj", m.inner, c->width, m.linear_bias, out_init(c));
 }
 

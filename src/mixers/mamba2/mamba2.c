@@ -27,6 +27,7 @@
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 #include "ops/linear/linear.h"
 #include "ops/mamba_layer/mamba2_layer.h"
+#include "ops/mamba_step/mamba_step.h"
 #include "ops/neg_exp/neg_exp.h"
 #include "scan/scan_op.h"
 
@@ -122,7 +123,7 @@ static kr_value *convolution(kr_nn *nn, const kr_mamba2 *m, kr_value *mixed) {
     kr_value *b, *w = filter(nn, m, &b);
     kr_value *outs[2] = {NULL, m->kernel > 1 ? nn->state_out[0] : NULL};
     kr_value *before = m->kernel > 1 ? nn->state_in[0] : NULL;
-    kr_causal_conv_attr attr = {.silu = 1};
+    kr_causal_conv_attr attr = {.silu = 1, .early = nn->step_rows > 0};
     kr_apply(nn->g, &kr_op_causal_conv, &attr, sizeof attr,
              (kr_value *[]){mixed, w, b, nn->seqs, nn->reset, before}, 6, outs, 2);
     kr_graph_recompute(nn->g, outs[0]);
@@ -202,10 +203,18 @@ static kr_init out_init(const kr_nn *nn, const kr_mamba2 *m) {
     return kr_init_fan_in(m->inner, 1 / sqrt((double)nn->config->layers));
 }
 
+/* A decode step of many rows of halves on the GPU, in a model whose next norm adds up parts. */
+static bool is_step_of_many(const kr_nn *nn) {
+    return nn->step_rows > KR_STEP_FEW && kr_graph_level(nn->g) == KR_LEVEL_CUDA &&
+           kr_graph_half(nn->g) && kr_config_is_plain(nn->config);
+}
+
 /* out_proj of y; its weight has columns for the gated map in front of those for y. */
 static kr_value *project_out(kr_nn *nn, const kr_mamba2 *m, kr_value *mapped, kr_value *y) {
     int64_t D = nn->config->width, E = m->inner, rest = E - m->ssm;
     kr_init init = out_init(nn, m);
+    if (!rest && is_step_of_many(nn) && !m->linear_bias)
+        return kr_nn_linear_parts(nn, y, "out_proj", E, D, init);
     if (!rest) return kr_nn_linear(nn, y, "out_proj", E, D, m->linear_bias, init);
     kr_value *w = kr_nn_param(nn, "out_proj.weight", KR_PARAM_MATRIX, init, 2, (int64_t[]){D, E});
     kr_value *b = NULL, *half = kr_nn_half_copy(nn, w);

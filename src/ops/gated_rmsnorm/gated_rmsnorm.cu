@@ -61,6 +61,8 @@ static __global__ void __launch_bounds__(MOST) forward(norm_call c) {
     int64_t m = blockIdx.x, first = (int64_t)blockIdx.y * c.W, step = (int64_t)blockDim.x * V;
     const T *x = (const T *)c.x + m * c.x_row + first, *z = (const T *)c.z + m * c.z_row + first;
     float n[HELD][V], gate[HELD][V], square = 0, a[V], b[V];
+    kr_go_on();
+    kr_after();
 #pragma unroll
     for (int h = 0; h < HELD; h++) {
         int64_t d = threadIdx.x * V + h * step;
@@ -212,11 +214,11 @@ extern "C" void kr_gated_rmsnorm_cuda(const kr_call *c) {
     bool packs = all_pack(c->in, 3, n.W) && all_pack(c->out, 1, n.W);
     dim3 grid((unsigned)n.M, (unsigned)(n.E / n.W));
     unsigned threads = threads_for(n.W, packs ? 4 : 1);
-    cudaStream_t stream = kr_cuda_stream();
-    if (c->in[0].dtype == KR_BF16 && packs) forward<bf16, 4><<<grid, threads, 0, stream>>>(n);
-    if (c->in[0].dtype == KR_BF16 && !packs) forward<bf16, 1><<<grid, threads, 0, stream>>>(n);
-    if (c->in[0].dtype == KR_F32 && packs) forward<float, 4><<<grid, threads, 0, stream>>>(n);
-    if (c->in[0].dtype == KR_F32 && !packs) forward<float, 1><<<grid, threads, 0, stream>>>(n);
+    bool half = c->in[0].dtype == KR_BF16;
+    void (*kernel)(norm_call) = half    ? packs ? forward<bf16, 4> : forward<bf16, 1>
+                                   : packs ? forward<float, 4>
+                                        : forward<float, 1>;
+    kr_launch_early(kernel, true, grid, threads, 0, n);
 }
 
 struct put_dweight {
