@@ -1,50 +1,20 @@
 /* layernorm.c - shape and gradient rules of the layer norm; layernorm.h has the equations. */
 #include "ops/layernorm/layernorm.h"
 
-#include "base/err.h"
-#include "ops/case.h"
+#include "ops/norm_rules.h"
 #include "ops/row_sums.h"
-#include "ops/cast/cast.h"
-
-static int need_like(const char *arg, const kr_tensor *t, const kr_tensor *x, krait_error *e) {
-    if (!t->data) return 0;
-    KR_TRY(kr_need_rank("layernorm", arg, t, 2, e));
-    KR_TRY(kr_need_dim("layernorm", arg, t, 0, x->shape[0], e));
-    return kr_need_dim("layernorm", arg, t, 1, x->shape[1], e);
-}
-
-static int need_vector(const char *arg, const kr_tensor *t, int64_t size, krait_error *e) {
-    KR_TRY(kr_need_rank("layernorm", arg, t, 1, e));
-    return kr_need_dim("layernorm", arg, t, 0, size, e);
-}
-
-static kr_dtype wide(const kr_tensor *t) { return t->dtype == KR_F64 ? KR_F64 : KR_F32; }
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *x = &c->in[0];
     const kr_layernorm_attr *attr = c->attr;
-    KR_TRY(kr_need_rank("layernorm", "x", x, 2, e));
-    KR_TRY(need_like("residual", &c->in[1], x, e));
-    KR_TRY(need_vector("weight", &c->in[2], x->shape[1], e));
-    KR_TRY(need_vector("bias", &c->in[3], x->shape[1], e));
-    out[0] = kr_tensor_make(NULL, attr->half ? KR_BF16 : wide(x), 2, x->shape);
-    if (c->in[1].data) out[1] = kr_tensor_make(NULL, wide(x), 2, x->shape);
-    out[2] = out[3] = kr_tensor_make(NULL, wide(x), 1, x->shape);
+    KR_TRY(kr_norm_need_rows("layernorm", x, &c->in[1], e));
+    KR_TRY(kr_norm_need_vector("layernorm", "weight", &c->in[2], x, e));
+    KR_TRY(kr_norm_need_vector("layernorm", "bias", &c->in[3], x, e));
+    out[0] = kr_tensor_make(NULL, attr->half ? KR_BF16 : kr_norm_wide(x), 2, x->shape);
+    if (c->in[1].data) out[1] = kr_tensor_make(NULL, kr_norm_wide(x), 2, x->shape);
+    out[2] = out[3] = kr_tensor_make(NULL, kr_norm_wide(x), 1, x->shape);
     for (int i = 0; i < 4; i++) out[i].dim0 = x->dim0;
     return 0;
-}
-
-/* Only the sum was used: the norm itself contributes nothing. */
-static void sum_grad(kr_tape *t, const kr_node *n, kr_value *dsum, bool half) {
-    kr_value *outs[1] = {NULL};
-    uint32_t accumulate = 0;
-    if (half) {
-        kr_rule_din(t, n, 0, outs, 0, &accumulate);
-        kr_rule_emit(t, &kr_op_cast, NULL, 0, &dsum, 1, outs, 1, accumulate);
-    } else {
-        kr_rule_din_is(t, n, 0, dsum);
-    }
-    kr_rule_din_is(t, n, 1, dsum);
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
@@ -52,7 +22,7 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     kr_value *x = kr_rule_in(n, 0), *sum = kr_rule_out(n, 1) ? kr_rule_out(n, 1) : x;
     bool half = kr_rule_type(x) == KR_BF16, residual = kr_rule_in(n, 1) != NULL;
     uint32_t accumulate = 0;
-    if (!dy && dsum) sum_grad(t, n, dsum, half);
+    if (!dy && dsum) kr_norm_sum_grad(t, n, dsum);
     if (!dy) return;
     /* x and the residual enter as a sum: one gradient for both, but of the type of each */
     if (residual) outs[0] = kr_rule_temporary(t, sum);
@@ -75,8 +45,8 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *dy = &c->in[0], *s = &c->in[2];
     KR_TRY(kr_need_rank("layernorm_grad", "s", s, 2, e));
     KR_TRY(kr_need_dim("layernorm_grad", "dy", dy, 1, s->shape[1], e));
-    out[0] = kr_tensor_make(NULL, wide(s), 2, s->shape);
-    out[1] = out[2] = kr_tensor_make(NULL, wide(s), 1, &s->shape[1]);
+    out[0] = kr_tensor_make(NULL, kr_norm_wide(s), 2, s->shape);
+    out[1] = out[2] = kr_tensor_make(NULL, kr_norm_wide(s), 1, &s->shape[1]);
     out[3] = kr_tensor_make(NULL, dy->dtype, 2, s->shape);
     out[0].dim0 = out[3].dim0 = s->dim0;
     return 0;
@@ -94,21 +64,14 @@ static size_t backward_scratch_cuda(const kr_call *c) {
     return 2 * (size_t)parts * (size_t)s->shape[1] * sizeof(float);
 }
 
-static double bytes_of(const kr_tensor *t, int n) {
-    double bytes = 0;
-    for (int i = 0; i < n; i++)
-        if (t[i].data) bytes += (double)kr_tensor_bytes(&t[i]);
-    return bytes;
-}
-
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 8 * (double)kr_tensor_count(&c->in[0]);
-    *bytes = bytes_of(c->in, 4) + bytes_of(c->out, 4);
+    *bytes = kr_norm_bytes(c->in, 4) + kr_norm_bytes(c->out, 4);
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 14 * (double)kr_tensor_count(&c->in[2]);
-    *bytes = bytes_of(c->in, 6) + bytes_of(c->out, 4);
+    *bytes = kr_norm_bytes(c->in, 6) + kr_norm_bytes(c->out, 4);
 }
 
 static const kr_layernorm_attr case_attr = {.eps = 1e-5}, half_attr = {.eps = 1e-5, .half = 1};

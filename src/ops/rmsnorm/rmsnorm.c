@@ -1,25 +1,15 @@
 /* rmsnorm.c - shape and gradient rules of the root-mean-square norm; rmsnorm.h has the equations */
 #include "ops/rmsnorm/rmsnorm.h"
 
-#include "base/err.h"
-#include "ops/case.h"
+#include "ops/norm_rules.h"
 #include "ops/row_sums.h"
-#include "ops/cast/cast.h"
 
 static int forward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     const kr_tensor *x = &c->in[0], *residual = &c->in[1], *weight = &c->in[2];
-    KR_TRY(kr_need_rank("rmsnorm", "x", x, 2, e));
-    if (residual->data) {
-        KR_TRY(kr_need_rank("rmsnorm", "residual", residual, 2, e));
-        KR_TRY(kr_need_dim("rmsnorm", "residual", residual, 0, x->shape[0], e));
-        KR_TRY(kr_need_dim("rmsnorm", "residual", residual, 1, x->shape[1], e));
-    }
-    if (weight->data) {
-        KR_TRY(kr_need_rank("rmsnorm", "weight", weight, 1, e));
-        KR_TRY(kr_need_dim("rmsnorm", "weight", weight, 0, x->shape[1], e));
-    }
     const kr_rmsnorm_attr *attr = c->attr;
-    kr_dtype real = x->dtype == KR_F64 ? KR_F64 : KR_F32;
+    kr_dtype real = kr_norm_wide(x);
+    KR_TRY(kr_norm_need_rows("rmsnorm", x, residual, e));
+    if (weight->data) KR_TRY(kr_norm_need_vector("rmsnorm", "weight", weight, x, e));
     out[0] = kr_tensor_make(NULL, attr->half ? KR_BF16 : real, 2, x->shape);
     if (residual->data) out[1] = kr_tensor_make(NULL, real, 2, x->shape);
     out[2] = kr_tensor_make(NULL, real, 1, x->shape);
@@ -34,14 +24,8 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
     uint32_t accumulate = 0;
     bool half = kr_rule_type(x) == KR_BF16;
     if (!dy && !dsum) return;
-    if (!dy) { /* only the sum was used: the norm itself contributes nothing */
-        if (half) {
-            kr_rule_din(t, n, 0, outs, 0, &accumulate);
-            kr_rule_emit(t, &kr_op_cast, NULL, 0, &dsum, 1, outs, 1, accumulate);
-        } else {
-            kr_rule_din_is(t, n, 0, dsum);
-        }
-        kr_rule_din_is(t, n, 1, dsum);
+    if (!dy) {
+        kr_norm_sum_grad(t, n, dsum);
         return;
     }
     /* x and the residual enter as a sum: one gradient for both, but of the type of each */
@@ -69,7 +53,7 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     KR_TRY(kr_need_rank("rmsnorm_grad", "s", s, 2, e));
     KR_TRY(kr_need_dim("rmsnorm_grad", "dy", dy, 1, s->shape[1], e));
     if (c->in[5].data) KR_TRY(kr_need_dim("rmsnorm_grad", "x", &c->in[5], 1, s->shape[1], e));
-    kr_dtype real = s->dtype == KR_F64 ? KR_F64 : KR_F32;
+    kr_dtype real = kr_norm_wide(s);
     out[0] = kr_tensor_make(NULL, real, 2, s->shape);
     out[1] = kr_tensor_make(NULL, real, 1, &s->shape[1]);
     out[2] = out[3] = kr_tensor_make(NULL, dy->dtype, 2, s->shape);
@@ -89,43 +73,30 @@ static size_t backward_scratch_cuda(const kr_call *c) {
     return c->out[1].data ? (size_t)parts * (size_t)s->shape[1] * sizeof(float) : 0;
 }
 
-/* The bytes of those of n tensors that are there. */
-static double bytes_of(const kr_tensor *t, int n) {
-    double bytes = 0;
-    for (int i = 0; i < n; i++)
-        if (t[i].data) bytes += (double)kr_tensor_bytes(&t[i]);
-    return bytes;
-}
-
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 5 * (double)kr_tensor_count(&c->in[0]);
-    *bytes = bytes_of(c->in, 3) + bytes_of(c->out, 3);
+    *bytes = kr_norm_bytes(c->in, 3) + kr_norm_bytes(c->out, 3);
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 10 * (double)kr_tensor_count(&c->in[2]);
-    *bytes = bytes_of(c->in, 6) + bytes_of(c->out, 4);
+    *bytes = kr_norm_bytes(c->in, 6) + kr_norm_bytes(c->out, 4);
 }
 
 static const kr_rmsnorm_attr case_attr = {.eps = 1e-5};
 static const kr_rmsnorm_attr half_attr = {.eps = 1e-5, .half = 1, .early = 1};
 
+static const int64_t case_sizes[][2] = {{1, 1},  {3, 17},     {63, 100}, {5, 768},
+                                        {2, 16}, {600, 1040}, {2, 9001}};
+
 /* Rows of shape [M,D]: odd sizes, with and without the optional arguments. */
 static bool forward_cases(int index, kr_case *k) {
-    static const int64_t sizes[][2] = {{1, 1},  {3, 17},     {63, 100}, {5, 768},
-                                       {2, 16}, {600, 1040}, {2, 9001}};
     if (index > 14) return false;
-    const int64_t *shape = sizes[index < 14 ? index / 2 : 1];
+    const int64_t *shape = case_sizes[index < 14 ? index / 2 : 1];
     bool plain = index % 2;
     k->name = plain ? "alone" : "with residual and weight";
-    k->n_in = 3;
     k->n_out = 3;
-    for (int i = 0; i < 2; i++) {
-        k->in[i] = kr_tensor_make(NULL, KR_F32, 2, shape);
-        k->fill[i].a = 1;
-    }
-    k->in[2] = kr_tensor_make(NULL, KR_F32, 1, &shape[1]);
-    k->fill[2].a = 1;
+    for (int i = 0; i < 3; i++) kr_case_normal(k, i, i < 2 ? 2 : 1, i < 2 ? shape : &shape[1]);
     if (plain) k->fill[1].kind = k->fill[2].kind = KR_FILL_ABSENT;
     k->out_absent[1] = plain;
     k->attr = &case_attr;
@@ -137,26 +108,15 @@ static bool forward_cases(int index, kr_case *k) {
 }
 
 static bool backward_cases(int index, kr_case *k) {
-    static const int64_t sizes[][2] = {{1, 1},  {3, 17},     {63, 100}, {5, 768},
-                                       {2, 16}, {600, 1040}, {2, 9001}};
     if (index > 14) return false;
-    const int64_t *shape = sizes[index < 14 ? index / 2 : 1];
+    const int64_t *shape = case_sizes[index < 14 ? index / 2 : 1];
     bool plain = index % 2;
     k->name = plain ? "alone" : "with residual and weight";
-    k->n_in = 6;
     k->n_out = 4;
-    for (int i = 0; i < 3; i++) {
-        k->in[i] = kr_tensor_make(NULL, KR_F32, 2, shape);
-        k->fill[i].a = 1;
-    }
-    k->in[3] = kr_tensor_make(NULL, KR_F32, 1, &shape[1]);
-    k->fill[3].a = 1;
-    k->in[4] = kr_tensor_make(NULL, KR_F32, 1, shape);
-    k->fill[4].kind = KR_FILL_UNIFORM;
-    k->fill[4].a = 0.5;
-    k->fill[4].b = 2;
-    k->in[5] = k->in[0];
-    k->fill[5].a = 1;
+    for (int i = 0; i < 3; i++) kr_case_normal(k, i, 2, shape);
+    kr_case_normal(k, 3, 1, &shape[1]);
+    kr_case_in(k, 4, KR_F32, 1, shape, KR_FILL_UNIFORM, 0.5, 2);
+    kr_case_normal(k, 5, 2, shape);
     if (index % 4 != 2) k->fill[5].kind = KR_FILL_ABSENT;
     if (plain) k->fill[1].kind = k->fill[3].kind = KR_FILL_ABSENT;
     k->out_absent[1] = plain;
