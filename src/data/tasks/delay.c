@@ -35,15 +35,48 @@ static int open_task(kr_task_source *s, krait_error *e) {
                    (long long)c->length);
 }
 
-/* x [T] += a cos(2 pi k t / T) + b sin(2 pi k t / T), by turning a unit vector. */
-static void add_wave(double *x, int64_t T, int64_t k, double a, double b) {
-    double angle = 2 * 3.14159265358979323846 * (double)k / (double)T;
-    double turn_re = cos(angle), turn_im = sin(angle), re = 1, im = 0;
-    for (int64_t t = 0; t < T; t++) {
-        x[t] += a * re + b * im;
-        double next = re * turn_re - im * turn_im;
-        im = re * turn_im + im * turn_re;
-        re = next;
+typedef struct cplx {
+    double re, im;
+} cplx;
+
+/* turn [T] is e^(2 pi i j / T); terms from `end` on are 0. */
+typedef struct series {
+    const cplx *turn, *end;
+} series;
+
+/* sum over k < count of x[k stride] e^(2 pi i k t / n), where n step = T */
+static cplx sum_of(const series *s, const cplx *x, int64_t stride, int64_t count, int64_t step,
+                   int64_t n, int64_t t) {
+    cplx sum = {0, 0};
+    for (int64_t k = 0, at = 0; k < count; k++) {
+        cplx term = x[k * stride], turn = s->turn[at * step];
+        sum.re += term.re * turn.re - term.im * turn.im;
+        sum.im += term.re * turn.im + term.im * turn.re;
+        at += at + t < n ? t : t - n;
+    }
+    return sum;
+}
+
+static int64_t smallest_factor(int64_t n) {
+    for (int64_t p = 2; p * p <= n; p++)
+        if (n % p == 0) return p;
+    return n;
+}
+
+/* to [n]: those sums over x[0], x[step], ... for every t: p series of every p-th term, put together
+ * (Cooley & Tukey 1965), down to prime n. */
+static void transform(const series *s, const cplx *x, int64_t step, int64_t n, cplx *to) {
+    int64_t p = smallest_factor(n), m = n / p, left = (s->end - x + step - 1) / step;
+    cplx part[256]; /* p^2 <= T <= 2^16 where there are parts */
+    if (m == 1) {
+        int64_t count = left < 0 ? 0 : left < n ? left : n;
+        for (int64_t t = 0; t < n; t++) to[t] = sum_of(s, x, step, count, step, n, t);
+        return;
+    }
+    for (int64_t r = 0; r < p; r++) transform(s, x + r * step, step * p, m, to + r * m);
+    for (int64_t t = 0; t < m; t++) {
+        for (int64_t r = 0; r < p; r++) part[r] = to[r * m + t];
+        for (int64_t q = 0; q < p; q++) to[q * m + t] = sum_of(s, part, 1, p, step, n, q * m + t);
     }
 }
 
@@ -53,18 +86,23 @@ static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rn
     int64_t T = c->length, bins = (int64_t)(c->cutoff * (double)T);
     (void)part, (void)index;
     KR_TRY(kr_example_size(x, s, T, e));
-    double *signal = kr_calloc((size_t)T, sizeof *signal);
-    if (!signal) return kr_fail_memory(e, "an example");
+    cplx *turn = kr_calloc((size_t)(3 * T), sizeof *turn), *terms = turn + T, *signal = terms + T;
+    if (!turn) return kr_fail_memory(e, "an example");
     if (2 * bins >= T) bins = (T - 1) / 2;
-    for (int64_t k = 1; k <= bins; k++) {
-        double a = 0.5 * kr_rng_normal(r), b = 0.5 * kr_rng_normal(r);
-        add_wave(signal, T, k, a / sqrt((double)bins), b / sqrt((double)bins));
-    }
     for (int64_t t = 0; t < T; t++) {
-        x->values[t] = (float)(signal[t] - signal[0]);
+        double angle = 2 * 3.14159265358979323846 * (double)t / (double)T;
+        turn[t] = (cplx){cos(angle), sin(angle)};
+    }
+    for (int64_t k = 1; k <= bins; k++) { /* Re (a - i b) e^(i phi) = a cos phi + b sin phi */
+        double a = 0.5 * kr_rng_normal(r), b = 0.5 * kr_rng_normal(r);
+        terms[k] = (cplx){a / sqrt((double)bins), -b / sqrt((double)bins)};
+    }
+    transform(&(series){turn, terms + bins + 1}, terms, 1, T, signal);
+    for (int64_t t = 0; t < T; t++) {
+        x->values[t] = (float)(signal[t].re - signal[0].re);
         x->numbers[t] = t < c->lag ? 0 : x->values[t - c->lag];
     }
-    kr_free(signal);
+    kr_free(turn);
     return 0;
 }
 

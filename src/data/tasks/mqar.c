@@ -46,13 +46,15 @@ static int open_task(kr_task_source *s, krait_error *e) {
 }
 
 /* `count` distinct numbers of [low, low + range), each choice and order as likely: Floyd's
- * sampling into out, then a shuffle. */
-static void draw_distinct(kr_rng *r, int64_t low, int64_t range, int64_t count, int64_t *out) {
+ * sampling into out, then a shuffle. drawn [range] is zeros, and holds 1 where a number was taken.
+ */
+static void draw_distinct(kr_rng *r, int64_t low, int64_t range, int64_t count, char *drawn,
+                          int64_t *out) {
     for (int64_t i = 0; i < count; i++) {
-        int64_t top = range - count + i, v = low + (int64_t)kr_rng_below(r, (uint64_t)top + 1);
-        for (int64_t k = 0; k < i; k++)
-            if (out[k] == v) v = low + top; /* is not there yet, so it stays */
-        out[i] = v;
+        int64_t top = range - count + i, v = (int64_t)kr_rng_below(r, (uint64_t)top + 1);
+        if (drawn[v]) v = top; /* is not there yet */
+        drawn[v] = 1;
+        out[i] = low + v;
     }
     for (int64_t i = count - 1; i > 0; i--) {
         int64_t k = (int64_t)kr_rng_below(r, (uint64_t)i + 1), v = out[i];
@@ -61,29 +63,55 @@ static void draw_distinct(kr_rng *r, int64_t low, int64_t range, int64_t count, 
     }
 }
 
+typedef struct slot {
+    double key;
+    int64_t at;
+} slot;
+
+static bool is_later(const slot *a, const slot *b) {
+    return a->key < b->key || (a->key == b->key && a->at > b->at);
+}
+
+static void swap(slot *a, slot *b) {
+    slot keep = *a;
+    *a = *b;
+    *b = keep;
+}
+
+/* Puts heap[at], whose children are heaps, in its place: the latest of n is on top. */
+static void sink(slot *heap, int64_t n, int64_t at) {
+    for (int64_t k; (k = 2 * at + 1) < n; at = k) {
+        if (k + 1 < n && is_later(&heap[k + 1], &heap[k])) k++;
+        if (!is_later(&heap[k], &heap[at])) return;
+        swap(&heap[k], &heap[at]);
+    }
+}
+
 /* Successive draws with weights, without replacement, are the order of u^(1/w) from above
- * (Efraimidis & Spirakis 2006): here of ln(u)/w, the largest `count` of which are kept in order. */
-static void draw_slots(kr_rng *r, const mqar *c, int64_t *slots, double *keys) {
-    int64_t have = 0;
+ * (Efraimidis & Spirakis 2006): here of ln(u)/w, the largest K of which are kept, then put in
+ * order. */
+static void draw_slots(kr_rng *r, const mqar *c, slot *slots) {
+    int64_t K = c->pairs;
     for (int64_t j = 0; j < slots_of(c); j++) {
-        double key = log(kr_rng_uniform(r)) * pow((double)(j + 1), 1 - c->power);
-        if (have == c->pairs && key <= keys[have - 1]) continue;
-        int64_t at = have < c->pairs ? have++ : have - 1;
-        for (; at > 0 && keys[at - 1] < key; at--) {
-            keys[at] = keys[at - 1];
-            slots[at] = slots[at - 1];
-        }
-        keys[at] = key;
-        slots[at] = j;
+        slot s = {log(kr_rng_uniform(r)) * pow((double)(j + 1), 1 - c->power), j};
+        if (j < K) slots[j] = s;
+        for (int64_t i = j == K - 1 ? K / 2 : 0; i > 0; i--) sink(slots, K, i - 1);
+        if (j < K || !is_later(&slots[0], &s)) continue;
+        slots[0] = s;
+        sink(slots, K, 0);
+    }
+    for (int64_t n = K - 1; n > 0; n--) {
+        swap(&slots[0], &slots[n]);
+        sink(slots, n, 0);
     }
 }
 
 static void write_rows(const mqar *c, kr_rng *r, const int64_t *keys, const int64_t *values,
-                       const int64_t *slots, kr_example *x) {
+                       const slot *slots, kr_example *x) {
     for (int64_t i = 2 * c->pairs; i < c->length; i++)
         x->ids[i] = c->fill ? (int32_t)kr_rng_below(r, (uint64_t)c->symbols) : 0;
     for (int64_t i = 0; i < c->pairs; i++) {
-        int64_t row = 2 * c->pairs + 2 * slots[i];
+        int64_t row = 2 * c->pairs + 2 * slots[i].at;
         x->ids[2 * i] = x->ids[row] = (int32_t)keys[i];
         x->ids[2 * i + 1] = x->targets[row] = (int32_t)values[i];
     }
@@ -95,14 +123,18 @@ static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rn
     (void)part, (void)index;
     KR_TRY(kr_example_size(x, s, c->length, e));
     int64_t n = c->pairs, half = c->symbols / 2;
-    int64_t *keys = kr_malloc((size_t)n * (3 * sizeof *keys + sizeof(double)));
-    if (!keys) return kr_fail_memory(e, "an example");
-    draw_distinct(r, 1, half - 1, n, keys);
-    draw_distinct(r, half, c->symbols - half, n, keys + n);
-    draw_slots(r, c, keys + 2 * n, (double *)(keys + 3 * n));
-    write_rows(c, r, keys, keys + n, keys + 2 * n, x);
-    kr_free(keys);
-    return 0;
+    slot *slots = kr_malloc((size_t)n * (sizeof *slots + 2 * sizeof(int64_t)));
+    char *drawn = kr_calloc((size_t)c->symbols, 1);
+    int64_t *keys = slots ? (int64_t *)(slots + n) : NULL;
+    if (keys && drawn) {
+        draw_distinct(r, 1, half - 1, n, drawn, keys);
+        draw_distinct(r, half, c->symbols - half, n, drawn + half, keys + n);
+        draw_slots(r, c, slots);
+        write_rows(c, r, keys, keys + n, slots, x);
+    }
+    kr_free(slots);
+    kr_free(drawn);
+    return keys && drawn ? 0 : kr_fail_memory(e, "an example");
 }
 
 const kr_task kr_task_mqar = {
