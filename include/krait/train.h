@@ -93,8 +93,10 @@ KRAIT_API const char *krait_task_label(const krait_task *task, int32_t label, ch
 typedef enum krait_event_kind {
     /* once, before the first step: `text` describes model, data and memory, a fact a line */
     KRAIT_EVENT_PLAN,
-    KRAIT_EVENT_STEP,       /* after each step */
-    KRAIT_EVENT_EVAL,       /* after each evaluation on held-out data */
+    KRAIT_EVENT_STEP, /* after each step */
+    /* after each evaluation on held-out data: the state is carried from window to window, as
+     * krait_eval carries it, whatever training does */
+    KRAIT_EVENT_EVAL,
     KRAIT_EVENT_SAMPLE,     /* `text`: generated while training */
     KRAIT_EVENT_CHECKPOINT, /* `text`: its folder */
     KRAIT_EVENT_SKIPPED,    /* a step left out as an outlier; `text` says why */

@@ -31,7 +31,8 @@ static const kr_setting keys[] = {
     REAL_KEY(held_out, 0.05, 0, 0.9, "share of the data kept for evaluation"),
     BOOL_KEY(
         carry_state, false,
-        "each window starts from the state the one before it left (truncated backpropagation)"),
+        "each window starts from the state the one before it left (truncated backpropagation); "
+        "evaluations do so either way"),
     BOOL_KEY(reset, true, "documents packed into one window do not see each other"),
     REAL_KEY(dropout, 0, 0, 0.99, "share of what each part of a layer makes that is left out"),
     BOOL_KEY(dropout_tied, false, "dropout leaves out the same columns in all rows of a sequence"),

@@ -236,6 +236,31 @@ static void starts_from_a_model(void **state) {
     assert_true(first_eval == before);
 }
 
+/* Held-out text is read as the model will be used, and as krait_eval reads it: its state goes from
+ * window to window, even where training begins each window anew. */
+static void evaluations_carry_the_state(void **state) {
+    (void)state;
+    char model[128];
+    double loss[2];
+    krait_error e = {0};
+    snprintf(model, sizeof model, "%s", options("learns", NULL, 0).out);
+    for (int i = 0; i < 2; i++) {
+        const char *const sets[] = {"steps=1",
+                                    "warmup=1",
+                                    "batch=1",
+                                    "carry_state=false",
+                                    "eval_batches=100000",
+                                    i ? "window=16" : "window=128"};
+        krait_train_options o = options(i ? "short" : "long", sets, 6);
+        o.init_model = model;
+        evals = 0;
+        if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+        loss[i] = first_eval;
+    }
+    print_message("  held-out loss in windows of 128 and 16: %.9f, %.9f\n", loss[0], loss[1]);
+    assert_true(fabs(loss[0] - loss[1]) < 1e-5 * loss[0]);
+}
+
 /* Writes the test vocabulary, with a normaliser that can make text longer, as tokenizer.json. */
 static void write_tokenizer(const char *path) {
     static const char absent[] = "\"normalizer\": null";
@@ -499,6 +524,7 @@ int main(void) {
         cmocka_unit_test(decay_spares_what_it_must),
         cmocka_unit_test(learns),
         cmocka_unit_test(starts_from_a_model),
+        cmocka_unit_test(evaluations_carry_the_state),
         cmocka_unit_test(the_tokenizer_travels),
         cmocka_unit_test(ids_outside_the_initial_model),
         cmocka_unit_test(ids_alone),
