@@ -56,14 +56,7 @@ static void fill(kr_config *c) {
 
 static int check(const kr_config *c, krait_error *e) {
     kr_s4 s = kr_s4_of(c);
-    if (s.state % 2)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "state (%lld) must be even: modes come in pairs",
-                       (long long)s.state);
-    if (c->width % s.copies)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "copies (%lld) does not divide the width (%lld)",
-                       (long long)s.copies, (long long)c->width);
-    if (s.dt_min <= s.dt_max) return 0;
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", s.dt_min, s.dt_max);
+    return kr_s4d_check(c, s.state, s.copies, s.dt_min, s.dt_max, e);
 }
 
 static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
@@ -123,12 +116,10 @@ static kr_value *system_param(kr_nn *nn, const kr_s4 *s, const char *name, kr_st
 
 /* The decay [H,(1+2R) N] and b [H,N]. */
 static void discrete(kr_nn *nn, const kr_s4 *s, kr_value *ab[2]) {
-    int64_t H = nn->config->width, S = s->copies, N = s->state / 2;
-    int64_t R = kr_hippo_rank((krait_hippo_kind)s->start);
-    kr_init steps = {KR_INIT_UNIFORM, log(s->dt_min), log(s->dt_max), 0};
+    int64_t S = s->copies, N = s->state / 2, R = kr_hippo_rank((krait_hippo_kind)s->start);
     kr_discretise_low_rank_attr attr = {s->rate};
     kr_value *ins[KR_LOW_INS] = {
-        [KR_LOW_DT] = kr_nn_param(nn, "log_dt", KR_PARAM_RECURRENT, steps, 1, &H),
+        [KR_LOW_DT] = kr_s4d_log_step(nn, s->dt_min, s->dt_max),
         [KR_LOW_RATE] = system_param(nn, s, "log_rate", start_rate, 2, (int64_t[]){S, N}),
         [KR_LOW_FREQUENCY] =
             system_param(nn, s, "frequency", start_frequency, 2, (int64_t[]){S, N}),
@@ -139,29 +130,13 @@ static void discrete(kr_nn *nn, const kr_s4 *s, kr_value *ab[2]) {
     kr_apply(nn->g, &kr_op_discretise_low_rank, &attr, sizeof attr, ins, KR_LOW_INS, ab, 2);
 }
 
-static kr_value *recurrence(kr_nn *nn, const kr_s4 *s, kr_value *u) {
-    int64_t H = nn->config->width, N = s->state / 2;
-    kr_value *ab[2], *outs[KR_SCAN_OUTS] = {[KR_SCAN_OUT_STATE] = nn->state_out[0]};
-    krait_scan_desc scan = krait_scan_s4(H, N, kr_hippo_rank((krait_hippo_kind)s->start));
-    discrete(nn, s, ab);
-    kr_init normal = {KR_INIT_NORMAL, 0, 1, 0}, half = {KR_INIT_NORMAL, 0, sqrt(0.5), 0};
-    kr_value *ins[KR_SCAN_INS] = {[KR_SCAN_X] = u,
-                                  [KR_SCAN_A] = ab[0],
-                                  [KR_SCAN_B] = ab[1],
-                                  [KR_SCAN_C] = kr_nn_param(nn, "C", KR_PARAM_DECAY, half, 3,
-                                                            (int64_t[]){H, 2, N}),
-                                  [KR_SCAN_D] = kr_nn_param(nn, "D", KR_PARAM_DECAY, normal, 1, &H),
-                                  [KR_SCAN_SEQS] = nn->seqs,
-                                  [KR_SCAN_RESET] = nn->reset,
-                                  [KR_SCAN_STATE] = nn->state_in[0]};
-    kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, KR_SCAN_INS, outs, KR_SCAN_OUTS);
-    kr_graph_recompute_dear(nn->g, outs[0], NULL, 0);
-    return outs[0];
-}
-
 static kr_value *build(kr_nn *nn, kr_value *u) {
     kr_s4 s = kr_s4_of(nn->config);
-    return kr_s4d_mixed(nn, recurrence(nn, &s, u), s.glu);
+    kr_value *ab[2];
+    int rank = kr_hippo_rank((krait_hippo_kind)s.start);
+    krait_scan_desc scan = krait_scan_s4(nn->config->width, s.state / 2, rank);
+    discrete(nn, &s, ab);
+    return kr_s4d_mixed(nn, kr_s4d_scan(nn, &scan, u, ab), s.glu);
 }
 
 const kr_mixer kr_mixer_s4 = {

@@ -49,16 +49,21 @@ static void fill(kr_config *c) {
     memcpy(c->settings, &s, sizeof s);
 }
 
+int kr_s4d_check(const kr_config *c, int64_t state, int64_t copies, double dt_min, double dt_max,
+                 krait_error *e) {
+    if (state % 2)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "state (%lld) must be even: modes come in pairs",
+                       (long long)state);
+    if (c->width % copies)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "copies (%lld) does not divide the width (%lld)",
+                       (long long)copies, (long long)c->width);
+    if (dt_min <= dt_max) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", dt_min, dt_max);
+}
+
 static int check(const kr_config *c, krait_error *e) {
     kr_s4d s = kr_s4d_of(c);
-    if (s.state % 2)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "state (%lld) must be even: modes come in pairs",
-                       (long long)s.state);
-    if (c->width % s.copies)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "copies (%lld) does not divide the width (%lld)",
-                       (long long)s.copies, (long long)c->width);
-    if (s.dt_min <= s.dt_max) return 0;
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "dt_min (%g) is above dt_max (%g)", s.dt_min, s.dt_max);
+    return kr_s4d_check(c, s.state, s.copies, s.dt_min, s.dt_max, e);
 }
 
 static int states(const kr_config *c, kr_state_decl s[KR_MAX_STATES]) {
@@ -80,13 +85,17 @@ static kr_value *system_param(kr_nn *nn, const kr_s4d *s, const char *name, kr_s
 
 /* ---- the graph ---- */
 
+kr_value *kr_s4d_log_step(kr_nn *nn, double dt_min, double dt_max) {
+    kr_init steps = {KR_INIT_UNIFORM, log(dt_min), log(dt_max), 0};
+    return kr_nn_param(nn, "log_dt", KR_PARAM_RECURRENT, steps, 1, &nn->config->width);
+}
+
 /* a and b, [H,N] each. */
 static void discrete(kr_nn *nn, const kr_s4d *s, kr_value *ab[2]) {
-    int64_t H = nn->config->width, S = s->copies, N = s->state / 2;
-    kr_init steps = {KR_INIT_UNIFORM, log(s->dt_min), log(s->dt_max), 0};
+    int64_t S = s->copies, N = s->state / 2;
     kr_discretise_attr attr = {(kr_discretisation)s->discretisation, s->rate};
     kr_value *ins[] = {
-        kr_nn_param(nn, "log_dt", KR_PARAM_RECURRENT, steps, 1, &H),
+        kr_s4d_log_step(nn, s->dt_min, s->dt_max),
         system_param(nn, s, "log_rate", KR_S4D_RATE, 2, (int64_t[]){S, N}),
         system_param(nn, s, "frequency", KR_S4D_FREQUENCY, 2, (int64_t[]){S, N}),
         system_param(nn, s, "B", KR_S4D_B, 3, (int64_t[]){S, 2, N}),
@@ -95,12 +104,9 @@ static void discrete(kr_nn *nn, const kr_s4d *s, kr_value *ab[2]) {
     kr_apply(nn->g, &kr_op_discretise, &attr, sizeof attr, ins, 4, ab, 2);
 }
 
-static kr_value *recurrence(kr_nn *nn, const kr_s4d *s, kr_value *u) {
-    int64_t H = nn->config->width, N = s->state / 2;
-    kr_value *ab[2], *outs[KR_SCAN_OUTS] = {[KR_SCAN_OUT_STATE] = nn->state_out[0]};
-    krait_scan_desc scan = krait_scan_s4d(H, N);
-    scan.form = KRAIT_FORM_GIVEN;
-    discrete(nn, s, ab);
+kr_value *kr_s4d_scan(kr_nn *nn, const krait_scan_desc *scan, kr_value *u, kr_value *const ab[2]) {
+    int64_t H = scan->heads, N = scan->state;
+    kr_value *outs[KR_SCAN_OUTS] = {[KR_SCAN_OUT_STATE] = nn->state_out[0]};
     kr_init normal = {KR_INIT_NORMAL, 0, 1, 0}, half = {KR_INIT_NORMAL, 0, sqrt(0.5), 0};
     kr_value *ins[KR_SCAN_INS] = {[KR_SCAN_X] = u,
                                   [KR_SCAN_A] = ab[0],
@@ -111,7 +117,7 @@ static kr_value *recurrence(kr_nn *nn, const kr_s4d *s, kr_value *u) {
                                   [KR_SCAN_SEQS] = nn->seqs,
                                   [KR_SCAN_RESET] = nn->reset,
                                   [KR_SCAN_STATE] = nn->state_in[0]};
-    kr_apply(nn->g, &kr_op_scan, &scan, sizeof scan, ins, KR_SCAN_INS, outs, KR_SCAN_OUTS);
+    kr_apply(nn->g, &kr_op_scan, scan, sizeof *scan, ins, KR_SCAN_INS, outs, KR_SCAN_OUTS);
     kr_graph_recompute_dear(nn->g, outs[0], NULL, 0);
     return outs[0];
 }
@@ -131,7 +137,11 @@ kr_value *kr_s4d_mixed(kr_nn *nn, kr_value *y, bool glu) {
 
 static kr_value *build(kr_nn *nn, kr_value *u) {
     kr_s4d s = kr_s4d_of(nn->config);
-    return kr_s4d_mixed(nn, recurrence(nn, &s, u), s.glu);
+    kr_value *ab[2];
+    krait_scan_desc scan = krait_scan_s4d(nn->config->width, s.state / 2);
+    scan.form = KRAIT_FORM_GIVEN;
+    discrete(nn, &s, ab);
+    return kr_s4d_mixed(nn, kr_s4d_scan(nn, &scan, u, ab), s.glu);
 }
 
 const kr_mixer kr_mixer_s4d = {

@@ -2,6 +2,7 @@
 #ifndef KR_S4D_H
 #define KR_S4D_H
 
+#include <krait/scan.h>
 #include <string.h>
 
 #include "mixers/mixer.h"
@@ -31,6 +32,15 @@ int kr_s4d_first(kr_s4d_start start, int64_t N, kr_s4d_part part, int64_t copies
 /* values [copies,count] <- the first row. */
 void kr_s4d_repeat(float *values, int64_t copies, int64_t count);
 
+/* ---- what S4 has too ---- */
+
+/* An even state; copies that divide the width; dt_min <= dt_max. */
+int kr_s4d_check(const kr_config *c, int64_t state, int64_t copies, double dt_min, double dt_max,
+                 krait_error *e);
+/* log Delta [H] */
+kr_value *kr_s4d_log_step(kr_nn *nn, double dt_min, double dt_max);
+/* The scan of u [M,H] with the discrete system ab, a and b, and parameters C [H,2,N] and D [H]. */
+kr_value *kr_s4d_scan(kr_nn *nn, const krait_scan_desc *scan, kr_value *u, kr_value *const ab[2]);
 /* What follows the recurrence: y [M,any] -> [M,H], by GELU and a map with (glu) or without a gate.
  */
 kr_value *kr_s4d_mixed(kr_nn *nn, kr_value *y, bool glu);
