@@ -32,6 +32,16 @@ static inline void kr_case_far(kr_case *k) {
     }
 }
 
+/* The bytes of all inputs and outputs that are there: most ops' cost. */
+static inline double kr_call_bytes(const kr_call *c) {
+    double bytes = 0;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i].data) bytes += (double)kr_tensor_bytes(&c->in[i]);
+    for (int i = 0; i < c->n_out; i++)
+        if (c->out[i].data) bytes += (double)kr_tensor_bytes(&c->out[i]);
+    return bytes;
+}
+
 /* An output of the shape of t, in its own memory. */
 static inline kr_tensor kr_out_like(const kr_tensor *t) {
     kr_tensor out = kr_tensor_make(NULL, t->dtype, t->rank, t->shape);

@@ -43,12 +43,4 @@ static inline void kr_norm_sum_grad(kr_tape *t, const kr_node *n, kr_value *dsum
     kr_rule_din_is(t, n, 1, dsum);
 }
 
-/* The bytes of those of n tensors that are there. */
-static inline double kr_norm_bytes(const kr_tensor *t, int n) {
-    double bytes = 0;
-    for (int i = 0; i < n; i++)
-        if (t[i].data) bytes += (double)kr_tensor_bytes(&t[i]);
-    return bytes;
-}
-
 #endif

@@ -3,6 +3,7 @@
 #include "scan/scan_op.h"
 
 #include "base/err.h"
+#include "ops/case.h"
 #include "scan/scan_case.h"
 #include "scan/scan_gpu.h"
 #include "scan/scan_plan.h"
@@ -213,11 +214,7 @@ static void cost(const kr_call *c, double work, double *flops, double *bytes) {
     const krait_scan_desc *d = c->attr;
     double updates = (double)c->in[0].shape[0] * (double)kr_scan_lanes(d) * (double)d->state;
     *flops = work * updates * (d->complex_state ? 4 : 1);
-    *bytes = 0;
-    for (int i = 0; i < c->n_in; i++)
-        if (c->in[i].data) *bytes += (double)kr_tensor_bytes(&c->in[i]);
-    for (int i = 0; i < c->n_out; i++)
-        if (c->out[i].data) *bytes += (double)kr_tensor_bytes(&c->out[i]);
+    *bytes = kr_call_bytes(c);
 }
 
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {

@@ -142,21 +142,6 @@ static int states(const kr_config *c, kr_state_decl decl[KR_MAX_STATES]) {
 
 /* ---- the graph ---- */
 
-static kr_value *map(kr_nn *nn, kr_function f, kr_value *x) {
-    kr_elementwise_attr attr = {f};
-    kr_value *y = kr_apply1(nn->g, &kr_op_map, &attr, sizeof attr, &x, 1);
-    kr_graph_recompute(nn->g, y);
-    return y;
-}
-
-/* a f(b) */
-static kr_value *gate(kr_nn *nn, kr_function f, kr_value *a, kr_value *b) {
-    kr_elementwise_attr attr = {f};
-    kr_value *y = kr_apply1(nn->g, &kr_op_gate, &attr, sizeof attr, (kr_value *[]){a, b}, 2);
-    kr_graph_recompute(nn->g, y);
-    return y;
-}
-
 /* [M,columns] for the rows of x. */
 static kr_value *constant(kr_nn *nn, kr_value *x, double value, int64_t columns) {
     kr_fill_attr attr = {value, columns};
@@ -202,7 +187,7 @@ static parts project(kr_nn *nn, const mine *s, kr_value *a) {
     }
     if (r) p.low = kr_graph_columns(nn->g, from, at, r);
     p.kq = kr_graph_columns(nn->g, from, at + r, 2 * s->key);
-    if (s->feature == KR_FEATURE_ELU) p.kq = map(nn, KR_FUNCTION_ELU1, p.kq);
+    if (s->feature == KR_FEATURE_ELU) p.kq = kr_nn_map(nn, KR_FUNCTION_ELU1, p.kq);
     return p;
 }
 
@@ -224,7 +209,8 @@ static kr_value *raw_steps(kr_nn *nn, const mine *s, kr_value *low, kr_value **b
 static kr_value *log_decay(kr_nn *nn, const mine *s, kr_value *low) {
     kr_value *raw =
         kr_nn_linear(nn, low, "decay_proj", s->rank, s->key, true, kr_init_fan_in(s->rank, 1));
-    return gate(nn, KR_FUNCTION_LOGSIGMOID, constant(nn, low, 1 / s->gate_divisor, s->key), raw);
+    return kr_nn_gate(nn, KR_FUNCTION_LOGSIGMOID, constant(nn, low, 1 / s->gate_divisor, s->key),
+                      raw);
 }
 
 /* exp(delta A) and, where the input is gated too, delta v: one recurrence. */
@@ -276,7 +262,7 @@ static kr_value *attend(kr_nn *nn, const mine *s, const parts *p) {
     if (s->decay == KR_ATTENTION_SELECTIVE)
         selective(nn, s, p, &d, ins);
     else if (s->input_gate)
-        x = gate(nn, KR_FUNCTION_SOFTPLUS, p->v, raw_steps(nn, s, p->low, NULL));
+        x = kr_nn_gate(nn, KR_FUNCTION_SOFTPLUS, p->v, raw_steps(nn, s, p->low, NULL));
     if (s->decay == KR_ATTENTION_GATED) {
         d = krait_scan_gla(H, s->value / H, N);
         ins[KR_SCAN_A] = log_decay(nn, s, p->low);
@@ -322,7 +308,7 @@ static kr_value *build(kr_nn *nn, kr_value *a) {
     if (s.head_norm)
         y = normed(nn, &s, y, p.z);
     else if (p.z)
-        y = gate(nn, KR_FUNCTION_SILU, y, p.z);
+        y = kr_nn_gate(nn, KR_FUNCTION_SILU, y, p.z);
     /* scaled so that the residual stream's variance does not grow with depth */
     kr_init out = kr_init_fan_in(s.value, 1 / sqrt((double)c->layers));
     return kr_nn_linear(nn, y, "out_proj", s.value, c->width, false, out);

@@ -1,21 +1,14 @@
 /* discretise.c - rules of the discretisation; discretise.h has the contract. */
 #include "ops/discretise/discretise.h"
 
-#include "base/err.h"
-#include "ops/case.h"
+#include "ops/discretise/discretise_rules.h"
 
 enum { INS = 4, GRAD_INS = 6 };
 
 static const char *const names[GRAD_INS] = {"log_dt", "log_rate", "frequency", "B", "da", "db"};
 
 static int need(const kr_call *c, int i, int rank, const int64_t *shape, krait_error *e) {
-    const kr_tensor *t = &c->in[i];
-    char text[96];
-    KR_TRY(kr_need_rank("discretise", names[i], t, rank, e));
-    for (int k = 0; k < rank; k++) KR_TRY(kr_need_dim("discretise", names[i], t, k, shape[k], e));
-    if (t->dtype == c->in[0].dtype) return 0;
-    return kr_fail(e, KRAIT_ERR_SHAPE, "discretise: %s must be %s, is %s", names[i],
-                   kr_dtype_name(c->in[0].dtype), kr_tensor_describe(t, text));
+    return kr_discretise_need("discretise", names[i], c, i, rank, shape, e);
 }
 
 static int check(const kr_call *c, krait_error *e) {
@@ -51,25 +44,14 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
 }
 
 static void forward_grad(kr_tape *t, const kr_node *n) {
-    kr_value *ins[GRAD_INS], *outs[INS] = {NULL};
-    uint32_t accumulate = 0;
-    for (int i = 0; i < INS; i++) ins[i] = kr_rule_saved(t, kr_rule_in(n, i));
-    for (int i = 0; i < 2; i++) ins[INS + i] = kr_rule_dout(t, n, i);
-    if (!ins[INS] && !ins[INS + 1]) return;
-    for (int i = 0; i < INS; i++) kr_rule_din(t, n, i, outs, i, &accumulate);
-    kr_rule_emit(t, &kr_op_discretise_grad, kr_rule_attr(n), sizeof(kr_discretise_attr), ins,
-                 GRAD_INS, outs, INS, accumulate);
+    kr_discretise_pull_back(t, n, &kr_op_discretise_grad, sizeof(kr_discretise_attr), INS);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
     double H = (double)c->in[KR_DISCRETISE_DT].shape[0];
     double modes = H * (double)c->in[KR_DISCRETISE_RATE].shape[1];
     *flops = 60 * modes;
-    *bytes = 0;
-    for (int i = 0; i < c->n_in; i++)
-        if (c->in[i].data) *bytes += (double)kr_tensor_bytes(&c->in[i]);
-    for (int i = 0; i < c->n_out; i++)
-        if (c->out[i].data) *bytes += (double)kr_tensor_bytes(&c->out[i]);
+    *bytes = kr_call_bytes(c);
 }
 
 static const struct {

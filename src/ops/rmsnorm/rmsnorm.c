@@ -75,12 +75,12 @@ static size_t backward_scratch_cuda(const kr_call *c) {
 
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 5 * (double)kr_tensor_count(&c->in[0]);
-    *bytes = kr_norm_bytes(c->in, 3) + kr_norm_bytes(c->out, 3);
+    *bytes = kr_call_bytes(c);
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 10 * (double)kr_tensor_count(&c->in[2]);
-    *bytes = kr_norm_bytes(c->in, 6) + kr_norm_bytes(c->out, 4);
+    *bytes = kr_call_bytes(c);
 }
 
 static const kr_rmsnorm_attr case_attr = {.eps = 1e-5};

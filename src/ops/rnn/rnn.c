@@ -150,11 +150,7 @@ static int check_cuda(const kr_call *c, krait_error *e) {
 static void cost(const kr_call *c, double times, double *flops, double *bytes) {
     double M = (double)c->in[0].shape[0], w = (double)kr_tensor_count(&c->in[KR_RNN_W]);
     *flops = times * M * w;
-    *bytes = 0;
-    for (int i = 0; i < c->n_in; i++)
-        if (c->in[i].data) *bytes += (double)kr_tensor_bytes(&c->in[i]);
-    for (int i = 0; i < c->n_out; i++)
-        if (c->out[i].data) *bytes += (double)kr_tensor_bytes(&c->out[i]);
+    *bytes = kr_call_bytes(c);
 }
 
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
