@@ -718,6 +718,8 @@ extern "C" void kr_scan_grad_cuda(const kr_call *c) {
     if (way == KR_SCAN_GPU_COMPLEX) return kr_scan_complex_grad_cuda(c);
     if (way == KR_SCAN_GPU_ROWS) return kr_scan_rows_grad_cuda(c);
     if (way == KR_SCAN_GPU_CONV) return kr_scan_conv_grad_cuda(c);
+    if (way == KR_SCAN_GPU_LOW) return kr_scan_low_grad_cuda(c);
+    if (way == KR_SCAN_GPU_DENSE) return kr_scan_dense_grad_cuda(c);
     if (way == KR_SCAN_GPU_MATRIX) return kr_scan_matrix_grad_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
         run<bf16>(c);

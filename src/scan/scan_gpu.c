@@ -43,24 +43,45 @@ bool kr_scan_ssd_fits(const kr_call *c) {
            (d->state == KR_MATRIX_N || d->state == KR_MATRIX_N / 2) && !d->skip_per_channel;
 }
 
-/* Everything but x is constant in time; backward of y. */
+/* Everything but x is constant in time, a head a channel. */
+static bool constant(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return d->a_constant && d->b_constant && d->c_constant && d->form != KRAIT_FORM_DT &&
+           d->decay == KRAIT_DECAY_VECTOR && d->gain == KRAIT_GAIN_ONE && d->width == 1 &&
+           d->groups == d->heads && d->inputs == 1 && d->reads == 1 && absent(c, KR_SCAN_Z);
+}
+
+/* Backward of y. */
 static bool conv_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    bool constant = d->a_constant && d->b_constant && d->c_constant && d->form != KRAIT_FORM_DT;
     bool backward = c->n_in > KR_SCAN_INS;
-    return constant && d->complex_state && !d->low_rank && d->decay == KRAIT_DECAY_VECTOR &&
-           d->gain == KRAIT_GAIN_ONE && d->width == 1 && d->groups == d->heads && d->inputs == 1 &&
-           d->reads == 1 && d->state <= KR_SCAN_CONV_STATES && absent(c, KR_SCAN_Z) &&
+    return constant(c) && d->complex_state && !d->low_rank && d->state <= KR_SCAN_CONV_STATES &&
            !(backward && absent(c, KR_SCAN_DY));
+}
+
+static bool low_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return constant(c) && d->complex_state && d->low_rank >= 1 &&
+           d->low_rank <= KR_SCAN_LOW_RANKS && d->state <= 32 * KR_SCAN_LOW_MODES;
+}
+
+static bool dense_fits(const kr_call *c) {
+    const krait_scan_desc *d = c->attr;
+    return constant(c) && !d->complex_state && d->low_rank && d->state <= KR_SCAN_DENSE_STATES;
+}
+
+/* At least so many rows a sequence, on average. */
+static bool rows_each(const kr_call *c, int64_t fewest) {
+    return c->in[KR_SCAN_X].shape[0] >= fewest * c->in[KR_SCAN_SEQS].shape[0];
 }
 
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_lanes) return KR_SCAN_GPU_COMPLEX;
     if (lanes_fit(d)) return KR_SCAN_GPU_LANES;
-    if (conv_fits(c) &&
-        c->in[KR_SCAN_X].shape[0] >= KR_SCAN_CONV_FEWEST * c->in[KR_SCAN_SEQS].shape[0])
-        return KR_SCAN_GPU_CONV;
+    if (low_fits(c)) return KR_SCAN_GPU_LOW;
+    if (conv_fits(c) && rows_each(c, KR_SCAN_CONV_FEWEST)) return KR_SCAN_GPU_CONV;
+    if (dense_fits(c) && rows_each(c, KR_SCAN_DENSE_FEWEST)) return KR_SCAN_GPU_DENSE;
     if (matrix_fits(d) && absent(c, KR_SCAN_Z) && has_room(c)) return KR_SCAN_GPU_MATRIX;
     return KR_SCAN_GPU_ROWS;
 }
@@ -265,6 +286,29 @@ void kr_scan_rows_scratch_plan(const kr_call *c, kr_scan_rows_scratch *s) {
     s->total = at;
 }
 
+/* `states`: numbers of all states of a sequence as they are kept, in front of every `chunk` rows.
+ */
+static void shares(const kr_call *c, int64_t states, int64_t chunk, kr_scan_shares *s) {
+    const krait_scan_desc *d = c->attr;
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0], at = 0;
+    s->marks = take(&at, (M / chunk + S + 1) * states);
+    s->one_A = take(&at, S * d->heads * kr_scan_a_width(d));
+    s->one_b = take(&at, S * d->heads * kr_scan_n(d));
+    s->one_c = take(&at, S * d->heads * kr_scan_n(d));
+    s->one_D = take(&at, S * d->heads);
+    s->total = at;
+}
+
+void kr_scan_low_plan(const kr_call *c, kr_scan_shares *s) {
+    int64_t states = kr_scan_low_blocks(c->attr) * KR_SCAN_LOW_THREADS * 2 * KR_SCAN_LOW_MODES;
+    shares(c, states, KR_SCAN_LOW_CHUNK, s);
+}
+
+void kr_scan_dense_plan(const kr_call *c, kr_scan_shares *s) {
+    const krait_scan_desc *d = c->attr;
+    shares(c, d->heads * (d->state <= 32 ? 32 : 64), KR_SCAN_DENSE_CHUNK, s);
+}
+
 void kr_scan_gpu_conv_plan(const kr_call *c, bool backward, kr_scan_gpu_conv *s) {
     const krait_scan_desc *d = c->attr;
     int64_t M = c->in[KR_SCAN_X].shape[0], at = 0, n = 1;
@@ -294,9 +338,11 @@ void kr_scan_gpu_conv_plan(const kr_call *c, bool backward, kr_scan_gpu_conv *s)
 static int64_t rows_scratch(const kr_call *c, bool backward) {
     kr_scan_rows_scratch s = {.total = 0};
     kr_scan_gpu_conv conv = {.total = 0};
+    kr_scan_shares dense = {.total = 0};
     if (conv_fits(c)) kr_scan_gpu_conv_plan(c, backward, &conv);
     if (backward) kr_scan_rows_scratch_plan(c, &s);
-    return at_least(s.total, conv.total);
+    if (backward && dense_fits(c)) kr_scan_dense_plan(c, &dense);
+    return at_least(at_least(s.total, conv.total), dense.total);
 }
 
 static int64_t lanes_scratch(const kr_call *c, bool backward) {
@@ -320,13 +366,21 @@ static int64_t matrix_scratch(const kr_call *c, bool backward) {
     return at_least(m.total, s.total);
 }
 
+static int64_t low_scratch(const kr_call *c, bool backward) {
+    kr_scan_shares s;
+    kr_scan_low_plan(c, &s);
+    return backward ? s.total : 0;
+}
+
 static size_t scratch(const kr_call *c, bool backward) {
     krait_error e;
     if (kr_scan_gpu_check(c, &e) < 0) return 0;
     switch (kr_scan_gpu_pick(c)) {
     case KR_SCAN_GPU_COMPLEX: return (size_t)complex_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_LANES: return (size_t)lanes_scratch(c, backward) * sizeof(float);
+    case KR_SCAN_GPU_LOW: return (size_t)low_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_CONV:
+    case KR_SCAN_GPU_DENSE:
     case KR_SCAN_GPU_ROWS: return (size_t)rows_scratch(c, backward) * sizeof(float);
     case KR_SCAN_GPU_MATRIX: break;
     }

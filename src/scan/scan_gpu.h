@@ -25,7 +25,9 @@ typedef enum kr_scan_gpu_way {
     KR_SCAN_GPU_MATRIX,  /* one decay a head: scan_matrix*.cu */
     KR_SCAN_GPU_COMPLEX, /* complex lanes: scan_complex.cu */
     KR_SCAN_GPU_CONV,    /* nothing varies in time (S4D): scan_conv*.cu */
-    KR_SCAN_GPU_ROWS     /* all others: scan_rows*.cu */
+    KR_SCAN_GPU_ROWS,    /* all others: scan_rows*.cu */
+    KR_SCAN_GPU_LOW,     /* a diagonal minus low rank, nothing varies in time (S4): scan_low*.cu */
+    KR_SCAN_GPU_DENSE    /* a whole matrix (LSSL): scan_dense*.cu */
 } kr_scan_gpu_way;
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c);
 
@@ -157,6 +159,45 @@ typedef struct kr_scan_gpu_conv {
 } kr_scan_gpu_conv;
 void kr_scan_gpu_conv_plan(const kr_call *c, bool backward, kr_scan_gpu_conv *s);
 kr_kernel kr_scan_conv_cuda, kr_scan_conv_grad_cuda;
+
+/* ---- the same where the decay is a diagonal minus low rank (scan_low*.cu) ---- */
+
+enum {
+    KR_SCAN_LOW_THREADS = 64, /* of a block */
+    KR_SCAN_LOW_MODES = 4,    /* complex numbers of a thread; up to 32 threads have a channel */
+    KR_SCAN_LOW_RANKS = 2,    /* at most */
+    KR_SCAN_LOW_CHUNK = 16    /* rows between the states that the backward pass keeps */
+};
+
+/* Threads that have the state of a channel. */
+static inline int kr_scan_low_lanes(const krait_scan_desc *d) {
+    int lanes = 1;
+    while (lanes * KR_SCAN_LOW_MODES < d->state) lanes *= 2;
+    return lanes;
+}
+/* Blocks of a sequence. */
+static inline int64_t kr_scan_low_blocks(const krait_scan_desc *d) {
+    int64_t channels = KR_SCAN_LOW_THREADS / kr_scan_low_lanes(d);
+    return (d->heads + channels - 1) / channels;
+}
+
+/* The backward pass, in floats: the states in front of chunks; of what is constant in time, a share
+ * for each sequence. */
+typedef struct kr_scan_shares {
+    int64_t marks, one_A, one_b, one_c, one_D, total;
+} kr_scan_shares;
+void kr_scan_low_plan(const kr_call *c, kr_scan_shares *s);
+kr_kernel kr_scan_low_cuda, kr_scan_low_grad_cuda;
+
+/* ---- the same where it is a whole real matrix (scan_dense*.cu) ---- */
+
+enum {
+    KR_SCAN_DENSE_STATES = 64, /* numbers of a channel's state, at most */
+    KR_SCAN_DENSE_CHUNK = 16,  /* rows between the states that the backward pass keeps */
+    KR_SCAN_DENSE_FEWEST = 8   /* rows a sequence, on average, from which making the matrix pays */
+};
+void kr_scan_dense_plan(const kr_call *c, kr_scan_shares *s);
+kr_kernel kr_scan_dense_cuda, kr_scan_dense_grad_cuda;
 
 size_t kr_scan_gpu_scratch(const kr_call *c); /* forward */
 size_t kr_scan_gpu_scratch_grad(const kr_call *c);

@@ -76,6 +76,7 @@ static void scratch_has_room_for_fewer(void **state) {
     check_room(krait_scan_mamba1(1536, 16));
     check_room(krait_scan_lru(192));
     check_room(krait_scan_s4(64, 32, 2));
+    check_room(krait_scan_lssl(8, 40));
 }
 
 /* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */

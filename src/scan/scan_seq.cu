@@ -261,6 +261,8 @@ extern "C" void kr_scan_cuda(const kr_call *c) {
     if (way == KR_SCAN_GPU_COMPLEX) return kr_scan_complex_cuda(c);
     if (way == KR_SCAN_GPU_ROWS) return kr_scan_rows_cuda(c);
     if (way == KR_SCAN_GPU_CONV) return kr_scan_conv_cuda(c);
+    if (way == KR_SCAN_GPU_LOW) return kr_scan_low_cuda(c);
+    if (way == KR_SCAN_GPU_DENSE) return kr_scan_dense_cuda(c);
     if (way == KR_SCAN_GPU_MATRIX)
         return M < KR_MATRIX_STEP * S ? kr_scan_matrix_step_cuda(c) : kr_scan_matrix_cuda(c);
     if (c->in[KR_SCAN_X].dtype == KR_BF16)
