@@ -1,12 +1,13 @@
 /* gated_rmsnorm.cu - the gated norm and its gradient on the GPU. gated_rmsnorm.h has the equations.
  *
  * Bound by memory. A block takes a group of some rows; what a thread has read waits in registers
- * (HELD packs; what a very wide group has beyond them is read again). */
+ * (HELD packs, 16 bytes each where rows are aligned; what a very wide group has beyond them is read
+ * again). Backward a block has the next row on its way while it sums over this one. */
 #include "device/cuda/pack.cuh"
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 #include "ops/parts.cuh"
 
-enum { HELD = 4, MOST = 512 };
+enum { HELD_MOST = 2, MOST = 512 };
 
 typedef struct norm_call {
     const void *x, *z, *dy; /* [M,E] of the kernel's T; dy: gradient only */
@@ -56,7 +57,7 @@ static __device__ __forceinline__ void put(const norm_call &c, int64_t m, int64_
     kr_store_pack<V>((T *)c.y + m * c.y_row + d, y);
 }
 
-template <typename T, int V>
+template <typename T, int V, int HELD>
 static __global__ void __launch_bounds__(MOST) forward(norm_call c) {
     int64_t m = blockIdx.x, first = (int64_t)blockIdx.y * c.W, step = (int64_t)blockDim.x * V;
     const T *x = (const T *)c.x + m * c.x_row + first, *z = (const T *)c.z + m * c.z_row + first;
@@ -114,19 +115,33 @@ static __device__ __forceinline__ void put_grad(const norm_call &c, int64_t m, i
     if (c.dz) kr_put_pack<V>((T *)c.dz + m * c.dz_row + d, dz, c.add_dz);
 }
 
-/* What a pack of a row is made of, and dy nh o of it. */
+/* A pack of a row, as it lies. */
 template <typename T, int V>
 struct column {
+    kr_pack<T, V> x, z, dy;
+    __device__ __forceinline__ void load(const norm_call &c, int64_t m, int64_t d, bool there) {
+        if (!there) return;
+        x = kr_fetch<V>((const T *)c.x + m * c.x_row + d);
+        z = kr_fetch<V>((const T *)c.z + m * c.z_row + d);
+        dy = kr_fetch<V>((const T *)c.dy + m * c.dy_row + d);
+    }
+};
+
+/* What it is made of, and dy nh o of it; all 0 where it is not `there`. */
+template <int V>
+struct numbers {
     float x[V], z[V], wdy[V];
-    __device__ __forceinline__ float load(const norm_call &c, int64_t m, int64_t d, bool there,
-                                          const float (&w)[V], float rstd, float (&dw)[V]) {
+    template <typename T>
+    __device__ __forceinline__ float take(const column<T, V> &from, bool there, const float (&w)[V],
+                                          float rstd, float (&dw)[V]) {
         float dot = 0;
-        kr_load_pack_if<V>(there, (const T *)c.x + m * c.x_row + d, x);
-        kr_load_pack_if<V>(there, (const T *)c.z + m * c.z_row + d, z);
-        kr_load_pack_if<V>(there, (const T *)c.dy + m * c.dy_row + d, wdy);
+        kr_unpack(from.x, x);
+        kr_unpack(from.z, z);
+        kr_unpack(from.dy, wdy);
 #pragma unroll
         for (int i = 0; i < V; i++) {
             float a = wdy[i] * x[i] * rstd * (z[i] * sigmoid(z[i])); /* dy nh o either way */
+            if (!there) a = 0;
             dw[i] += a;
             wdy[i] *= w[i];
             dot = fmaf(w[i], a, dot);
@@ -135,57 +150,71 @@ struct column {
     }
 };
 
-template <typename T, int V>
+template <typename T, int V, int HELD>
 static __global__ void __launch_bounds__(MOST) backward(norm_call c) {
     int64_t first = (int64_t)blockIdx.y * c.W, step = (int64_t)blockDim.x * V;
-    int64_t rest = threadIdx.x * V + HELD * step;
-    float dw[HELD][V] = {}, w[HELD][V];
-#pragma unroll
-    for (int h = 0; h < HELD; h++) {
-        int64_t d = threadIdx.x * V + h * step;
-        kr_load_pack_if<V>(d < c.W, c.weight + first + d, w[h]);
-    }
+    int64_t mine = threadIdx.x * V, rest = mine + HELD * step;
+    float dw[HELD][V] = {}, w[HELD][V], rstd = 0, ahead = 0;
+    column<T, V> in[HELD] = {}, next[HELD] = {};
+    numbers<V> n[HELD];
     float *part = c.parts ? c.parts + blockIdx.x * c.E + first : NULL;
-    for (int64_t m = blockIdx.x; m < c.M; m += gridDim.x) {
-        column<T, V> in[HELD];
-        float rstd = c.rstd[m * c.rstd_row + blockIdx.y], dot = 0;
+    auto load = [&](int64_t m) {
+        if (m >= c.M) return;
+        ahead = c.rstd[m * c.rstd_row + blockIdx.y];
 #pragma unroll
-        for (int h = 0; h < HELD; h++) {
-            int64_t d = threadIdx.x * V + h * step;
-            dot += in[h].load(c, m, first + d, d < c.W, w[h], rstd, dw[h]);
-        }
+        for (int h = 0; h < HELD; h++)
+            next[h].load(c, m, first + mine + h * step, mine + h * step < c.W);
+    };
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        kr_load_pack_if<V>(mine + h * step < c.W, c.weight + first + mine + h * step, w[h]);
+    load(blockIdx.x);
+    for (int64_t m = blockIdx.x; m < c.M; m += gridDim.x) {
+        float dot = 0;
+        rstd = ahead;
+#pragma unroll
+        for (int h = 0; h < HELD; h++) in[h] = next[h];
+        load(m + gridDim.x);
+#pragma unroll
+        for (int h = 0; h < HELD; h++)
+            dot += n[h].take(in[h], mine + h * step < c.W, w[h], rstd, dw[h]);
         for (int64_t d = rest; d < c.W; d += step) {
             column<T, V> more;
-            float mine[V] = {}, ws[V];
+            numbers<V> of;
+            float sums[V] = {}, ws[V];
             kr_load_pack<V>(c.weight + first + d, ws);
-            dot += more.load(c, m, first + d, true, ws, rstd, mine);
-            if (part) kr_put_pack<V>(part + d, mine, m != blockIdx.x);
+            more.load(c, m, first + d, true);
+            dot += of.take(more, true, ws, rstd, sums);
+            if (part) kr_put_pack<V>(part + d, sums, m != blockIdx.x);
         }
         float mean = block_sum(dot) / (float)c.W;
 #pragma unroll
         for (int h = 0; h < HELD; h++) {
-            int64_t d = threadIdx.x * V + h * step;
-            if (d < c.W) put_grad<T, V>(c, m, first + d, in[h].x, in[h].z, in[h].wdy, rstd, mean);
+            int64_t d = mine + h * step;
+            if (d < c.W) put_grad<T, V>(c, m, first + d, n[h].x, n[h].z, n[h].wdy, rstd, mean);
         }
         for (int64_t d = rest; d < c.W; d += step) {
             column<T, V> more;
-            float mine[V] = {}, ws[V];
+            numbers<V> of;
+            float sums[V] = {}, ws[V];
             kr_load_pack<V>(c.weight + first + d, ws);
-            more.load(c, m, first + d, true, ws, rstd, mine);
-            put_grad<T, V>(c, m, first + d, more.x, more.z, more.wdy, rstd, mean);
+            more.load(c, m, first + d, true);
+            of.take(more, true, ws, rstd, sums);
+            put_grad<T, V>(c, m, first + d, of.x, of.z, of.wdy, rstd, mean);
         }
     }
 #pragma unroll
     for (int h = 0; h < HELD; h++) {
-        int64_t d = threadIdx.x * V + h * step;
+        int64_t d = mine + h * step;
         if (part && d < c.W) kr_store_pack<V>(part + d, dw[h]);
     }
 }
 
-/* Threads of a block: half of its registers filled by a group of W columns, where that is enough.
- */
+/* Packs a thread holds: 1 where a block has threads for all of a group, which is quickest. */
+static int held_for(int64_t W, int v) { return W <= (int64_t)MOST * v ? 1 : HELD_MOST; }
+
 static unsigned threads_for(int64_t W, int v) {
-    int64_t warps = (W + 32 * v * 2 - 1) / (32 * v * 2);
+    int64_t warps = (W + 32 * v - 1) / (32 * v);
     return (unsigned)(32 * (warps < 1 ? 1 : warps < MOST / 32 ? warps : MOST / 32));
 }
 
@@ -200,10 +229,33 @@ static norm_call make_call(const kr_call *c, int i) {
     return n;
 }
 
-static bool all_pack(const kr_tensor *t, int n, int64_t W) {
-    for (int i = 0; i < n; i++)
-        if (!kr_packs(&t[i], 4)) return false;
-    return W % 4 == 0;
+/* The widest packs that all rows of all tensors, and all groups, are aligned for: 16 bytes of x, or
+ * one number. */
+static int packs_of(const kr_call *c, int outs, const norm_call &n) {
+    int v = c->in[0].dtype == KR_BF16 ? 8 : 4;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i].data != n.rstd && !kr_packs(&c->in[i], v)) return 1;
+    for (int i = 0; i < outs; i++)
+        if (!kr_packs(&c->out[i], v)) return 1;
+    return n.W % v == 0 ? v : 1;
+}
+
+template <typename T, int V>
+static void launch_forward(const norm_call &n) {
+    dim3 grid((unsigned)n.M, (unsigned)(n.E / n.W));
+    void (*kernel)(norm_call) = held_for(n.W, V) == 1 ? forward<T, V, 1> : forward<T, V, HELD_MOST>;
+    kr_launch_early(kernel, true, grid, threads_for(n.W, V), 0, n);
+}
+
+template <typename T, int V>
+static void launch_backward(const norm_call &n, int64_t parts) {
+    dim3 grid((unsigned)parts, (unsigned)(n.E / n.W));
+    unsigned threads = threads_for(n.W, V);
+    cudaStream_t stream = kr_cuda_stream();
+    if (held_for(n.W, V) == 1)
+        backward<T, V, 1><<<grid, threads, 0, stream>>>(n);
+    else
+        backward<T, V, HELD_MOST><<<grid, threads, 0, stream>>>(n);
 }
 
 extern "C" void kr_gated_rmsnorm_cuda(const kr_call *c) {
@@ -211,14 +263,11 @@ extern "C" void kr_gated_rmsnorm_cuda(const kr_call *c) {
     n.y = c->out[0].data, n.y_row = c->out[0].stride[0];
     n.rstd = (float *)c->out[1].data, n.rstd_row = c->out[1].stride[0];
     if (n.M == 0 || n.E == 0) return;
-    bool packs = all_pack(c->in, 3, n.W) && all_pack(c->out, 1, n.W);
-    dim3 grid((unsigned)n.M, (unsigned)(n.E / n.W));
-    unsigned threads = threads_for(n.W, packs ? 4 : 1);
-    bool half = c->in[0].dtype == KR_BF16;
-    void (*kernel)(norm_call) = half    ? packs ? forward<bf16, 4> : forward<bf16, 1>
-                                   : packs ? forward<float, 4>
-                                        : forward<float, 1>;
-    kr_launch_early(kernel, true, grid, threads, 0, n);
+    bool half = c->in[0].dtype == KR_BF16, packs = packs_of(c, 1, n) > 1;
+    if (half && packs) launch_forward<bf16, 8>(n);
+    if (half && !packs) launch_forward<bf16, 1>(n);
+    if (!half && packs) launch_forward<float, 4>(n);
+    if (!half && !packs) launch_forward<float, 1>(n);
 }
 
 struct put_dweight {
@@ -236,17 +285,13 @@ extern "C" void kr_gated_rmsnorm_grad_cuda(const kr_call *c) {
     n.dz = c->out[1].data, n.dz_row = c->out[1].stride[0], n.add_dz = KR_ACC(c, 1);
     n.parts = dweight ? (float *)c->scratch : NULL;
     if (n.E == 0) return;
-    bool packs = all_pack(c->in, 4, n.W) && all_pack(c->out, 2, n.W);
+    bool half = c->in[0].dtype == KR_BF16, packs = packs_of(c, 2, n) > 1;
     int64_t parts = n.M < KR_GATED_RMSNORM_PARTS ? n.M : KR_GATED_RMSNORM_PARTS;
-    dim3 grid((unsigned)parts, (unsigned)(n.E / n.W));
-    unsigned threads = threads_for(n.W, packs ? 4 : 1);
-    cudaStream_t stream = kr_cuda_stream();
     if (parts > 0) {
-        bool half = c->in[0].dtype == KR_BF16;
-        if (half && packs) backward<bf16, 4><<<grid, threads, 0, stream>>>(n);
-        if (half && !packs) backward<bf16, 1><<<grid, threads, 0, stream>>>(n);
-        if (!half && packs) backward<float, 4><<<grid, threads, 0, stream>>>(n);
-        if (!half && !packs) backward<float, 1><<<grid, threads, 0, stream>>>(n);
+        if (half && packs) launch_backward<bf16, 8>(n, parts);
+        if (half && !packs) launch_backward<bf16, 1>(n, parts);
+        if (!half && packs) launch_backward<float, 4>(n, parts);
+        if (!half && !packs) launch_backward<float, 1>(n, parts);
     }
     if (dweight) kr_sum_parts_launch(n.parts, parts, n.E, put_dweight{dweight, KR_ACC(c, 2) != 0});
 }

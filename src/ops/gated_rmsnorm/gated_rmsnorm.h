@@ -31,7 +31,7 @@ extern const kr_op kr_op_gated_rmsnorm;
 extern const kr_op kr_op_gated_rmsnorm_grad;
 
 /* Into how many parts the GPU cuts the rows for the sum of dweight, at most. */
-#define KR_GATED_RMSNORM_PARTS 528
+#define KR_GATED_RMSNORM_PARTS 792
 
 #ifdef __cplusplus
 }
