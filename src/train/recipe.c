@@ -29,10 +29,8 @@ static const kr_setting keys[] = {
     INT_KEY(window, 256, 1, 1 << 24, "tokens of each sequence in one step"),
     INT_KEY(accumulate, 1, 1, 1 << 16, "micro-batches whose gradients make one step"),
     REAL_KEY(held_out, 0.05, 0, 0.9, "share of the data kept for evaluation"),
-    BOOL_KEY(
-        carry_state, false,
-        "each window starts from the state the one before it left (truncated backpropagation); "
-        "evaluations do so either way"),
+    BOOL_KEY(carry_state, false,
+             "a window begins in the state that the one before it left, as in every evaluation"),
     BOOL_KEY(reset, true, "documents packed into one window do not see each other"),
     REAL_KEY(dropout, 0, 0, 0.99, "share of what each part of a layer makes that is left out"),
     BOOL_KEY(dropout_tied, false, "dropout leaves out the same columns in all rows of a sequence"),
