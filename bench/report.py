@@ -166,7 +166,8 @@ def machine(runs):
     """What they were computed on, as their plans say."""
     run = next(iter(runs))
     threads = run.fact("threads").split(",")[0]
-    return run.fact("device") or f"a CPU, {threads} thread{'s' * (threads != '1')}"
+    device = ", ".join(run.fact("device").split(", ")[:2])  # the card, its activations
+    return device and f"one {device}" or f"a CPU, {threads} thread{'s' * (threads != '1')}"
 
 
 # ---- tasks beside published rows -----------------------------------------------------------------
@@ -235,7 +236,7 @@ def mqar(folder, page):
                "steps", "training"], rows))
     plot.lines(os.path.join(page, "mqar.svg"),
                [(MEMBERS[m], sorted(curves[m]), "both", COLOURS[m]) for m in curves],
-               "Recall needs room: accuracy against the size of the state",
+               "Associative recall against the size of the state, one seed",
                "numbers of state a sequence", "answers right, %",
                subtitle=f"{shape}; two layers of width {first.info['width']}, {longest} each",
                log_x=True, y_range=(0, 100))
@@ -331,7 +332,8 @@ def language(folder, page):
     def panel(key, title, subtitle, x_label):
         curves = [(MEMBERS[m], r.smoothed(key, 50), "line", COLOURS[m]) for m, r in runs.items()]
         return {"series": curves, "title": title, "subtitle": subtitle, "x_label": x_label,
-                "y_label": "training loss, nats a byte", "y_range": fall(curves)}
+                "y_label": "training loss, nats a byte", "y_range": fall(curves),
+                "log_x": key == "seconds"}
     panels = [panel("tokens", "English novels: equal sizes, equal bytes",
                     f"{sizes[0]} to {sizes[-1]} parameters", "bytes of text read"),
               panel("seconds", "The same by time", f"on {machine(runs.values())}",
