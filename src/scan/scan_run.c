@@ -30,7 +30,8 @@ static int check_index(const krait_scan_arrays *a, krait_error *e) {
         if (a->index[i] < 0 || a->index[i] >= a->index_count)
             return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: index[%lld] is %d, outside [0, %lld)",
                            (long long)i, (int)a->index[i], (long long)a->index_count);
-    for (int64_t s = 0; a->index && s < a->sequences; s++)
+    int64_t sequences = a->seqs ? a->sequences : 1;
+    for (int64_t s = 0; a->index && s < sequences; s++)
         if ((a->seqs ? a->seqs[3 * s + 1] : a->rows) != a->index_count)
             return kr_fail(e, KRAIT_ERR_ARGUMENT,
                            "scan: sequence %lld has another length than the index table's %lld",
@@ -71,6 +72,7 @@ static void fill_inputs(kr_call *c, const krait_scan_desc *d, const krait_scan_a
 }
 
 static int check(const krait_scan_desc *d, const krait_scan_arrays *a, krait_error *e) {
+    if (!d || !a) return kr_fail_null(e, "scan");
     KR_TRY(krait_scan_check(d, e));
     if (a->rows < 0 || a->sequences < 0 || a->slots < 0 || (a->state && !a->slots))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: rows, sequences or slots are negative or 0");
@@ -108,6 +110,7 @@ int krait_scan_gradient(const krait_scan_desc *d, const krait_scan_arrays *a,
                         const krait_scan_gradients *g, int threads, krait_error *e) {
     kr_call c = {.n_in = KR_SCAN_GRAD_INS, .n_out = KR_SCAN_GRAD_OUTS, .attr = d};
     int64_t whole[3] = {0, 0, 0};
+    if (!g) return kr_fail_null(e, "krait_scan_gradient");
     KR_TRY(check(d, a, e));
     fill_inputs(&c, d, a, whole);
     c.in[KR_SCAN_DY] = input(d, a->rows, KR_SCAN_DY, g->dy);

@@ -133,7 +133,20 @@ static void test_refusals(void **unused) {
     k = good;
     k.y = NULL;
     assert_true(krait_scan_run(&d, &k, 1, &error) < 0);
+    static const int32_t table[M + 1] = {M}; /* a row that is not there */
+    k = good;
+    k.seqs = NULL; /* one sequence, whatever `sequences` says */
+    k.sequences = 0;
+    k.index = table;
+    k.index_count = M + 1;
+    d.order = KRAIT_ORDER_INDEX;
+    assert_int_equal(krait_scan_run(&d, &k, 1, &error), KRAIT_ERR_ARGUMENT);
     print_message("last refusal: %s\n", error.message);
+    assert_non_null(strstr(error.message, "index table"));
+    d.order = KRAIT_ORDER_FORWARD;
+    assert_int_equal(krait_scan_run(NULL, &good, 1, &error), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_scan_run(&d, NULL, 1, &error), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_scan_gradient(&d, &good, NULL, 1, &error), KRAIT_ERR_ARGUMENT);
 }
 
 int main(void) {

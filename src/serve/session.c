@@ -129,7 +129,8 @@ static int allocate_states(krait_session *s, krait_error *e) {
 }
 
 static int make(krait_session *s, const krait_session_options *o, krait_error *e) {
-    int64_t row_bytes = s->model->config.vocabulary * (int64_t)sizeof(float);
+    /* of a model that reads numbers there are none: the graph refuses it */
+    int64_t row_bytes = larger(1, s->model->config.vocabulary) * (int64_t)sizeof(float);
     s->lanes = o->lanes;
     KR_TRY(kr_model_level(s->model, &s->level, e));
     bool gpu = s->level == KR_LEVEL_CUDA;

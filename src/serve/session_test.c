@@ -62,6 +62,23 @@ static float *whole(int lane) {
     return logits;
 }
 
+/* It has no vocabulary, and no next token. */
+static void a_model_of_numbers_is_refused(void **state) {
+    (void)state;
+    krait_model teller = {.hash = 1};
+    krait_session *s;
+    krait_error e;
+    kr_rng r = kr_rng_make(1, 2);
+    assert_int_equal(kr_config_make(&teller.config, "lru", 6, 1, 0,
+                                    "channels=2 numbers=1 pooling=every", &e),
+                     0);
+    assert_int_equal(kr_test_weights(&teller.weights, &teller.config, &r), 0);
+    assert_int_equal(krait_session_create(&s, &teller, NULL, &e), KRAIT_ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.message, "has no next token"));
+    assert_null(s);
+    kr_weights_free(&teller.weights);
+}
+
 static void step_by_step_is_the_whole(void **state) {
     (void)state;
     float *want = whole(0), *got = malloc(T * V * sizeof *got);
@@ -293,6 +310,7 @@ static void memory_fails(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_model_of_numbers_is_refused),
         cmocka_unit_test(step_by_step_is_the_whole),
         cmocka_unit_test(chunks_are_the_whole),
         cmocka_unit_test(batch_is_each_alone),
