@@ -88,9 +88,16 @@ static inline void rig_open(rig *r, const char *mixer, const char *settings) {
 static inline const double *rig_run(rig *r, int64_t first, int64_t rows) {
     krait_error e;
     r->seqs[1] = rows;
+    kr_graph_params_changed(r->g); /* by the test, it may be */
     rig_bind(r, r->in, r->a + first * RIG_WIDTH);
     if (kr_graph_run(r->g, rows, 0, &e) < 0) rig_fail(e.message);
     return kr_value_tensor(r->out)->data;
+}
+
+/* All rows, from states of zeros. */
+static inline const double *rig_run_all(rig *r) {
+    memset(r->states, 0, sizeof r->states);
+    return rig_run(r, 0, RIG_ROWS);
 }
 
 static inline double *rig_param(const rig *r, const char *name) {

@@ -14,93 +14,15 @@
 
 #include <cmocka.h>
 
-#include "base/rng.h"
 #include "base/test_worst.h"
 #include "mixers/linear_attention/linear_attention.h"
+#include "mixers/mixer_rig.h"
 
-enum { T = 11, D = 6, MOST = 400, PARAMS = 16 };
-
-typedef struct rig {
-    kr_graph *g;
-    kr_config c;
-    kr_value *out;
-    const char *names[PARAMS];
-    double values[PARAMS][MOST], a[T * D];
-    int64_t seqs[3];
-    int n;
-} rig;
-
-static void bind(rig *r, kr_value *v, void *data) {
-    kr_tensor t = *kr_value_tensor(v);
-    krait_error e;
-    t.data = data;
-    if (kr_graph_bind(r->g, v, &t, &e) < 0) fail_msg("%s", e.message);
-}
-
-static void run_again(rig *r) {
-    krait_error e;
-    kr_graph_params_changed(r->g);
-    if (kr_graph_run(r->g, T, 0, &e) < 0) fail_msg("%s", e.message);
-}
-
-/* One mixer on T rows of D numbers, every parameter drawn by its name. */
-static void run_rig(rig *r, const char *mixer, const char *set) {
-    krait_error e;
-    memset(r, 0, sizeof *r);
-    if (kr_config_make(&r->c, mixer, D, 1, 11, set, &e) < 0) fail_msg("%s", e.message);
-    r->g = kr_graph_create(&(kr_graph_options){.f64 = true, .threads = 1}, &e);
-    assert_non_null(r->g);
-    kr_nn nn = {.g = r->g, .config = &r->c};
-    kr_value *a = kr_graph_input(r->g, "a", KR_F64, KR_DIM0_TOKENS, 2, (int64_t[]){T, D});
-    nn.seqs = kr_graph_input(r->g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){1, 3});
-    r->out = kr_mixer_find(mixer)->build(&nn, a);
-    kr_graph_output(r->g, "out", r->out);
-    if (!kr_graph_ok(r->g, &e)) fail_msg("%s", e.message);
-    r->n = kr_graph_param_count(r->g);
-    assert_true(r->n <= PARAMS);
-    for (int i = 0; i < r->n; i++) {
-        const kr_param_decl *d;
-        kr_value *v = kr_graph_param_at(r->g, i, &d);
-        int64_t count = kr_tensor_count(kr_value_tensor(v));
-        kr_rng rng = kr_rng_make(3, kr_hash_string(d->name));
-        assert_true(count <= MOST);
-        for (int64_t j = 0; j < count; j++) r->values[i][j] = 0.6 * kr_rng_normal(&rng);
-        r->names[i] = d->name;
-        bind(r, v, r->values[i]);
-    }
-    kr_rng rng = kr_rng_make(4, 5);
-    for (int i = 0; i < T * D; i++) r->a[i] = kr_rng_normal(&rng);
-    r->seqs[1] = T;
-    bind(r, a, r->a);
-    bind(r, nn.seqs, r->seqs);
-    if (kr_graph_plan(r->g, &e) < 0) fail_msg("%s", e.message);
-    assert_int_equal(kr_graph_allocate(r->g, &e), 0);
-    run_again(r);
-}
-
-static double *values_of(rig *r, const char *name) {
-    for (int i = 0; i < r->n; i++)
-        if (strcmp(r->names[i], name) == 0) return r->values[i];
-    fail_msg("%s", name);
-    return r->values[0];
-}
-
-static const double *param(const rig *r, const char *name) {
-    return values_of((rig *)(uintptr_t)r, name);
-}
+enum { T = RIG_ROWS, D = RIG_WIDTH };
 
 /* ---- the definition ---- */
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
-
-/* y [out] = w x + bias, w rows of `in` from row `first` on. */
-static void product(const double *w, int64_t first, int64_t out, int64_t in, const double *x,
-                    const double *bias, double *y) {
-    for (int64_t i = 0; i < out; i++) {
-        y[i] = bias ? bias[i] : 0;
-        for (int64_t j = 0; j < in; j++) y[i] += w[(first + i) * in + j] * x[j];
-    }
-}
 
 /* Of every token: values as they join the state, as the shortcut takes them, gates; keys and
  * queries as they meet, and in front of their turn; logarithms of the decays of channel and key. */
@@ -111,7 +33,7 @@ typedef struct token {
 
 static void convolve(const rig *r, const kr_linear_attention *s, token *all) {
     double raw[T][E];
-    const double *w = param(r, "conv1d.weight"), *b = param(r, "conv1d.bias");
+    const double *w = rig_param(r, "conv1d.weight"), *b = rig_param(r, "conv1d.bias");
     for (int t = 0; t < T; t++) memcpy(raw[t], all[t].v, sizeof raw[t]);
     for (int t = 0; t < T; t++)
         for (int64_t p = 0; p < s->value; p++) {
@@ -139,8 +61,8 @@ static void decays(const rig *r, const kr_linear_attention *s, const double *low
     double raw[E];
     int64_t N = s->key / s->heads, P = s->value / s->heads;
     if (s->decay == KR_ATTENTION_GATED)
-        product(param(r, "decay_proj.weight"), 0, s->key, s->rank, low, param(r, "decay_proj.bias"),
-                raw);
+        rig_product(rig_param(r, "decay_proj.weight"), 0, s->key, s->rank, low,
+                    rig_param(r, "decay_proj.bias"), raw);
     for (int64_t p = 0; p < s->value; p++)
         for (int64_t n = 0; n < N; n++) {
             double *g = &now->log_decay[p][n];
@@ -149,15 +71,15 @@ static void decays(const rig *r, const kr_linear_attention *s, const double *low
             if (s->decay == KR_ATTENTION_GATED)
                 *g = log(sigmoid(raw[p / P * N + n])) / s->gate_divisor;
             if (s->decay == KR_ATTENTION_SELECTIVE)
-                *g = -exp(param(r, "A_log")[p * N + n]) * delta[p];
+                *g = -exp(rig_param(r, "A_log")[p * N + n]) * delta[p];
         }
 }
 
 static void gates(const rig *r, const kr_linear_attention *s, const double *low, token *now) {
     double delta[E] = {0};
     if (s->input_gate || s->decay == KR_ATTENTION_SELECTIVE) {
-        product(param(r, "dt_proj.weight"), 0, s->value, s->rank, low, param(r, "dt_proj.bias"),
-                delta);
+        rig_product(rig_param(r, "dt_proj.weight"), 0, s->value, s->rank, low,
+                    rig_param(r, "dt_proj.bias"), delta);
         for (int64_t p = 0; p < s->value; p++) delta[p] = log1p(exp(delta[p]));
     }
     for (int64_t p = 0; p < s->value; p++) now->x[p] = now->v[p] * (s->input_gate ? delta[p] : 1);
@@ -167,19 +89,20 @@ static void gates(const rig *r, const kr_linear_attention *s, const double *low,
 static void project_all(const rig *r, const kr_linear_attention *s, token *all) {
     int64_t V = s->value, rank = kr_linear_attention_rank(s);
     bool mamba = s->block == KR_BLOCK_MAMBA;
-    const double *in = param(r, "in_proj.weight");
+    const double *in = rig_param(r, "in_proj.weight");
     for (int t = 0; t < T; t++) {
-        product(in, 0, V, D, r->a + t * D, NULL, all[t].v);
-        if (s->block != KR_BLOCK_ATTENTION) product(in, V, V, D, r->a + t * D, NULL, all[t].z);
+        rig_product(in, 0, V, D, r->a + t * D, NULL, all[t].v);
+        if (s->block != KR_BLOCK_ATTENTION) rig_product(in, V, V, D, r->a + t * D, NULL, all[t].z);
     }
     if (mamba) convolve(r, s, all);
     for (int t = 0; t < T; t++) {
         double rest[3 * E];
         int64_t first = s->block == KR_BLOCK_ATTENTION ? V : 2 * V;
         if (mamba)
-            product(param(r, "x_proj.weight"), 0, rank + 2 * s->key, V, all[t].v, NULL, rest);
+            rig_product(rig_param(r, "x_proj.weight"), 0, rank + 2 * s->key, V, all[t].v, NULL,
+                        rest);
         else
-            product(in, first, rank + 2 * s->key, D, r->a + t * D, NULL, rest);
+            rig_product(in, first, rank + 2 * s->key, D, r->a + t * D, NULL, rest);
         for (int64_t i = rank; s->feature == KR_FEATURE_ELU && i < rank + 2 * s->key; i++)
             rest[i] = rest[i] > 0 ? rest[i] + 1 : exp(rest[i]);
         memcpy(all[t].k0, rest + rank, (size_t)s->key * sizeof *rest);
@@ -209,12 +132,12 @@ static double attend(const kr_linear_attention *s, const token *all, int t, int6
 
 static void behind(const rig *r, const kr_linear_attention *s, const token *now, double *y) {
     int64_t P = s->value / s->heads;
-    for (int64_t p = 0; s->shortcut && p < s->value; p++) y[p] += param(r, "D")[p] * now->v[p];
+    for (int64_t p = 0; s->shortcut && p < s->value; p++) y[p] += rig_param(r, "D")[p] * now->v[p];
     for (int64_t h = 0; s->head_norm && h < s->heads; h++) {
         double square = 0;
         for (int64_t p = h * P; p < (h + 1) * P; p++) square += y[p] * y[p] / (double)P;
         for (int64_t p = h * P; p < (h + 1) * P; p++)
-            y[p] *= param(r, "norm.weight")[p] / sqrt(square + r->c.norm_eps);
+            y[p] *= rig_param(r, "norm.weight")[p] / sqrt(square + r->c.norm_eps);
     }
     for (int64_t p = 0; s->block != KR_BLOCK_ATTENTION && p < s->value; p++)
         y[p] *= now->z[p] * sigmoid(now->z[p]);
@@ -224,7 +147,8 @@ static double difference(const char *set) {
     static rig r;
     static token all[T];
     double worst = 0, size = 0;
-    run_rig(&r, "linear_attention", set);
+    rig_open(&r, "linear_attention", set);
+    rig_run_all(&r);
     kr_linear_attention s = kr_linear_attention_of(&r.c);
     assert_true(s.key <= E && s.value <= E && s.rank <= E);
     project_all(&r, &s, all);
@@ -232,7 +156,7 @@ static double difference(const char *set) {
         double y[E], out[D];
         for (int64_t p = 0; p < s.value; p++) y[p] = attend(&s, all, t, p);
         behind(&r, &s, &all[t], y);
-        product(param(&r, "out_proj.weight"), 0, D, s.value, y, NULL, out);
+        rig_product(rig_param(&r, "out_proj.weight"), 0, D, s.value, y, NULL, out);
         for (int i = 0; i < D; i++) {
             double got = ((const double *)kr_value_tensor(r.out)->data)[t * D + i];
             worst = kr_worst(worst, fabs(got - out[i]));
@@ -288,8 +212,8 @@ static void each_switch_has_two_ends(void **state) {
 /* ---- a switch whose numbers make it nothing ---- */
 
 static void put(rig *r, const char *name, double value) {
-    double *v = values_of(r, name);
-    for (int i = 0; i < MOST; i++) v[i] = value;
+    double *v = rig_param(r, name);
+    for (int i = 0; i < RIG_MOST; i++) v[i] = value;
 }
 
 /* in_proj: VALUES rows, for a gate's step sizes RANK more, and keys and queries. */
@@ -297,8 +221,8 @@ enum { VALUES = 6, RANK = 2, KEYS = 4 };
 
 /* The same keys and queries, though step sizes lie in front of them. */
 static void share_in_proj(rig *on, const rig *off) {
-    const double *from = param(off, "in_proj.weight");
-    double *to = values_of(on, "in_proj.weight");
+    const double *from = rig_param(off, "in_proj.weight");
+    double *to = rig_param(on, "in_proj.weight");
     memcpy(to, from, (size_t)(VALUES * D) * sizeof *to);
     memcpy(to + (VALUES + RANK) * D, from + VALUES * D, (size_t)(2 * KEYS * D) * sizeof *to);
 }
@@ -333,9 +257,9 @@ static void none_shortcut(rig *on, rig *off) {
  * division, row t is t + 1 times as large; out_proj is linear. */
 static void none_normaliser(rig *on, rig *off) {
     for (int i = 0; i < 2; i++) {
-        double *w = values_of(i ? on : off, "in_proj.weight");
+        double *w = rig_param(i ? on : off, "in_proj.weight");
         for (int j = 6 * D; j < 14 * D; j++) w[j] = 0; /* elu(0) + 1 = 1, two of them a head */
-        double *v = values_of(i ? on : off, "out_proj.weight");
+        double *v = rig_param(i ? on : off, "out_proj.weight");
         if (i)
             for (int j = 0; j < D * 6; j++) v[j] *= 2 / sqrt(2);
     }
@@ -345,8 +269,8 @@ static void none_normaliser(rig *on, rig *off) {
  * scores as in two. Of the others nothing leaves. */
 static void none_heads(rig *on, rig *off) {
     for (int i = 0; i < 2; i++) {
-        double *w = values_of(i ? on : off, "in_proj.weight");
-        double *v = values_of(i ? on : off, "out_proj.weight");
+        double *w = rig_param(i ? on : off, "in_proj.weight");
+        double *v = rig_param(i ? on : off, "out_proj.weight");
         for (int j = 8 * D; j < 10 * D; j++) w[j] = 0; /* keys 2 and 3 */
         for (int j = 0; j < D * 6; j++)
             if (j % 6 >= 3) v[j] = 0;
@@ -355,8 +279,8 @@ static void none_heads(rig *on, rig *off) {
 
 /* The gate's rows of in_proj see one number that is constant: silu of it is 1. */
 static void none_block(rig *on, rig *off) {
-    double *w = values_of(on, "in_proj.weight");
-    const double *from = param(off, "in_proj.weight");
+    double *w = rig_param(on, "in_proj.weight");
+    const double *from = rig_param(off, "in_proj.weight");
     memcpy(w, from, (size_t)(6 * D) * sizeof *w);
     memcpy(w + 12 * D, from + 6 * D, (size_t)(8 * D) * sizeof *w);
     for (int j = 6 * D; j < 12 * D; j++) w[j] = j % D == 0 ? 1.2784645427610738 : 0;
@@ -383,12 +307,14 @@ static void a_switch_that_does_nothing_is_off(void **state) {
         char set[2][400];
         snprintf(set[0], sizeof set[0], "heads=2 key=4 value=6 rank=2 %s", list[k].on);
         snprintf(set[1], sizeof set[1], "heads=2 key=4 value=6 rank=2 %s", list[k].off);
-        run_rig(&on, "linear_attention", set[0]);
-        run_rig(&off, "linear_attention", set[1]);
+        rig_open(&on, "linear_attention", set[0]);
+        rig_run_all(&on);
+        rig_open(&off, "linear_attention", set[1]);
+        rig_run_all(&off);
         double before = apart(&on, &off);
         list[k].none(&on, &off);
-        run_again(&on);
-        run_again(&off);
+        rig_run_all(&on);
+        rig_run_all(&off);
         double *y = kr_value_tensor(off.out)->data;
         for (int i = 0; list[k].grows && i < T * D; i++) y[i] /= i / D + 1;
         double after = apart(&on, &off);
@@ -433,10 +359,12 @@ static void the_far_end_is_mamba(void **state) {
     (void)state;
     static rig ours, mamba;
     double worst = 0, size = 0;
-    run_rig(&ours, "linear_attention", MAMBA);
-    run_rig(&mamba, "mamba1", "inner=10 state=3 kernel=3 dt_rank=2");
+    rig_open(&ours, "linear_attention", MAMBA);
+    rig_run_all(&ours);
+    rig_open(&mamba, "mamba1", "inner=10 state=3 kernel=3 dt_rank=2");
+    rig_run_all(&mamba);
     assert_int_equal(ours.n, mamba.n);
-    for (int i = 0; i < ours.n; i++) param(&mamba, ours.names[i]);
+    for (int i = 0; i < ours.n; i++) rig_param(&mamba, ours.names[i]);
     const double *a = kr_value_tensor(ours.out)->data, *b = kr_value_tensor(mamba.out)->data;
     for (int i = 0; i < T * D; i++) {
         worst = kr_worst(worst, fabs(a[i] - b[i]));

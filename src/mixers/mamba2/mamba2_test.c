@@ -16,9 +16,10 @@
 #include "base/rng.h"
 #include "base/test_worst.h"
 #include "mixers/mamba2/mamba2.h"
+#include "mixers/mixer_rig.h"
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 
-enum { T = 9, D = 6, MOST = 600, PARAMS = 16, WIDE = 64 };
+enum { T = RIG_ROWS, D = RIG_WIDTH, WIDE = 64 };
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double silu(double x) { return x * sigmoid(x); }
@@ -70,64 +71,6 @@ static void the_gate_is_in_front_of_the_norm(void **state) {
 
 /* ---- check 7 ---- */
 
-typedef struct rig {
-    kr_graph *g;
-    kr_config c;
-    kr_mamba2 m;
-    kr_value *out;
-    const char *names[PARAMS];
-    double values[PARAMS][MOST], a[T * D];
-    int64_t seqs[3];
-    int n;
-} rig;
-
-static void bind(rig *r, kr_value *v, void *data) {
-    kr_tensor t = *kr_value_tensor(v);
-    krait_error e;
-    t.data = data;
-    if (kr_graph_bind(r->g, v, &t, &e) < 0) fail_msg("%s", e.message);
-}
-
-/* The mixer on T rows of D numbers, every parameter drawn by its name. */
-static void open_rig(rig *r, const char *set) {
-    krait_error e;
-    memset(r, 0, sizeof *r);
-    if (kr_config_make(&r->c, "mamba2", D, 1, 11, set, &e) < 0) fail_msg("%s", e.message);
-    r->m = kr_mamba2_of(&r->c);
-    r->g = kr_graph_create(&(kr_graph_options){.f64 = true, .threads = 1}, &e);
-    assert_non_null(r->g);
-    kr_nn nn = {.g = r->g, .config = &r->c};
-    kr_value *a = kr_graph_input(r->g, "a", KR_F64, KR_DIM0_TOKENS, 2, (int64_t[]){T, D});
-    nn.seqs = kr_graph_input(r->g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){1, 3});
-    r->out = kr_mixer_find("mamba2")->build(&nn, a);
-    kr_graph_output(r->g, "out", r->out);
-    if (!kr_graph_ok(r->g, &e)) fail_msg("%s", e.message);
-    r->n = kr_graph_param_count(r->g);
-    for (int i = 0; i < r->n && i < PARAMS; i++) {
-        const kr_param_decl *d;
-        kr_value *v = kr_graph_param_at(r->g, i, &d);
-        kr_rng rng = kr_rng_make(3, kr_hash_string(d->name));
-        assert_true(kr_tensor_count(kr_value_tensor(v)) <= MOST);
-        for (int j = 0; j < MOST; j++) r->values[i][j] = 0.6 * kr_rng_normal(&rng);
-        r->names[i] = d->name;
-        bind(r, v, r->values[i]);
-    }
-    kr_rng rng = kr_rng_make(4, 5);
-    for (int i = 0; i < T * D; i++) r->a[i] = kr_rng_normal(&rng);
-    r->seqs[1] = T;
-    bind(r, a, r->a);
-    bind(r, nn.seqs, r->seqs);
-    if (kr_graph_plan(r->g, &e) < 0) fail_msg("%s", e.message);
-    assert_int_equal(kr_graph_allocate(r->g, &e), 0);
-}
-
-static double *param(rig *r, const char *name) {
-    for (int i = 0; i < r->n; i++)
-        if (strcmp(r->names[i], name) == 0) return r->values[i];
-    fail_msg("%s", name);
-    return NULL;
-}
-
 /* Where the slices of in_proj begin: z0, x0, z, x, B, C, dt; and the end. */
 static void slices(const kr_mamba2 *m, int64_t at[8]) {
     int64_t rest = m->inner - m->ssm, GN = m->groups * m->state;
@@ -138,12 +81,12 @@ static void slices(const kr_mamba2 *m, int64_t at[8]) {
 
 /* x, B and C behind the convolution. */
 static void convolve(rig *r, const int64_t at[8], double all[T][WIDE], double mixed[T][WIDE]) {
-    int64_t K = r->m.kernel;
+    int64_t K = kr_mamba2_of(&r->c).kernel;
     for (int64_t t = 0; t < T; t++)
         for (int64_t i = 0; i < at[6] - at[3]; i++) {
-            double sum = param(r, "conv1d.bias")[i];
+            double sum = rig_param(r, "conv1d.bias")[i];
             for (int64_t k = 0; k < K && k <= t; k++)
-                sum += param(r, "conv1d.weight")[i * K + K - 1 - k] * all[t - k][at[3] + i];
+                sum += rig_param(r, "conv1d.weight")[i * K + K - 1 - k] * all[t - k][at[3] + i];
             mixed[t][i] = silu(sum);
         }
 }
@@ -151,14 +94,14 @@ static void convolve(rig *r, const int64_t at[8], double all[T][WIDE], double mi
 /* y_t = S_t C_t + D x_t for all rows, [T,ssm]. */
 static void recur(rig *r, const int64_t at[8], double all[T][WIDE], double mixed[T][WIDE],
                   double y[T][WIDE]) {
-    const kr_mamba2 *m = &r->m;
+    kr_mamba2 mine = kr_mamba2_of(&r->c), *m = &mine;
     int64_t N = m->state, B = m->ssm, C = B + m->groups * N, H = m->ssm / m->head_dim;
     for (int64_t i = 0; i < m->ssm; i++) {
         int64_t h = i / m->head_dim, g = h / (H / m->groups);
-        double S[WIDE] = {0}, A = -exp(param(r, "A_log")[h]);
+        double S[WIDE] = {0}, A = -exp(rig_param(r, "A_log")[h]);
         for (int64_t t = 0; t < T; t++) {
-            double dt = log1p(exp(all[t][at[6] + h] + param(r, "dt_bias")[h]));
-            y[t][i] = param(r, "D")[h] * mixed[t][i];
+            double dt = log1p(exp(all[t][at[6] + h] + rig_param(r, "dt_bias")[h]));
+            y[t][i] = rig_param(r, "D")[h] * mixed[t][i];
             for (int64_t n = 0; n < N; n++) {
                 S[n] = exp(dt * A) * S[n] + dt * mixed[t][i] * mixed[t][B + g * N + n];
                 y[t][i] += S[n] * mixed[t][C + g * N + n];
@@ -170,14 +113,14 @@ static void recur(rig *r, const int64_t at[8], double all[T][WIDE], double mixed
 /* Section A2: out [T,D]. */
 static void by_hand(rig *r, double out[T][D]) {
     static double all[T][WIDE], mixed[T][WIDE], y[T][WIDE];
-    const kr_mamba2 *m = &r->m;
+    kr_mamba2 mine = kr_mamba2_of(&r->c), *m = &mine;
     int64_t at[8], rest = m->inner - m->ssm, group = m->ssm / m->groups;
     slices(m, at);
     for (int64_t t = 0; t < T; t++)
         for (int64_t i = 0; i < at[7]; i++) {
             all[t][i] = 0;
             for (int64_t j = 0; j < D; j++)
-                all[t][i] += param(r, "in_proj.weight")[i * D + j] * r->a[t * D + j];
+                all[t][i] += rig_param(r, "in_proj.weight")[i * D + j] * r->a[t * D + j];
         }
     convolve(r, at, all, mixed);
     recur(r, at, all, mixed, y);
@@ -189,13 +132,13 @@ static void by_hand(rig *r, double out[T][D]) {
             double square = 0;
             for (int64_t k = 0; k < group; k++)
                 square += y[t][i / group * group + k] * y[t][i / group * group + k];
-            v[rest + i] =
-                param(r, "norm.weight")[i] * y[t][i] / sqrt(square / (double)group + r->c.norm_eps);
+            v[rest + i] = rig_param(r, "norm.weight")[i] * y[t][i] /
+                          sqrt(square / (double)group + r->c.norm_eps);
         }
         for (int64_t d = 0; d < D; d++) {
             out[t][d] = 0;
             for (int64_t i = 0; i < m->inner; i++)
-                out[t][d] += param(r, "out_proj.weight")[d * m->inner + i] * v[i];
+                out[t][d] += rig_param(r, "out_proj.weight")[d * m->inner + i] * v[i];
         }
     }
 }
@@ -203,9 +146,7 @@ static void by_hand(rig *r, double out[T][D]) {
 /* The graph against the formulas; *out: what it gave. */
 static double difference(rig *r, double out[T * D]) {
     double want[T][D], worst = 0, size = 0;
-    krait_error e;
-    if (kr_graph_run(r->g, T, 0, &e) < 0) fail_msg("%s", e.message);
-    memcpy(out, kr_value_tensor(r->out)->data, T * D * sizeof *out);
+    memcpy(out, rig_run_all(r), T * D * sizeof *out);
     by_hand(r, want);
     for (int i = 0; i < T * D; i++) {
         worst = kr_worst(worst, fabs(out[i] - want[i / D][i % D]));
@@ -224,14 +165,15 @@ static void columns_lie_in_the_official_order(void **state) {
     for (int k = 0; k < 2; k++) {
         double before[T * D], after[T * D];
         int64_t at[8];
-        open_rig(&r, sets[k]);
-        slices(&r.m, at);
+        rig_open(&r, "mamba2", sets[k]);
+        kr_mamba2 m = kr_mamba2_of(&r.c);
+        slices(&m, at);
         double off = difference(&r, before);
         print_message("mamba2.md A2: %s: off by %.1e\n", sets[k], off);
         assert_true(off < 1e-12);
         for (int i = 0; i < 7; i++) {
             if (at[i] == at[i + 1]) continue;
-            double moved = 0, *w = param(&r, "in_proj.weight") + (at[i + 1] - 1) * D;
+            double moved = 0, *w = rig_param(&r, "in_proj.weight") + (at[i + 1] - 1) * D;
             *w += 1;
             off = difference(&r, after);
             *w -= 1;
