@@ -141,7 +141,7 @@ static void mamba2(void **state) {
     m = kr_mamba2_of(&c);
     assert_true(m.skip_per_channel && m.norm_before_gate && m.dt_most == 2 && m.a_max == 3);
     refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_ssm\":256}}", "above the inner width");
-    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_rank\":4}}", "does not know");
+    refused(SS "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"dt_rank\":4}}", "does not know: dt_rank");
 }
 
 #define MAMBA3 SS "\"ssm_cfg\":{\"layer\":\"Mamba3\""

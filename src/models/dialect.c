@@ -104,6 +104,31 @@ bool kr_dialect_is_state_spaces(const json_t *json) {
            json_object_get(json, "n_layer");
 }
 
+bool kr_dialect_has_layer(const json_t *json, const char *layer) {
+    const char *is = json_string_value(json_object_get(json_object_get(json, "ssm_cfg"), "layer"));
+    return kr_dialect_is_state_spaces(json) && is && strcmp(is, layer) == 0;
+}
+
+kr_reader kr_read_ssm_cfg(const kr_reader *outer, const kr_dialect_key *keys, size_t n_keys,
+                          const char *const *others, size_t n_others, const char *of,
+                          kr_config *c) {
+    const json_t *json = json_object_get(outer->json, "ssm_cfg");
+    const char *key;
+    json_t *unused;
+    kr_reader r = {json, outer->path, outer->e, outer->rc};
+    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
+        bool known = false;
+        for (size_t i = 0; i < n_keys; i++) known |= strcmp(key, keys[i].key) == 0;
+        for (size_t i = 0; i < n_others; i++) known |= strcmp(key, others[i]) == 0;
+        if (!known && r.rc == 0)
+            r.rc =
+                kr_fail(r.e, KRAIT_ERR_UNSUPPORTED,
+                        "%s: \"ssm_cfg\" has a key that %s does not know: %.60s", r.path, of, key);
+    }
+    kr_read_settings(&r, keys, n_keys, c);
+    return r;
+}
+
 /* Rows of the embedding: the vocabulary rounded up to a multiple. */
 static void pad_vocabulary(kr_reader *r, kr_config *c) {
     int64_t multiple = 8;

@@ -38,6 +38,12 @@ void kr_read_refuse(kr_reader *r, const char *reason);
 bool kr_dialect_is_state_spaces(const json_t *json);
 void kr_read_state_spaces(kr_reader *r, kr_config *c);
 const char *kr_state_spaces_lacks(const kr_config *c);
+/* Is it of layers called `layer` in its ssm_cfg? */
+bool kr_dialect_has_layer(const json_t *json, const char *layer);
+/* Begins to read "ssm_cfg" of the model `of`: all of keys; its other members must be among
+ * `others`. The rest is read from what is returned, whose rc is the outer one's at the end. */
+kr_reader kr_read_ssm_cfg(const kr_reader *outer, const kr_dialect_key *keys, size_t n_keys,
+                          const char *const *others, size_t n_others, const char *of, kr_config *c);
 /* Takes over ssm_cfg, which may be NULL (no memory). */
 json_t *kr_make_state_spaces(const kr_config *c, json_t *ssm_cfg);
 

@@ -166,35 +166,15 @@ static void read_rates(kr_reader *r, kr_config *c) {
 static const char *const others[] = {"layer", "A_init_range", "dt_limit", "chunk_size",
                                      "use_mem_eff_path"};
 
-static bool known_ssm(const char *key) {
-    for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
-        if (strcmp(key, ssm_keys[i].key) == 0) return true;
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strcmp(key, others[i]) == 0) return true;
-    return false;
-}
-
 static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
-    const json_t *json = json_object_get(outer->json, "ssm_cfg");
-    const char *key;
-    json_t *unused;
-    if (outer->rc < 0) return;
-    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
-        if (!known_ssm(key))
-            kr_read_refuse(outer, "\"ssm_cfg\" has a key that Mamba-2 does not know");
-    }
-    kr_reader r = {json, outer->path, outer->e, outer->rc};
-    kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
+    kr_reader r = kr_read_ssm_cfg(outer, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, others,
+                                  sizeof others / sizeof *others, "Mamba-2", c);
     read_rates(&r, c);
     read_limit(&r, "dt_limit", c);
     outer->rc = r.rc;
 }
 
-static bool is_state_spaces(const json_t *json) {
-    const char *layer =
-        json_string_value(json_object_get(json_object_get(json, "ssm_cfg"), "layer"));
-    return kr_dialect_is_state_spaces(json) && layer && strcmp(layer, "Mamba2") == 0;
-}
+static bool is_state_spaces(const json_t *json) { return kr_dialect_has_layer(json, "Mamba2"); }
 
 static void read_state_spaces(kr_reader *r, kr_config *c) {
     start(c, 2560, 64, 50277);

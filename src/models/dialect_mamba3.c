@@ -30,14 +30,6 @@ static const char *const others[] = {"layer",
                                      "dropout",
                                      "fuse_pregate_headwise_norm"};
 
-static bool known_ssm(const char *key) {
-    for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
-        if (strcmp(key, ssm_keys[i].key) == 0) return true;
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strcmp(key, others[i]) == 0) return true;
-    return false;
-}
-
 static void read_turned(kr_reader *r, kr_mamba3 *s) {
     double fraction = 0.5;
     kr_read_real(r, "rope_fraction", &fraction);
@@ -59,24 +51,13 @@ static void read_rank(kr_reader *r, kr_config *c) {
 }
 
 static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
-    const json_t *json = json_object_get(outer->json, "ssm_cfg");
-    const char *key;
-    json_t *unused;
-    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
-        if (!known_ssm(key))
-            kr_read_refuse(outer, "\"ssm_cfg\" has a key that Mamba-3 does not know");
-    }
-    kr_reader r = {json, outer->path, outer->e, outer->rc};
-    kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
+    kr_reader r = kr_read_ssm_cfg(outer, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, others,
+                                  sizeof others / sizeof *others, "Mamba-3", c);
     read_rank(&r, c);
     outer->rc = r.rc;
 }
 
-static bool is_state_spaces(const json_t *json) {
-    const char *layer =
-        json_string_value(json_object_get(json_object_get(json, "ssm_cfg"), "layer"));
-    return kr_dialect_is_state_spaces(json) && layer && strcmp(layer, "Mamba3") == 0;
-}
+static bool is_state_spaces(const json_t *json) { return kr_dialect_has_layer(json, "Mamba3"); }
 
 static void read_state_spaces(kr_reader *r, kr_config *c) {
     kr_config_default(c, "mamba3");
