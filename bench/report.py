@@ -2,7 +2,7 @@
 # report.py - tables (Markdown) and pictures of the experiments, from the runs that experiment.sh
 # leaves: RUNS/NAME/{command,events.jsonl,info.json,test.json}.
 #
-#   report.py EXPERIMENT RUNS PAGE     writes PAGE/EXPERIMENT*.md and PAGE/EXPERIMENT*.svg
+#   report.py EXPERIMENT RUNS PAGE     writes tables and pictures into PAGE
 #
 # A run that is missing is left out; a run counts once info.json is there.
 import json
@@ -197,7 +197,7 @@ def tasks(folder, page):
     for name, cells in PUBLISHED:
         rows.append([name] + cells)
     longest = span([r.seconds for r in all_runs], "{:.0f} s")
-    write(page, "tasks.md", f"Answers right in percent, on test examples that training never saw. "
+    write(page, "classification.md", f"Answers right in percent, on test examples that training never saw. "
           f"Budget: {longest} of training a run, on {machine(all_runs)}; in brackets the examples "
           "that it saw. The published rows had 10 to 200 passes over their data, and tuned each "
           "task; Pathfinder's pictures are drawn anew here, CIFAR-10 comes from JPEG.\n\n"
