@@ -197,7 +197,8 @@ def tasks(folder, page):
     for name, cells in PUBLISHED:
         rows.append([name] + cells)
     longest = span([r.seconds for r in all_runs], "{:.0f} s")
-    write(page, "classification.md", f"Answers right in percent, on test examples that training never saw. "
+    write(page, "classification.md",
+          f"Answers right in percent, on test examples that training never saw. "
           f"Budget: {longest} of training a run, on {machine(all_runs)}; in brackets the examples "
           "that it saw. The published rows had 10 to 200 passes over their data, and tuned each "
           "task; Pathfinder's pictures are drawn anew here, CIFAR-10 comes from JPEG.\n\n"

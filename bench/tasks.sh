@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # tasks.sh - classifying sequences of a thousand rows and more: five tasks by four members of the
-# family, each trained for the same time. Writes classification.md, the accuracy beside published rows.
+# family, each trained for the same time. Writes classification.md, the accuracy beside published
+# rows.
 # experiment.sh says what can be set; here too:
 #
 #   MEMBERS    of the family (s4d lru mamba lstm)
