@@ -103,15 +103,20 @@ static const char *missing(const kr_call *c) {
     if (kr_scan_gpu_pick(c) != KR_SCAN_GPU_ROWS) return NULL;
     if (d->b_constant && d->inputs > 1) return "several inputs with a constant b";
     if (d->c_constant && d->reads > 1) return "several reads with a constant c";
-    if (d->state <= KR_SCAN_ROWS_STATES / (d->complex_state ? 2 : 1)) return NULL;
-    return d->complex_state ? "more than 256 complex states a channel"
-                            : "more than 512 states a channel";
+    return NULL;
 }
 
 int kr_scan_gpu_check(const kr_call *c, krait_error *e) {
+    const krait_scan_desc *d = c->attr;
     const char *what = missing(c);
-    if (!what) return 0;
-    return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "scan: on the GPU there are no kernels for %s", what);
+    int64_t most = KR_SCAN_ROWS_STATES / (d->complex_state ? 2 : 1);
+    if (what)
+        return kr_fail(e, KRAIT_ERR_UNSUPPORTED, "scan: on the GPU there are no kernels for %s",
+                       what);
+    if (kr_scan_gpu_pick(c) != KR_SCAN_GPU_ROWS || d->state <= most) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "scan: on the GPU a channel has at most %lld%s numbers of state, not %lld",
+                   (long long)most, d->complex_state ? " complex" : "", (long long)d->state);
 }
 
 static int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
