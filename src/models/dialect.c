@@ -116,6 +116,7 @@ kr_reader kr_read_ssm_cfg(const kr_reader *outer, const kr_dialect_key *keys, si
     const char *key;
     json_t *unused;
     kr_reader r = {json, outer->path, outer->e, outer->rc};
+    if (json && !json_is_object(json)) kr_read_refuse(&r, "\"ssm_cfg\" is not an object");
     json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
         bool known = false;
         for (size_t i = 0; i < n_keys; i++) known |= strcmp(key, keys[i].key) == 0;

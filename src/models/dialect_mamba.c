@@ -174,27 +174,15 @@ static const kr_dialect_key ssm_keys[] = {
     {"dt_init_floor", "dt_floor"}, {"conv_bias", "conv_bias"}, {"bias", "linear_bias"},
 };
 
-static bool known_ssm(const char *key) {
-    for (size_t i = 0; i < sizeof ssm_keys / sizeof *ssm_keys; i++)
-        if (strcmp(key, ssm_keys[i].key) == 0) return true;
-    return strcmp(key, "layer") == 0 || strcmp(key, "expand") == 0 || strcmp(key, "dt_rank") == 0;
-}
+static const char *const others[] = {"layer", "expand", "dt_rank"};
 
 static void read_ssm_cfg(kr_reader *outer, kr_config *c) {
-    const json_t *json = json_object_get(outer->json, "ssm_cfg");
-    if (json && !json_is_object(json)) kr_read_refuse(outer, "\"ssm_cfg\" is not an object");
-    if (outer->rc < 0) return;
-    const char *key, *layer = "Mamba1";
-    json_t *unused;
-    json_object_foreach((json_t *)(uintptr_t)json, key, unused) {
-        if (!known_ssm(key))
-            kr_read_refuse(outer, "\"ssm_cfg\" has a key that Mamba-1 does not know");
-    }
-    kr_reader r = {json, outer->path, outer->e, outer->rc};
+    const char *layer = "Mamba1";
+    kr_reader r = kr_read_ssm_cfg(outer, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, others,
+                                  sizeof others / sizeof *others, "Mamba-1", c);
     kr_read_text(&r, "layer", &layer);
     if (strcmp(layer, "Mamba1") != 0)
         kr_read_refuse(&r, "\"ssm_cfg\" names a layer other than Mamba1");
-    kr_read_settings(&r, ssm_keys, sizeof ssm_keys / sizeof *ssm_keys, c);
     read_expand(&r, c);
     read_rank(&r, "dt_rank", c);
     outer->rc = r.rc;

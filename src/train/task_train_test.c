@@ -387,6 +387,22 @@ static void refusals(void **state) {
     assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
+/* A task without end ends where another part's examples would begin. */
+static void no_example_is_in_two_parts(void **state) {
+    (void)state;
+    krait_task_options o = KRAIT_TASK_OPTIONS_INIT;
+    krait_task *t;
+    krait_task_example x;
+    krait_error e;
+    o.name = "mqar";
+    assert_int_equal(krait_task_open(&t, &o, &e), 0);
+    assert_int_equal(krait_task_make(t, ((int64_t)1 << 62) - 1, &x, &e), 0);
+    assert_int_equal(krait_task_make(t, (int64_t)1 << 62, &x, &e), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_task_make(t, -1, &x, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
+    krait_task_close(&t);
+}
+
 /* The recipes that ship can be read, and their tasks opened. */
 static void recipes_are_good(void **state) {
     (void)state;
@@ -446,6 +462,7 @@ int main(void) {
         cmocka_unit_test(chance_of_ten),
         cmocka_unit_test(chance_of_two),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(no_example_is_in_two_parts),
         cmocka_unit_test(names_are_distinct),
         cmocka_unit_test(recipes_are_good),
     };

@@ -99,7 +99,8 @@ int krait_task_facts_of(const krait_task *t, krait_task_facts *f) {
 int krait_task_make(krait_task *t, int64_t index, krait_task_example *x, krait_error *e) {
     if (!t || !x) return kr_fail_null(e, "krait_task_make");
     int64_t all = t->source.examples[t->part];
-    if (index < 0 || (all && index >= all))
+    if (!all) all = (int64_t)1 << 62; /* behind them lie those of another part (kr_task_make) */
+    if (index < 0 || index >= all)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s: there is no example %lld; there are %lld",
                        t->source.task->name, (long long)index, (long long)all);
     KR_TRY(kr_task_make(&t->source, t->part, index, &t->example, e));
