@@ -92,7 +92,7 @@ const cli_command cli_command_convert = {
         "ships with the program. OUT gets config.json, model.safetensors and tokenizer.json; "
         "transformers loads it by from_pretrained. With --layout state_spaces it gets what "
         "mamba_ssm's from_pretrained loads; ids of special tokens have no place there. Every "
-        "file appears whole or not at all.\n\n"
+        "file appears whole or not at all; a model that was in OUT is replaced.\n\n"
         "Norms, biases, A_log and D stay f32 whatever the type of the matrices.",
     .options = options,
     .example = "krait convert demo my-demo --dtype bf16\nkrait info my-demo",
