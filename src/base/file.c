@@ -176,6 +176,13 @@ char *kr_path_join(const char *folder, const char *name) {
     return path;
 }
 
+bool kr_holds_file(const char *folder, const char *name) {
+    char *path = kr_path_join(folder, name);
+    bool yes = path && kr_is_file(path);
+    kr_free(path);
+    return yes;
+}
+
 int kr_remove_old(const char *folder, const char *name, krait_error *e) {
     char *path = kr_path_join(folder, name);
     if (!path) return kr_fail_memory(e, folder);

@@ -39,6 +39,8 @@ void kr_out_abort(kr_out *out);
 bool kr_is_dir(const char *path);
 bool kr_is_file(const char *path);
 int kr_make_dirs(const char *path, krait_error *e); /* like mkdir -p */
+/* Whether a folder has a file of this name; not where memory fails. */
+bool kr_holds_file(const char *folder, const char *name);
 /* Removes folder/name, which something that was written replaces, if it is there. */
 int kr_remove_old(const char *folder, const char *name, krait_error *e);
 int kr_sync_dir(const char *path, krait_error *e);

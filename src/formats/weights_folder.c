@@ -130,7 +130,8 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
  * The files of the model that is replaced: those that are read by their name, and the shards that
  * their indices name. They are listed before anything is written (a new index takes the old one's
  * place) and go when the new weights are there, what is read first last, an index before its
- * shards: whoever reads meanwhile, or after a crash, finds the old model or the new one. */
+ * shards: whoever reads meanwhile, or after a crash, finds the old weights or the new ones. But as
+ * many shards as before take their places one by one. */
 
 typedef struct old_files {
     char **names;
@@ -188,7 +189,9 @@ static int remember_shards(old_files *o, const char *folder, const char *index, 
     return rc;
 }
 
+/* Nothing where no model was: files of such names may be anyone's. */
 static int remember_all(old_files *o, const char *folder, krait_error *e) {
+    if (!kr_holds_file(folder, "config.json")) return 0;
     KR_TRY(remember(o, PTH_INDEX, e));
     KR_TRY(remember_shards(o, folder, PTH_INDEX, e));
     KR_TRY(remember(o, PTH, e));

@@ -171,6 +171,7 @@ int kr_config_resample(kr_config *c, double rate, krait_error *e) {
 
 int kr_config_override(kr_config *c, const char *assignment, krait_error *e) {
     char names[200] = "";
+    if (!assignment) return kr_fail_null(e, "settings");
     size_t n = strcspn(assignment, "=");
     const kr_mixer *m = kr_mixer_find(c->mixer);
     for (const char *const *name = m->unseen; name && *name; name++) {

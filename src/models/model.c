@@ -297,10 +297,11 @@ static int save_companion(const kr_companion *c, const char *folder, krait_error
     return rc;
 }
 
-/* All of them, in place of those of the model that was there before. */
+/* All of them, in place of those of the model that was there before, if there was one. */
 static int save_companions(const krait_model *m, const char *folder, krait_error *e) {
+    bool replaces = kr_holds_file(folder, "config.json");
     for (int i = 0; i < m->n_companions; i++) KR_TRY(save_companion(&m->companions[i], folder, e));
-    for (int i = 0; i < KR_MAX_COMPANIONS; i++)
+    for (int i = 0; replaces && i < KR_MAX_COMPANIONS; i++)
         if (!has_companion(m, companion_names[i]))
             KR_TRY(kr_remove_old(folder, companion_names[i], e));
     return 0;

@@ -366,8 +366,10 @@ static int64_t complex_scratch(const kr_call *c, bool backward) {
 static int64_t matrix_scratch(const kr_call *c, bool backward) {
     kr_scan_matrix_cut m = {.total = 0};
     kr_scan_ssd_cut s = {.total = 0};
+    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];
+    bool steps = !backward && M < KR_MATRIX_STEP * S; /* kr_scan_cuda: these need none */
     if (backward) kr_scan_matrix_plan(c, &m);
-    if (kr_scan_ssd_fits(c)) kr_scan_ssd_plan(c, &s);
+    if (kr_scan_ssd_fits(c) && !steps) kr_scan_ssd_plan(c, &s);
     return at_least(m.total, s.total);
 }
 

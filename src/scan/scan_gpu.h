@@ -84,7 +84,7 @@ bool kr_scan_matrix_grad_has_room(const krait_scan_desc *d, kr_dtype type);
 enum {
     KR_SCAN_SSD_TIMES = 7 * (KR_MATRIX_ROWS_HALF + 4), /* numbers of a chunk and head in `times` */
     KR_SCAN_SSD_BLOCKS = 256,        /* fewer chunks, and the heads of a group are shared out */
-    KR_SCAN_SSD_SHARED = 164 * 1024, /* bytes of shared memory that its kernels need, at most */
+    KR_SCAN_SSD_SHARED = 160 * 1024, /* bytes of shared memory that its kernels need, at most */
 };
 
 /* Chunks of rows; what a group's heads are shared out to. Offsets in bytes: what time does to each

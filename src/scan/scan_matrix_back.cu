@@ -447,6 +447,7 @@ static void y_again(const kr_call *c) {
     for (int i = 0; i < KR_SCAN_INS; i++) y.in[i] = c->in[i];
     y.out[KR_SCAN_OUT_Y] = c->out[KR_SCAN_Y_AGAIN];
     y.attr = c->attr;
+    y.scratch = c->scratch; /* the forward pass may take other kernels than what follows */
     kr_scan_matrix_cuda(&y);
 }
 

@@ -61,7 +61,7 @@ static __device__ kr_ssd_piece kr_ssd_piece_of(const kr_matrix_in<bf16> &g, int6
     int64_t s = kr_sequence_with(g, piece);
     p.q = kr_sequence_of(g, s);
     p.t0 = (piece - p.q.first / KR_SSD_ROWS - s) * KR_SSD_ROWS;
-    p.there = p.t0 < p.q.count;
+    p.there = p.t0 >= 0 && p.t0 < p.q.count;
     return p;
 }
 

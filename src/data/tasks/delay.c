@@ -86,8 +86,9 @@ static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rn
     int64_t T = c->length, bins = (int64_t)(c->cutoff * (double)T);
     (void)part, (void)index;
     KR_TRY(kr_example_size(x, s, T, e));
-    cplx *turn = kr_calloc((size_t)(3 * T), sizeof *turn), *terms = turn + T, *signal = terms + T;
+    cplx *turn = kr_calloc((size_t)(3 * T), sizeof *turn);
     if (!turn) return kr_fail_memory(e, "an example");
+    cplx *terms = turn + T, *signal = terms + T;
     if (2 * bins >= T) bins = (T - 1) / 2;
     for (int64_t t = 0; t < T; t++) {
         double angle = 2 * 3.14159265358979323846 * (double)t / (double)T;

@@ -48,7 +48,7 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
         {"dt_bias", 1, {H}, false},        {"a", 1, {H}, false},
         {"d", 1, {skips}, false},          {"gate_norm", 1, {E}, false},
         {"out_proj", 2, {D, E}, false},    {"out_bias", 1, {D}, true},
-        {"seqs", 2, {-1, 3}, false},       {"window", 3, {-1, K - 1, mixed}, false},
+        {"seqs", 2, {M, 3}, false},       {"window", 3, {-1, K - 1, mixed}, false},
         {"state", 3, {-1, E, N}, false}};
     KR_TRY(check_sizes(&s, e));
     KR_TRY(kr_need_all("mamba2_layer", in, needs, KR_LAYER2_INS, e));

@@ -42,7 +42,7 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
                                          {"d", 1, {E}, false},
                                          {"out_proj", 2, {D, E}, false},
                                          {"out_bias", 1, {D}, true},
-                                         {"seqs", 2, {-1, 3}, false},
+                                         {"seqs", 2, {M, 3}, false},
                                          {"window", 3, {-1, K - 1, E}, false},
                                          {"state", 3, {-1, E, N}, false}};
     KR_TRY(kr_need_all("mamba_layer", in, needs, KR_LAYER_INS, e));
