@@ -200,9 +200,9 @@ def tasks(folder, page):
     write(page, "classification.md",
           f"Answers right in percent, on test examples that training never saw. "
           f"Budget: {longest} of training a run, on {machine(all_runs)}; in brackets the examples "
-          "that it saw. The published rows had 32 to 200 passes over their data; some settings differ "
-          "by task and member here as there (bench/tasks.sh). Pathfinder's pictures are drawn anew, "
-          "CIFAR-10 comes from JPEG.\n\n"
+          "that it saw. The published rows had 32 to 200 passes over their data; some settings "
+          "differ by task and member here as there (bench/tasks.sh). Pathfinder's pictures are "
+          "drawn anew, CIFAR-10 comes from JPEG.\n\n"
           + table(["", *(label for _, label in TASKS)], rows)
           + "\n" + table(["run", "parameters", "layers x width", "steps", "examples seen", "s"],
                          [[f"{t}, {MEMBERS[m]}", count(r.info["parameters"]),

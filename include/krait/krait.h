@@ -137,9 +137,9 @@ typedef struct krait_save_options {
 
 /* Writes a Hugging Face folder that transformers loads by from_pretrained, or the folder that
  * mamba_ssm's from_pretrained loads, which has no place for ids of special tokens. Each file
- * appears whole or not at all, config.json last. A model that was in the folder (a config.json
- * says so) is replaced: its tokenizer, and its weights in whatever layout and number of files they
- * lay there. */
+ * appears whole or not at all, config.json last. Weights that were in the folder go, in whatever
+ * layout and number of files they lay there; so does the tokenizer of a model that was there (a
+ * config.json says so). */
 KRAIT_API int krait_model_save(const krait_model *model, const char *folder,
                                const krait_save_options *options, krait_error *e);
 

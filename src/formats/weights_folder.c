@@ -189,9 +189,7 @@ static int remember_shards(old_files *o, const char *folder, const char *index, 
     return rc;
 }
 
-/* Nothing where no model was: files of such names may be anyone's. */
 static int remember_all(old_files *o, const char *folder, krait_error *e) {
-    if (!kr_holds_file(folder, "config.json")) return 0;
     KR_TRY(remember(o, PTH_INDEX, e));
     KR_TRY(remember_shards(o, folder, PTH_INDEX, e));
     KR_TRY(remember(o, PTH, e));
