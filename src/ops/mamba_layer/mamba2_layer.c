@@ -167,7 +167,7 @@ static bool cases(int index, kr_case *k) {
     k->tokens = rows[index].tokens;
     k->attr = rows[index].attr;
     k->attr_size = sizeof *rows[index].attr;
-    k->half.tolerance = 2e-2; /* u, z and g are halves in between */
+    k->half.tolerance = 2e-2; /* u, z and gate_norm * g are halves in between */
     add_inputs(k, s, rows[index].per_channel ? s->E : s->H);
     if (!rows[index].no_bias) return true;
     kr_case_without(k, KR_LAYER2_IN_BIAS);

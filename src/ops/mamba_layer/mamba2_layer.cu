@@ -11,6 +11,9 @@
 #include "ops/mamba_layer/mamba_layer_ends.cuh"
 
 enum { LANES = 8 /* of a channel */, QUADS = 4 /* of states, that a lane asks for at once */ };
+enum { MOST_BLOCKS = 512 };
+
+static __device__ __align__(16) word all_squares[DATED + ROWS * MOST_BLOCKS];
 
 struct layer : layer_parts {
     const float *gate_norm;
@@ -41,6 +44,7 @@ struct mamba2_block : block {
     const layer *layers;
     strip keys, in, out;
     float *of_all, *u, *gate;
+    float *sums; /* [R][WARPS] of g^2 */
 };
 
 template <typename T>
@@ -117,8 +121,8 @@ static __device__ __forceinline__ void make_keys(const arguments &a, const layer
 /* Eight lanes take a channel of a row, each every eighth quad of the states. This is what a lane
  * can load before B and C are there. */
 struct eighth {
-    float h[QUADS][4], rate, bias, D;
-    const float *state; /* NULL: no one's */
+    float h[QUADS][4], rate, bias, D, weight; /* weight: the gated norm's */
+    const float *state;                       /* NULL: no one's */
     float *state_out;
     int c, i, m; /* c: of all channels, i: of the block's */
     bool alive;
@@ -145,6 +149,7 @@ static __device__ __forceinline__ eighth fetch_eighth(const arguments &a, const 
     q.rate = l.A[q.c / a.s.P] * 1.44269504f;
     q.bias = l.dt_bias[q.c / a.s.P];
     q.D = l.D[q.c / a.s.skip];
+    q.weight = l.gate_norm[q.c];
     if (slot < 0 || !q.alive) return q;
     q.state = l.state + slot * a.s.from_h + (int64_t)q.c * a.s.N;
     q.state_out = l.state_out + slot * a.s.to_h + (int64_t)q.c * a.s.N;
@@ -197,85 +202,49 @@ static __device__ __forceinline__ float step_channel(const arguments &a, const m
     return q.state ? (read + q.D * u) * gate : 0;
 }
 
-/* q: what fetch_eighth gave for the thread's first item. */
+/* q: what fetch_eighth gave for the thread's first item. Posts gate_norm * g, and of each row the
+ * block's sum of g^2. */
 template <typename T, int R>
 static __device__ __forceinline__ void make_g(const arguments &a, const layer &l, uint32_t date,
                                               const mamba2_block &b, eighth q, int log) {
     constexpr int TOGETHER = THREADS / LANES;
-    int end = b.M << log, at = threadIdx.x / LANES;
+    int end = b.M << log, at = threadIdx.x / LANES, warp = threadIdx.x / 32;
+    if (threadIdx.x < R * WARPS) b.sums[threadIdx.x] = 0;
     take_words<R>(all_xp, b.of_all, b.M * (a.s.keys + a.s.H), date);
-    while (at / 4 * 4 < end) { /* 4 in a warp */
+    while (at / 4 * 4 < end) { /* 4 in a warp, of one row */
         at += TOGETHER;
         eighth next = {};
         if (at / 4 * 4 < end) next = fetch_eighth(a, l, b, at, log);
-        float g = step_channel(a, b, q), following = __shfl_down_sync(0xffffffffu, g, LANES);
+        float g = step_channel(a, b, q), y = g * q.weight, square = q.alive ? g * g : 0;
+        float following = __shfl_down_sync(0xffffffffu, y, LANES);
+        square += __shfl_xor_sync(0xffffffffu, square, LANES);
+        square += __shfl_xor_sync(0xffffffffu, square, 2 * LANES);
         if (q.alive && threadIdx.x % LANES == 0)
-            post_number<R>(all_y, q.m, a.s.E, q.c, g, following, date, (const T *)NULL);
+            post_number<R>(all_y, q.m, a.s.E, q.c, y, following, date, (const T *)NULL);
+        if (q.alive && threadIdx.x % 32 == 0) b.sums[q.m * WARPS + warp] += square;
         q = next;
     }
+    sync_workers();
+    if (threadIdx.x >= b.M) return;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += b.sums[threadIdx.x * WARPS + w];
+    post<R>(all_squares, threadIdx.x * MOST_BLOCKS + blockIdx.x, __float_as_uint(sum), date);
 }
 
 /* ---- the gated norm -------------------------------------------------------------------------- */
 
-/* NUMBERS of the norm's weight from i on. */
-template <int NUMBERS>
-static __device__ __forceinline__ void fetch_weights(const float *norm, int i, bool whole,
-                                                     float (&w)[NUMBERS]) {
-    if constexpr (NUMBERS == 4) {
-        fetch_quad(norm, i, i + 4, whole, w);
-    } else {
-#pragma unroll
-        for (int j = 0; j < NUMBERS; j++) w[j] = norm[i + j];
-    }
-}
-
-static __device__ __forceinline__ float2 numbers_of(uint32_t bits, const bf16 *) {
-    return __bfloat1622float2(*(const __nv_bfloat162 *)&bits);
-}
-
-/* Two words as the numbers i and on of a row, times their weights; returns the sum of g^2. */
-static __device__ __forceinline__ float put_gated(char *row, int i, const ulonglong2 &v,
-                                                  const float (&w)[4], const bf16 *type) {
-    float2 x = numbers_of((uint32_t)v.x, type), y = numbers_of((uint32_t)v.y, type);
-    put_numbers(row, i, x.x * w[0], x.y * w[1], type);
-    put_numbers(row, i + 2, y.x * w[2], y.y * w[3], type);
-    return x.x * x.x + x.y * x.y + y.x * y.x + y.y * y.y;
-}
-static __device__ __forceinline__ float put_gated(char *row, int i, const ulonglong2 &v,
-                                                  const float (&w)[2], const float *type) {
-    float x = __uint_as_float((uint32_t)v.x), y = __uint_as_float((uint32_t)v.y);
-    put_numbers(row, i, x * w[0], y * w[1], type);
-    return x * x + y * y;
-}
-
-/* rows = gate_norm * g, unscaled; squares: the warps' sums of g^2. */
-template <typename T, int R>
-static __device__ __forceinline__ void take_g(const arguments &a, const layer &l, uint32_t date,
-                                              const mamba2_block &b) {
-    constexpr int STEP = turn<R>::STEP, BATCH = R == 1 ? 5 : 4, EACH = 4 / sizeof(T);
-    int words = a.s.E / EACH;
-    int m = threadIdx.x / turn<R>::WIDTH, first = threadIdx.x % turn<R>::WIDTH * 2;
-    int end = m < b.M ? words : 0, base = m * words;
+/* squares: the sums of g^2 of all blocks. */
+template <int R>
+static __device__ __forceinline__ void take_squares(const mamba2_block &b, uint32_t date) {
+    int m = threadIdx.x / turn<R>::WIDTH, end = m < b.M ? gridDim.x : 0;
     float sum = 0;
-    unsigned lanes = __ballot_sync(0xffffffffu, first < end);
-    for (int i = first; i < end; i += BATCH * STEP) {
-        ulonglong2 v[BATCH];
-        float w[BATCH][2 * EACH];
-#pragma unroll
-        for (int k = 0; k < BATCH; k++)
-            if (i + k * STEP < end)
-                fetch_weights<2 * EACH>(l.gate_norm, (i + k * STEP) * EACH, a.whole, w[k]);
-        if (i == first) wait_for_first<R>(all_y, base + first, date, lanes);
-#pragma unroll
-        for (int k = 0; k < BATCH; k++)
-            if (i + k * STEP < end) v[k] = peek<R>(all_y, base + i + k * STEP);
-#pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            int at = i + k * STEP;
-            if (at >= end) break;
-            wait_for<R>(v[k], all_y, base + at, date);
-            sum += put_gated(b.rows + m * b.ld, at * EACH, v[k], w[k], (const T *)NULL);
-        }
+    for (int i = threadIdx.x % turn<R>::WIDTH; i < end; i += turn<R>::WIDTH) {
+        int at = m * MOST_BLOCKS + i;
+        ulonglong2 v = peek<R>(all_squares, at & ~1);
+        while (R == 1 && (uint32_t)((at & 1 ? v.y : v.x) >> 32) != date)
+            v = peek<R>(all_squares, at & ~1);
+        sum += __uint_as_float((uint32_t)(at & 1 ? v.y : v.x));
     }
     put_squares(b, sum);
 }
@@ -288,7 +257,8 @@ static __device__ __forceinline__ void run_layer(const arguments &a, const mamba
                                                  finish of_channel, ring &from) {
     const layer &l = b.layers[i];
     bool first = i == 0;
-    int log = 32 - __clz(b.in.mine.count - 1), row = threadIdx.x / TILE % R; /* in all turns */
+    int log = max(2, 32 - __clz(b.in.mine.count - 1)),
+        row = threadIdx.x / TILE % R; /* in all turns */
     eighth q;
     if (R == 1) q = fetch_eighth(a, l, b, threadIdx.x / LANES, log);
     take_stream<T, R>(a.x, a.s, l, date - 1, first, b);
@@ -316,13 +286,13 @@ static __device__ void run_layers(const arguments &a, const mamba2_block &b, uin
         const layer &l = b.layers[i];
         uint32_t date = before + i + 1;
         bool last = i + 1 == a.n;
-        prefetch_norm(l.gate_norm, a.s.E);
         if (!last) prefetch_norm(b.layers[i + 1].norm, a.s.D);
         run_layer<T, R>(a, b, i, date, goal, of_key, of_channel, from);
         if (R == 1 && !last) of_key = fetch_first_key<R>(a, b.layers[i + 1], b);
         if (R == 1 && !last) of_channel = fetch_first<R>(a.s, b.layers[i + 1], b, b.in);
         make_stream<T, R>(a.x, a.s, l, date, i == 0, b, b.out, from, [&] {
-            take_g<T, R>(a, l, date, b);
+            take_rows<T, R>(b, all_y, a.s.E * (int)sizeof(T) / 4, date);
+            take_squares<R>(b, date);
             return scale_of<R>(b, threadIdx.x / TILE % R, a.s.one_of_E, a.s.eps);
         });
         if (!last) meet<R>(goal);
@@ -338,7 +308,7 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
     step(const __grid_constant__ arguments a) {
     extern __shared__ uint4 shared[];
     __shared__ signals of;
-    __shared__ float squares[WARPS];
+    __shared__ float squares[WARPS], sums[R * WARPS];
     __shared__ int64_t slot[R];
     char *bytes = (char *)shared;
     ring r = {bytes, &of, a.at.slots, a.ahead, a.whole, 0, 0};
@@ -358,7 +328,8 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
                       strip_out<T>(a.s),
                       (float *)(bytes + a.at.shared),
                       (float *)(bytes + a.at.u),
-                      (float *)(bytes + a.at.gate)};
+                      (float *)(bytes + a.at.gate),
+                      sums};
     run_layers<T, R>(a, b, begin(a.seqs, a.s.M, slot), r);
 }
 
@@ -405,6 +376,7 @@ static bool rows_resident(int64_t M, int shared) {
 
 extern "C" bool kr_mamba2_layer_resident(const kr_mamba2_layer_sizes *of, bool half) {
     int shared = most_places(of, half).end;
+    if (kr_cuda_processors() > MOST_BLOCKS) return false;
     return half ? rows_resident<bf16>(of->M, shared) : rows_resident<float>(of->M, shared);
 }
 
@@ -464,9 +436,8 @@ static sizes sizes_of(const kr_call *c) {
 
 static bool is_whole(const sizes &s, const layer &l, int size) {
     return aligned(l.w_in, s.ld_in * size) && aligned(l.w_out, s.ld_out * size) &&
-           aligned(l.gate_norm, 0) && aligned(l.state, s.from_h * 4) &&
-           aligned(l.state_out, s.to_h * 4) && aligned(NULL, s.N * 4) &&
-           aligned(NULL, (s.keys + s.H) * 4);
+           aligned(l.state, s.from_h * 4) && aligned(l.state_out, s.to_h * 4) &&
+           aligned(NULL, s.N * 4) && aligned(NULL, (s.keys + s.H) * 4);
 }
 
 template <typename T, int R>

@@ -565,13 +565,22 @@ static __device__ __forceinline__ void take_rows(const block &b, const word *all
 template <int R>
 static __device__ __forceinline__ void take_words(const word *all, float *to, int words,
                                                   uint32_t date) {
+    constexpr int BATCH = R == 1 ? 1 : 5, STEP = THREADS * 2;
     int first = threadIdx.x * 2;
     unsigned lanes = __ballot_sync(0xffffffffu, first < words);
     if (first < words) wait_for_first<R>(all, first, date, lanes);
-    for (int i = first; i < words; i += THREADS * 2) {
-        ulonglong2 v = peek<R>(all, i);
-        wait_for<R>(v, all, i, date);
-        *(uint2 *)(to + i) = make_uint2((uint32_t)v.x, (uint32_t)v.y);
+    for (int i = first; i < words; i += BATCH * STEP) {
+        ulonglong2 v[BATCH];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++)
+            if (i + k * STEP < words) v[k] = peek<R>(all, i + k * STEP);
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            int at = i + k * STEP;
+            if (at >= words) break;
+            wait_for<R>(v[k], all, at, date);
+            *(uint2 *)(to + at) = make_uint2((uint32_t)v[k].x, (uint32_t)v[k].y);
+        }
     }
     sync_workers();
 }
