@@ -16,7 +16,7 @@ import time
 RUNS = 11
 VOCABULARY = 50280
 SHAPES = {"130m": (768, 24), "370m": (1024, 48), "1.4b": (2048, 48), "2.8b": (2560, 64),
-          "mamba2-130m": (768, 24)}
+          "mamba2-130m": (768, 24), "mamba2-1.3b": (2048, 48)}
 SCANS = [(8, 2048, 1536), (1, 131072, 1536), (1, 1048576, 1536), (64, 197, 384)]
 SSD = (8, 2048, 24, 64, 128)  # batch, tokens, heads, channels of a head, states
 SSD_NAME = "bf16 B{} T{} H{} P{} N{}".format(*SSD)
@@ -240,9 +240,11 @@ def prefill(model, batch, tokens):
 
 def peer_generate():
     import torch
-    for name in ("130m", "1.4b", "2.8b"):
+    for name in ("130m", "1.4b", "2.8b", "mamba2-1.3b"):
         model = model_of(name, torch.bfloat16)
         tell(f"decode {name} b1", "tok/s", generation(model, 1, 16))
+        if name == "mamba2-1.3b":
+            tell(f"decode {name} b128", "tok/s", generation(model, 128, 128))
         if name == "1.4b":
             tell(f"decode {name} b128", "tok/s", generation(model, 128, 2048))
             model._decoding_cache = None
@@ -284,6 +286,9 @@ ROWS = [
     ("decode 2.8b b1", "decode 2.8B, batch 1", "tok/s", 450, "540"),
     ("decode 1.4b b128", "decode 1.4B, batch 128, after 2,048 tokens each", "tok/s", 50e3, ""),
     ("prefill 1.4b 64 x 2048", "prefill 1.4B, 64 x 2,048 tokens", "ms", 650, "460"),
+    ("decode mamba2-1.3b b1", "decode, Mamba-2 1.3B, batch 1", "tok/s", 850, "1,020"),
+    ("decode mamba2-1.3b b128", "decode, Mamba-2 1.3B, batch 128", "tok/s", 39600,
+     "12,760 (states in f32), 24,600 (bf16)"),
 ]
 
 
