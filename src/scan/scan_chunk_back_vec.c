@@ -23,23 +23,23 @@ typedef struct item {
     const kr_scan_rows_cut *cut;
     kr_chunk k;
     int64_t head, R, Q;
-    int64_t first, heads;      /* of the part */
-    float *high, *low, *index; /* [L16] */
-    float *weights;            /* [C R, L16]: M o scores */
-    float *V;                  /* [C R, L16]; then M o V */
-    float *shared;             /* [C R, L16]: M o V of all heads */
-    float *pairs;              /* [L16]: M o V o scores, summed over inputs so far */
-    float *db, *dc;            /* [C R, N16] [C Q, N16]: of all heads */
-    float *own_b, *own_c;      /* the same of one head, through the states */
-    float *x, *keep_x, *dx;    /* [C R, P16] */
-    float *dy, *carry_dy, *u;  /* [C Q, P16] */
-    float *dyt;                /* [P, L16] */
-    float *turned;             /* [N, P16]: a state as columns */
-    float *dg;                 /* [C] */
-    float *L;                  /* [heads, P, N16] */
-    float *starts;             /* [chunks, heads, P, N16] */
-    float *bc;                 /* [M,R+Q,G,N]: this part's sums */
-    float *dD, *dA, *dbias;    /* [P] [N] [1]: this head's and slab's sums */
+    int64_t first, heads;     /* of the part */
+    float *high, *low;        /* [L16] */
+    float *weights;           /* [C R, L16]: M o scores */
+    float *V;                 /* [C R, L16]; then M o V */
+    float *shared;            /* [C R, L16]: M o V of all heads */
+    float *pairs;             /* [L16]: M o V o scores, summed over inputs so far */
+    float *db, *dc;           /* [C R, N16] [C Q, N16]: of all heads */
+    float *own_b, *own_c;     /* the same of one head, through the states */
+    float *x, *keep_x, *dx;   /* [C R, P16] */
+    float *dy, *carry_dy, *u; /* [C Q, P16] */
+    float *dyt;               /* [P, L16] */
+    float *turned;            /* [N, P16]: a state as columns */
+    float *dg;                /* [C] */
+    float *L;                 /* [heads, P, N16] */
+    float *starts;            /* [chunks, heads, P, N16] */
+    float *bc;                /* [M,R+Q,G,N]: this part's sums */
+    float *dD, *dA, *dbias;   /* [P] [N] [1]: this head's and slab's sums */
 } item;
 
 static int64_t state_size(const item *p) { return p->v->P * p->k.N16; }
@@ -66,6 +66,14 @@ static void advance(const item *p, float *to, const float *from) {
                                  .beta = k->decay});
 }
 
+/* What comes behind the part's head i: the next head, or the first one of the chunk at `next`. */
+static void fetch(const item *p, int64_t i, int64_t t0, int64_t next, bool reads) {
+    const kr_scan_view *v = p->v;
+    int64_t head = p->first + (i + 1 < p->heads ? i + 1 : 0), t = i + 1 < p->heads ? t0 : next;
+    kr_chunk_fetch(&p->k, v->x, v->x_row, p->R, t, head);
+    if (reads) kr_chunk_fetch(&p->k, v->dy, v->dy_row, p->Q, t, head);
+}
+
 static void load_state(const item *p, float *to, const float *from, int64_t slot, int64_t row) {
     int64_t N = p->v->N, P = p->v->P;
     if (!from) memset(to, 0, (size_t)state_size(p) * sizeof *to);
@@ -87,6 +95,7 @@ static void all_states(item *p) {
             float *from = p->starts + (chunk * p->heads + i) * size;
             p->head = p->first + i;
             kr_chunk_head(&p->k, p->head);
+            fetch(p, i, t, t + C, false);
             advance(p, from + p->heads * size, from);
         }
     }
@@ -99,9 +108,11 @@ KR_VINLINE kr_vf gated(const item *p, int64_t row, int64_t col, int64_t w, kr_vf
                        kr_vf *sigma) {
     const kr_scan_view *v = p->v;
     *dy = v->dy ? kr_vload_n(v->dy + row * v->dy_row + col, w) : kr_vzero();
-    *z = v->z ? kr_vload_n(v->z + row * v->z_row + col, w) : kr_vzero();
+    *z = *sigma = kr_vzero();
+    if (!v->z) return *dy;
+    *z = kr_vload_n(v->z + row * v->z_row + col, w);
     *sigma = kr_vsigmoid(*z);
-    return v->z ? *dy * (*z * *sigma) : *dy;
+    return *dy * (*z * *sigma);
 }
 
 /* dY [C Q, P16], and with the carry of its rows, and transposed. */
@@ -109,13 +120,14 @@ static void load_reads(const item *p) {
     const kr_chunk *k = &p->k;
     int64_t P = p->v->P, rows = k->count * p->Q;
     kr_vf dy, z, sigma;
-    for (int64_t l = 0; l < rows; l++) {
-        int64_t row = kr_chunk_row(k, l / p->Q), col = l % p->Q * p->v->E + p->head * P;
+    for (int64_t l = 0, t = 0, q = 0; l < rows; l++) {
+        int64_t row = kr_chunk_row(k, t), col = q * p->v->E + p->head * P;
         for (int64_t c = 0; c < k->P16; c += KR_W) {
             kr_vf du = kr_vzero();
             if (c < P) du = gated(p, row, col + c, P - c, &dy, &z, &sigma) * (float)p->v->d->kappa;
             kr_vstore(p->dy + l * k->P16 + c, du);
         }
+        if (++q == p->Q) q = 0, t++;
     }
     kr_chunk_scale(p->carry_dy, p->dy, k->P16, k->carry, p->Q, 0, k->live);
     kr_chunk_transpose(p->dyt, k->L16, p->dy, k->P16, rows, P);
@@ -133,63 +145,89 @@ static bool reads_again(const item *p) {
     return (p->v->z && p->call->out[KR_SCAN_DZ].data) || p->call->out[KR_SCAN_Y_AGAIN].data;
 }
 
-/* Gradients of x, z and D of rank i of a row. */
-static void row_outputs(const item *p, int64_t t, int64_t i) {
+/* Gradients of x, z and D of rank i of the rows, channels from c on. */
+KR_VINLINE void channel_outputs(const item *p, int64_t i, int64_t c) {
     const kr_scan_view *v = p->v;
-    int64_t row = kr_chunk_row(&p->k, t), P = v->P, P16 = p->k.P16, col = i * v->E + p->head * P;
-    float gain = kr_rows_gain(v, row, p->head, i < p->R ? i : 0, p->k.delta[t]);
-    for (int64_t c = 0; c < P; c += KR_W) {
-        kr_vf x = kr_vzero(), dx = kr_vzero(), D = skip_of(p, c), dy, z, sigma;
+    int64_t P16 = p->k.P16, col = i * v->E + p->head * v->P + c, w = v->P - c;
+    kr_vf D = skip_of(p, c), dD = kr_vzero();
+    for (int64_t t = 0; t < p->k.count; t++) {
+        int64_t row = kr_chunk_row(&p->k, t);
+        float gain = kr_rows_gain(v, row, p->head, i < p->R ? i : 0, p->k.delta[t]);
+        kr_vf x = kr_vzero(), dx = kr_vzero(), dy, z, sigma;
         if (i < p->R) {
-            x = kr_vload_n(v->x + row * v->x_row + col + c, P - c);
+            x = kr_vload_n(v->x + row * v->x_row + col, w);
             dx = kr_vload(p->dx + (t * p->R + i) * P16 + c) * gain;
         }
         if (i < p->Q) {
-            kr_vf du = gated(p, row, col + c, P - c, &dy, &z, &sigma);
-            float *dz = v->z ? kr_scan_out_at(p->call, KR_SCAN_DZ, row, col + c) : NULL;
-            float *y = kr_scan_out_at(p->call, KR_SCAN_Y_AGAIN, row, col + c);
+            kr_vf du = gated(p, row, col, w, &dy, &z, &sigma);
+            float *dz = v->z ? kr_scan_out_at(p->call, KR_SCAN_DZ, row, col) : NULL;
+            float *y = kr_scan_out_at(p->call, KR_SCAN_Y_AGAIN, row, col);
             kr_vf u = kr_vload(p->u + (t * p->Q + i) * P16 + c) * (float)v->d->kappa;
             u = kr_vfma(D, x, u);
             if (dz)
-                kr_scan_put(dz, P - c, dy * u * kr_vsilu_slope(z, sigma),
+                kr_scan_put(dz, w, dy * u * kr_vsilu_slope(z, sigma),
                             kr_scan_adds(p->call, KR_SCAN_DZ));
-            if (y) kr_scan_put(y, P - c, v->z ? u * (z * sigma) : u, false);
+            if (y) kr_scan_put(y, w, v->z ? u * (z * sigma) : u, false);
             dx = kr_vfma(D, du, dx);
-            if (v->D) kr_scan_put(p->dD + c, P - c, du * x, true);
+            dD = kr_vfma(du, x, dD);
         }
-        float *to = i < p->R ? kr_scan_out_at(p->call, KR_SCAN_DX, row, col + c) : NULL;
-        if (to) kr_scan_put(to, P - c, dx, kr_scan_adds(p->call, KR_SCAN_DX));
+        float *to = i < p->R ? kr_scan_out_at(p->call, KR_SCAN_DX, row, col) : NULL;
+        if (to) kr_scan_put(to, w, dx, kr_scan_adds(p->call, KR_SCAN_DX));
+    }
+    if (v->D) kr_scan_put(p->dD + c, w, dD, true);
+}
+
+/* x of a row and rank times the gradient of what it adds to the state. */
+static float gain_gradient(const item *p, int64_t t, int64_t r) {
+    const kr_scan_view *v = p->v;
+    const float *x = v->x + kr_chunk_row(&p->k, t) * v->x_row + r * v->E + p->head * v->P;
+    const float *dx = p->dx + (t * p->R + r) * p->k.P16;
+    kr_vf sum = kr_vzero();
+    for (int64_t c = 0; c < v->P; c += KR_W)
+        sum = kr_vfma(kr_vload_n(x + c, v->P - c), kr_vload(dx + c), sum);
+    return kr_vsum(sum);
+}
+
+/* Gradients of A and gain of the rows -> what of that delta gets, [count]. */
+static void rows_shared(const item *p, float *ddelta) {
+    const kr_scan_view *v = p->v;
+    for (int64_t t = 0; t < p->k.count; t++) {
+        int64_t row = kr_chunk_row(&p->k, t);
+        const float *A = kr_rows_A(v, row, p->head);
+        float dA = p->dg[t];
+        ddelta[t] = 0;
+        if (A && v->d->form == KRAIT_FORM_GIVEN) dA /= A[0];
+        if (A && v->d->form == KRAIT_FORM_DT) {
+            ddelta[t] = dA * A[0];
+            dA *= p->k.delta[t];
+        }
+        if (A && v->d->a_constant) p->dA[0] += dA;
+        if (A && !v->d->a_constant) kr_scan_put_at(p->call, KR_SCAN_DA, row, p->head, dA);
+        for (int64_t r = 0; v->d->gain != KRAIT_GAIN_ONE && r < p->R; r++) {
+            float dgain = gain_gradient(p, t, r);
+            if (v->d->gain == KRAIT_GAIN_DT)
+                ddelta[t] += dgain;
+            else
+                kr_scan_put_at(p->call, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, dgain);
+        }
     }
 }
 
-/* Gradients of A, gain, dt and dt_bias of a row. */
-static void row_shared(const item *p, int64_t t) {
-    const kr_scan_view *v = p->v;
-    int64_t row = kr_chunk_row(&p->k, t), P = v->P;
-    const float *A = kr_rows_A(v, row, p->head);
-    float dA = p->dg[t], ddelta = 0;
-    if (A && v->d->form == KRAIT_FORM_GIVEN) dA /= A[0];
-    if (A && v->d->form == KRAIT_FORM_DT) {
-        ddelta = dA * A[0];
-        dA *= p->k.delta[t];
+/* Gradients of A, gain, dt and dt_bias of the rows. */
+static void shared_outputs(const item *p) {
+    const kr_chunk *k = &p->k;
+    float ddelta[KR_CHUNK_MOST];
+    rows_shared(p, ddelta);
+    if (!p->v->dt) return;
+    for (int64_t t = 0; t < k->count; t += KR_W) {
+        int64_t n = k->count - t;
+        kr_vf slope = kr_scan_delta_slope(p->v->d, kr_vload_n(k->raw + t, n));
+        kr_vstore_n(ddelta + t, n, kr_vload_n(ddelta + t, n) * slope);
     }
-    if (A && v->d->a_constant) p->dA[0] += dA;
-    if (A && !v->d->a_constant) kr_scan_put_at(p->call, KR_SCAN_DA, row, p->head, dA);
-    for (int64_t r = 0; v->d->gain != KRAIT_GAIN_ONE && r < p->R; r++) {
-        const float *x = v->x + row * v->x_row + r * v->E + p->head * P;
-        kr_vf sum = kr_vzero();
-        for (int64_t c = 0; c < P; c += KR_W)
-            sum = kr_vfma(kr_vload_n(x + c, P - c), kr_vload(p->dx + (t * p->R + r) * p->k.P16 + c),
-                          sum);
-        if (v->d->gain == KRAIT_GAIN_DT)
-            ddelta += kr_vsum(sum);
-        else
-            kr_scan_put_at(p->call, KR_SCAN_DGAIN, row, r * v->d->heads + p->head, kr_vsum(sum));
+    for (int64_t t = 0; t < k->count; t++) {
+        kr_scan_put_at(p->call, KR_SCAN_DDT, kr_chunk_row(k, t), p->head, ddelta[t]);
+        p->dbias[0] += ddelta[t];
     }
-    if (!v->dt) return;
-    ddelta *= kr_scan_delta_slope(v->d, kr_vset(kr_rows_raw(v, row, p->head)))[0];
-    kr_scan_put_at(p->call, KR_SCAN_DDT, row, p->head, ddelta);
-    p->dbias[0] += ddelta;
 }
 
 /* ---- between the rows of a chunk ---- */
@@ -222,14 +260,13 @@ static void pair_rows(const item *p) {
  * inputs up to t and later reads. */
 static void weigh(const item *p) {
     const kr_chunk *k = &p->k;
-    kr_chunk_reads(k, p->high, p->low, p->index);
     memset(p->pairs, 0, (size_t)k->L16 * sizeof(float));
     for (int64_t t = 0; t < k->count; t++) {
         int64_t first = t * k->Q / KR_W * KR_W, at = t * p->R * k->L16;
         for (int64_t r = 0; r < p->R; r++)
             memset(p->weights + at + r * k->L16, 0, (size_t)first * sizeof(float));
         for (int64_t l = first; l < k->columns; l += KR_W) {
-            kr_vf e = kr_chunk_weight(k, t, l, p->high, p->low, p->index);
+            kr_vf e = kr_chunk_weight(k, t, l);
             kr_vf pairs = kr_vload(p->pairs + l);
             for (int64_t r = 0, i = at + l; r < p->R; r++, i += k->L16) {
                 kr_vf score = e * kr_vload(k->scores + i), V = kr_vload(p->V + i);
@@ -252,7 +289,7 @@ static void input_gradient(const item *p, const float *L) {
     const kr_chunk *k = &p->k;
     int64_t tail = k->tail * p->R, rows = k->count * p->R;
     kr_chunk_transpose(p->turned, k->P16, L, k->N16, p->v->P, p->v->N);
-    for (int64_t i = tail; i < rows; i++) p->high[i] = k->keep[i / p->R];
+    kr_chunk_spread(p->high, k->keep, p->R, k->tail, k->count);
     memset(p->dx, 0, (size_t)(tail * k->P16) * sizeof(float));
     kr_product_run(&(kr_product){.rows = rows - tail,
                                  .columns = k->P16,
@@ -286,7 +323,7 @@ static void read_again(const item *p, const float *H) {
     const kr_chunk *k = &p->k;
     int64_t seen = k->live * p->Q, rows = k->count * p->Q;
     kr_chunk_transpose(p->turned, k->P16, H, k->N16, p->v->P, p->v->N);
-    for (int64_t l = 0; l < seen; l++) p->high[l] = k->carry[l / p->Q];
+    kr_chunk_spread(p->high, k->carry, p->Q, 0, k->live);
     memset(p->u + seen * k->P16, 0, (size_t)((rows - seen) * k->P16) * sizeof(float));
     kr_product_run(&(kr_product){.rows = seen,
                                  .columns = k->P16,
@@ -379,10 +416,9 @@ static void head_back(const item *p, const float *H, float *L) {
     input_gradient(p, L);
     if (reads_again(p)) read_again(p, H);
     states_back(p, H, L);
-    for (int64_t t = 0; t < k->count; t++) {
-        for (int64_t i = 0; i < (p->R > p->Q ? p->R : p->Q); i++) row_outputs(p, t, i);
-        row_shared(p, t);
-    }
+    for (int64_t i = 0; i < (p->R > p->Q ? p->R : p->Q); i++)
+        for (int64_t c = 0; c < p->v->P; c += KR_W) channel_outputs(p, i, c);
+    shared_outputs(p);
 }
 
 /* dB += shared C, dC += shared^T B, and out to this part's sums. */
@@ -445,6 +481,8 @@ static void chunk_back(item *p, int64_t chunk, float *sums) {
         p->dA = p->dD + p->v->P;
         p->dbias = p->dA + p->v->N;
         kr_chunk_head(k, p->head);
+        kr_chunk_ways(k);
+        fetch(p, i, k->t0, k->t0 - kr_scan_chunk_rows(p->v->d), true);
         head_back(p, p->starts + (chunk * p->heads + i) * size, p->L + i * size);
     }
     finish(p);
@@ -466,9 +504,9 @@ static void run_sequence(item *p, float *sums) {
 static void lay_out(item *p, float *at) {
     kr_chunk *k = &p->k;
     int64_t C = kr_scan_chunk_rows(p->v->d), inputs = C * p->R, reads = C * p->Q;
-    float **vectors[] = {&p->high, &p->low, &p->index, &p->pairs};
+    float **vectors[] = {&p->high, &p->low, &p->pairs};
     float **pairs[] = {&p->weights, &p->V, &p->shared};
-    for (int i = 0; i < 4; i++) *vectors[i] = kr_chunk_take(&at, KR_CHUNK_MOST);
+    for (int i = 0; i < 3; i++) *vectors[i] = kr_chunk_take(&at, KR_CHUNK_MOST);
     for (int i = 0; i < 3; i++) *pairs[i] = kr_chunk_take(&at, inputs * k->L16);
     float **of_inputs[] = {&p->db, &p->own_b, &p->x, &p->keep_x, &p->dx};
     float **of_reads[] = {&p->dc, &p->own_c, &p->dy, &p->carry_dy, &p->u};
@@ -506,7 +544,7 @@ static void run_item(const kr_call *c, const kr_scan_view *v, const kr_scan_rows
 void KR_FN(kr_scan_chunk_grad)(const kr_call *c) {
     kr_scan_view v = kr_scan_unpack(c);
     kr_scan_rows_cut s;
-    kr_scan_cut_rows(v.d, v.M, &s);
+    kr_scan_cut_chunk(v.d, v.M, &s);
     int64_t each = kr_scan_chunk_backward(v.d, v.M);
     float *bc = c->scratch, *sums = bc + kr_scan_line(s.per_bc);
     float *own = sums + kr_scan_line(s.per_A);

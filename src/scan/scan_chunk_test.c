@@ -216,7 +216,8 @@ static void special_cases(kr_level level) {
 /* linear_recurrence.md checks 6 and 9: decays of e^-80 and of 0 now and then, all rows kept, or all
  * forgotten: no NaN, and the reference's values; a changed row changes nothing in front of it. */
 static void edges(kr_level level) {
-    static const double decays[][2] = {{0, 0}, {-80, 0}, {-1e38, -0.01}, {-1, -1e38}, {-80, -80}};
+    static const double decays[][2] = {{0, 0},         {-0.3, -0.01}, {-80, 0},
+                                       {-1e38, -0.01}, {-1, -1e38},   {-80, -80}};
     double worst = 0;
     for (size_t k = 0; k < sizeof decays / sizeof *decays; k++) {
         problem p;

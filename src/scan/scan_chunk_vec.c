@@ -16,23 +16,22 @@
 typedef struct piece {
     const kr_call *call;
     kr_chunk k;
-    int64_t head;              /* the head at work */
-    float *x, *weights, *y;    /* [C R, P16] [C R, L16] [C Q, P16] */
-    float *high, *low, *index; /* [L16] */
-    float *states;             /* [heads of the part, N, P16] */
+    int64_t head;           /* the head at work */
+    float *x, *weights, *y; /* [C R, P16] [C R, L16] [C Q, P16] */
+    float *carry;           /* [L16]: of the reads */
+    float *states;          /* [heads of the part, N, P16] */
 } piece;
 
 /* weights[s, l] = W * scores: how read l sees input s. */
 static void weigh(const piece *p) {
     const kr_chunk *k = &p->k;
-    kr_chunk_reads(k, p->high, p->low, p->index);
     for (int64_t t = 0; t < k->count; t++) {
         int64_t first = t * k->Q / KR_W * KR_W;
         float *w = p->weights + t * k->R * k->L16;
         const float *scores = k->scores + t * k->R * k->L16;
         for (int64_t r = 0; r < k->R; r++) memset(w + r * k->L16, 0, (size_t)first * sizeof *w);
         for (int64_t l = first; l < k->columns; l += KR_W) {
-            kr_vf e = kr_chunk_weight(k, t, l, p->high, p->low, p->index);
+            kr_vf e = kr_chunk_weight(k, t, l);
             for (int64_t r = 0; r < k->R; r++)
                 kr_vstore(w + r * k->L16 + l, e * kr_vload(scores + r * k->L16 + l));
         }
@@ -43,7 +42,7 @@ static void weigh(const piece *p) {
 static void reads(const piece *p, const float *state) {
     const kr_chunk *k = &p->k;
     int64_t seen = k->live * k->Q, rows = k->count * k->Q;
-    for (int64_t l = 0; l < seen; l++) p->high[l] = k->carry[l / k->Q];
+    kr_chunk_spread(p->carry, k->carry, k->Q, 0, k->live);
     kr_product_run(&(kr_product){.rows = seen,
                                  .columns = k->P16,
                                  .to = k->v->N,
@@ -54,7 +53,7 @@ static void reads(const piece *p, const float *state) {
                                  .b_row = k->P16,
                                  .c = p->y,
                                  .c_row = k->P16,
-                                 .scale = p->high});
+                                 .scale = p->carry});
     memset(p->y + seen * k->P16, 0, (size_t)((rows - seen) * k->P16) * sizeof(float));
     kr_product_run(&(kr_product){.rows = rows,
                                  .columns = k->P16,
@@ -78,8 +77,8 @@ static void write_y(const piece *p) {
     const kr_scan_view *v = k->v;
     const kr_tensor *out = &p->call->out[KR_SCAN_OUT_Y];
     int64_t P = v->P;
-    for (int64_t l = 0; l < k->count * k->Q; l++) {
-        int64_t row = kr_chunk_row(k, l / k->Q), at = l % k->Q * v->E + p->head * P;
+    for (int64_t l = 0, t = 0, q = 0; t < k->count; l++) {
+        int64_t row = kr_chunk_row(k, t), at = q * v->E + p->head * P;
         const float *x = v->x + row * v->x_row + at, *z = v->z ? v->z + row * v->z_row + at : NULL;
         float *y = (float *)out->data + row * out->stride[0] + at;
         for (int64_t c = 0; c < P; c += KR_W) {
@@ -92,6 +91,7 @@ static void write_y(const piece *p) {
             if (z) u *= kr_vsilu(kr_vload_n(z + c, w));
             kr_scan_put(y + c, w, u, p->call->accumulate & 1);
         }
+        if (++q == k->Q) q = 0, t++;
     }
 }
 
@@ -120,7 +120,11 @@ static void run_chunk(piece *p, int64_t t0, int64_t first, int64_t heads) {
         float *state = p->states + i * k->v->N * k->P16;
         p->head = first + i;
         kr_chunk_head(k, p->head);
+        kr_chunk_ways(k);
         kr_chunk_inputs(k, p->head, p->x);
+        bool last = i + 1 == heads;
+        kr_chunk_fetch(k, k->v->x, k->v->x_row, k->R, last ? t0 + kr_scan_chunk_rows(k->v->d) : t0,
+                       last ? first : p->head + 1);
         weigh(p);
         reads(p, state);
         write_y(p);
@@ -149,7 +153,7 @@ static void run_piece(const kr_call *c, const kr_scan_view *v, piece *p, int64_t
 void KR_FN(kr_scan_chunk)(const kr_call *c) {
     kr_scan_view v = kr_scan_unpack(c);
     kr_scan_rows_cut s;
-    kr_scan_cut_rows(v.d, v.M, &s);
+    kr_scan_cut_chunk(v.d, v.M, &s);
     int64_t own = kr_scan_chunk_forward(v.d), C = kr_scan_chunk_rows(v.d);
     int64_t each = v.d->heads / v.G;
 #pragma omp parallel for num_threads(c->threads) schedule(dynamic)
@@ -162,9 +166,7 @@ void KR_FN(kr_scan_chunk)(const kr_call *c) {
         p.x = kr_chunk_take(&at, C * p.k.R * p.k.P16);
         p.weights = kr_chunk_take(&at, C * p.k.R * p.k.L16);
         p.y = kr_chunk_take(&at, C * p.k.Q * p.k.P16);
-        p.high = kr_chunk_take(&at, p.k.L16);
-        p.low = kr_chunk_take(&at, p.k.L16);
-        p.index = kr_chunk_take(&at, p.k.L16);
+        p.carry = kr_chunk_take(&at, p.k.L16);
         p.states = at;
         run_piece(c, &v, &p, group * each + first, end - first);
     }

@@ -157,10 +157,18 @@ int64_t kr_scan_chunk_rows(const krait_scan_desc *d) {
     return KR_SCAN_PRODUCT / (ranks > 0 ? ranks : 1);
 }
 
+void kr_scan_cut_chunk(const krait_scan_desc *d, int64_t M, kr_scan_rows_cut *s) {
+    int64_t each = d->heads / d->groups, states = d->width * d->state;
+    int64_t most = (each * states + KR_SCAN_CHUNK_STATES - 1) / KR_SCAN_CHUNK_STATES;
+    kr_scan_cut_rows(d, M, s);
+    if (s->parts > most) s->parts = most;
+    s->per_bc = s->parts * M * (d->inputs + d->reads) * d->groups * d->state;
+}
+
 /* Heads of a part, at most. */
 static int64_t part_heads(const krait_scan_desc *d) {
     kr_scan_rows_cut s;
-    kr_scan_cut_rows(d, 0, &s);
+    kr_scan_cut_chunk(d, 0, &s);
     return (d->heads / d->groups + s.parts - 1) / s.parts;
 }
 

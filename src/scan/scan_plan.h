@@ -61,10 +61,11 @@ enum {
     /* Where CHUNK begins to win. One core of an AMD EPYC, AVX-512, H 24 P 64 N 128, forward and
      * backward against ROWS: 0.8 and 1.4 times as fast at 8 rows a sequence, 1.3 and 1.7 at 16, 3.9
      * and 4.4 at 1,024; of 1,024 rows, P 4 N 4: 0.8 and 1.3, P 8 N 8: 1.9 and 1.3. */
-    KR_SCAN_CHUNK_LEAST = 16, /* rows a sequence, on average */
-    KR_SCAN_CHUNK_WIDTH = 8,  /* channels of a head */
-    KR_SCAN_TILE = 4,         /* channels that the backward pass takes through a chunk together */
-    KR_SCAN_RANKS = 8         /* inputs, and reads, that it has registers for */
+    KR_SCAN_CHUNK_LEAST = 16,    /* rows a sequence, on average */
+    KR_SCAN_CHUNK_WIDTH = 8,     /* channels of a head */
+    KR_SCAN_CHUNK_STATES = 4096, /* numbers of the states of a part, if there are so many */
+    KR_SCAN_TILE = 4, /* channels that the backward pass takes through a chunk together */
+    KR_SCAN_RANKS = 8 /* inputs, and reads, that it has registers for */
 };
 
 typedef struct kr_scan_rows_cut {
@@ -76,8 +77,10 @@ int64_t kr_scan_rows_forward(const krait_scan_desc *d); /* floats of a thread's 
 
 /* ---- the members whose chunks are matrix products ----
  *
- * The same items as vectors over N have. An item takes all heads of its part through a chunk before
- * it goes on to the next, since they share the scores of b and c. */
+ * The same items as vectors over N have, but of fewer parts where heads are small. An item takes
+ * all heads of its part through a chunk before it goes on to the next, since they share the scores
+ * of b and c and sums of their gradients. */
+void kr_scan_cut_chunk(const krait_scan_desc *d, int64_t M, kr_scan_rows_cut *s);
 int64_t kr_scan_chunk_rows(const krait_scan_desc *d);    /* rows of a chunk */
 int64_t kr_scan_chunk_forward(const krait_scan_desc *d); /* floats of a thread's scratch */
 int64_t kr_scan_chunk_backward(const krait_scan_desc *d, int64_t M);

@@ -14,7 +14,7 @@
 #include "scan/vec_product.h"
 #include "scan/vec_rows.h"
 
-enum { KR_CHUNK_MOST = KR_SCAN_PRODUCT };
+enum { KR_CHUNK_MOST = KR_SCAN_PRODUCT, KR_CHUNK_LINES = KR_CHUNK_MOST / KR_SCAN_LINE };
 
 typedef struct kr_chunk {
     const kr_scan_view *v;
@@ -30,11 +30,19 @@ typedef struct kr_chunk {
     float *c;                    /* [C Q, N16] */
     float *ct;                   /* [N, L16] */
     float *scores;               /* [C R, L16]: b_s . c_l for rows l >= s */
+    float index[KR_CHUNK_MOST];  /* numbers of the reads */
     /* of one head */
-    float delta[KR_CHUNK_MOST], high[KR_CHUNK_MOST], low[KR_CHUNK_MOST]; /* s_t = high + low */
+    float raw[KR_CHUNK_MOST], delta[KR_CHUNK_MOST]; /* before the softplus, and behind */
+    float high[KR_CHUNK_MOST], low[KR_CHUNK_MOST];  /* s_t = high + low */
     float carry[KR_CHUNK_MOST]; /* exp(s_t): the state in front, seen by row t < live */
     float keep[KR_CHUNK_MOST];  /* exp(s_last - s_t): row t >= tail, in the state behind */
     float decay;                /* of the whole chunk; 0 where a segment starts */
+    /* Between rows, where asked for (kr_chunk_ways): s of the reads, and with m the row of the
+     * first read of a line of reads, exp(s_l - s_m) and exp(s_m - s_t). A gentle line decays so
+     * little that rows t > m of its own may have the latter too. */
+    float read_high[KR_CHUNK_MOST], read_low[KR_CHUNK_MOST], near[KR_CHUNK_MOST];
+    float far[KR_CHUNK_LINES][KR_CHUNK_MOST];
+    bool gentle[KR_CHUNK_LINES];
 } kr_chunk;
 
 KR_VINLINE float *kr_chunk_take(float **at, int64_t floats) {
@@ -54,6 +62,7 @@ static inline __attribute__((unused)) kr_chunk kr_chunk_begin(const kr_scan_view
     k.c = kr_chunk_take(at, C * k.Q * k.N16);
     k.ct = kr_chunk_take(at, v->N * k.L16);
     k.scores = kr_chunk_take(at, C * k.R * k.L16);
+    for (int64_t l = 0; l < KR_CHUNK_MOST; l++) k.index[l] = (float)l;
     return k;
 }
 
@@ -73,12 +82,16 @@ KR_VINLINE void kr_chunk_line(float *to, const float *from, int64_t width, float
 static inline __attribute__((unused)) void kr_chunk_transpose(float *to, int64_t to_row,
                                                               const float *from, int64_t from_row,
                                                               int64_t rows, int64_t columns) {
-    enum { SIDE = 16 };
-    for (int64_t i = 0; i < kr_scan_line(rows); i += SIDE)
-        for (int64_t j = 0; j < columns; j += SIDE)
-            for (int64_t c = j; c < columns && c < j + SIDE; c++)
-                for (int64_t r = i; r < i + SIDE; r++)
-                    to[c * to_row + r] = r < rows ? from[r * from_row + c] : 0;
+    int64_t fours = rows / 4 * 4, square = columns / 4 * 4, line = kr_scan_line(rows);
+    for (int64_t r = 0; r < fours; r += 4) {
+        for (int64_t c = 0; c < square; c += 4)
+            kr_vturn_four(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+        for (int64_t c = square; c < columns; c++)
+            for (int64_t i = r; i < r + 4; i++) to[c * to_row + i] = from[i * from_row + c];
+    }
+    for (int64_t c = 0; c < columns && fours < line; c++)
+        for (int64_t r = fours; r < line; r++)
+            to[c * to_row + r] = r < rows ? from[r * from_row + c] : 0;
 }
 
 /* Where segments start among the rows of the chunk. */
@@ -142,11 +155,11 @@ KR_VINLINE double kr_chunk_log(const kr_chunk *k, int64_t row, int64_t head, flo
 static inline __attribute__((unused)) void kr_chunk_delta(kr_chunk *k, int64_t head) {
     const kr_scan_view *v = k->v;
     if (!v->dt) memset(k->delta, 0, sizeof k->delta);
-    for (int64_t t = 0; v->dt && t < k->count; t += KR_W) {
-        float raw[KR_W] = {0};
-        for (int64_t i = t; i < t + KR_W && i < k->count; i++)
-            raw[i - t] = kr_rows_raw(v, kr_chunk_row(k, i), head);
-        kr_vstore_n(k->delta + t, k->count - t, kr_scan_delta(v->d, kr_vload(raw)));
+    if (!v->dt) return;
+    for (int64_t t = 0; t < k->count; t++) k->raw[t] = kr_rows_raw(v, kr_chunk_row(k, t), head);
+    for (int64_t t = 0; t < k->count; t += KR_W) {
+        int64_t n = k->count - t;
+        kr_vstore_n(k->delta + t, n, kr_scan_delta(v->d, kr_vload_n(k->raw + t, n)));
     }
 }
 
@@ -169,24 +182,61 @@ static inline __attribute__((unused)) void kr_chunk_head(kr_chunk *k, int64_t he
     k->decay = k->live == k->count ? k->carry[k->count - 1] : 0;
 }
 
+/* exp(s_l - s_t), the difference of long sums, for the reads [l, l + W). */
+KR_VINLINE kr_vf kr_chunk_way(const kr_chunk *k, int64_t t, int64_t l) {
+    kr_vf high = kr_vload(k->read_high + l), low = kr_vload(k->read_low + l);
+    return kr_vexp((high - k->high[t]) + (low - k->low[t]));
+}
+
+/* Fills what kr_chunk_weight takes. An exponential of a difference is a product of two, so that
+ * the chunk has as many as it has rows and reads, not pairs of them. */
+static inline __attribute__((unused)) void kr_chunk_ways(kr_chunk *k) {
+    const float most = 8; /* e^8 costs 3 bits of an exponent's last place */
+    for (int64_t l = 0, t = 0; t < k->count; t++)
+        for (int64_t q = 0; q < k->Q; q++, l++) {
+            k->read_high[l] = k->high[t];
+            k->read_low[l] = k->low[t];
+        }
+    for (int64_t l = k->count * k->Q; l < k->columns; l++) {
+        k->read_high[l] = k->high[k->count - 1];
+        k->read_low[l] = k->low[k->count - 1];
+    }
+    for (int64_t l = 0, j = 0; l < k->columns; l += KR_SCAN_LINE, j++) {
+        int64_t m = l / k->Q, end = (l + KR_SCAN_LINE - 1) / k->Q + 1;
+        if (end > k->count) end = k->count;
+        k->gentle[j] = k->high[m] - k->high[end - 1] < most;
+        for (int64_t i = 0; i < KR_SCAN_LINE; i += KR_W)
+            kr_vstore(k->near + l + i, kr_chunk_way(k, m, l + i));
+        for (int64_t t = 0; t < end; t += KR_W) {
+            kr_vf high = kr_vload_n(k->high + t, end - t), low = kr_vload_n(k->low + t, end - t);
+            kr_vstore_n(k->far[j] + t, end - t, kr_vexp((k->high[m] - high) + (k->low[m] - low)));
+        }
+    }
+}
+
 /* exp(s_l - s_t) for the reads [l, l + W), where they are in the segment of row t and not before
- * it; high and low [L16] are those of the reads. */
-KR_VINLINE kr_vf kr_chunk_weight(const kr_chunk *k, int64_t t, int64_t l, const float *high,
-                                 const float *low, const float *index) {
-    kr_vf at = kr_vload(index + l), zero = kr_vzero();
-    kr_vf e = kr_vexp((kr_vload(high + l) - k->high[t]) + (kr_vload(low + l) - k->low[t]));
-    e = kr_vselect(kr_vle(kr_vset((float)(t * k->Q)), at), e, zero);
+ * it. */
+KR_VINLINE kr_vf kr_chunk_weight(const kr_chunk *k, int64_t t, int64_t l) {
+    int64_t j = l / KR_SCAN_LINE, first = t * k->Q;
+    kr_vf at = kr_vload(k->index + l), zero = kr_vzero(), e;
+    if (first <= j * KR_SCAN_LINE || k->gentle[j])
+        e = kr_vload(k->near + l) * k->far[j][t];
+    else
+        e = kr_chunk_way(k, t, l);
+    e = kr_vselect(kr_vle(kr_vset((float)first), at), e, zero);
     return kr_vselect(kr_vlt(at, kr_vset((float)(k->stop[t] * k->Q))), e, zero);
 }
 
-/* The sums of the reads, and their numbers: [L16] each. */
-static inline __attribute__((unused)) void kr_chunk_reads(const kr_chunk *k, float *high,
-                                                          float *low, float *index) {
-    for (int64_t l = 0; l < k->columns; l++) {
-        int64_t t = l / k->Q < k->count ? l / k->Q : k->count - 1;
-        high[l] = k->high[t];
-        low[l] = k->low[t];
-        index[l] = (float)l;
+/* Has the rows of a chunk that comes next, [ranks,E] from `from` on, brought nearer: a head's part
+ * of each is short, so that reading them in turn would be waiting. */
+static inline __attribute__((unused)) void kr_chunk_fetch(const kr_chunk *k, const float *from,
+                                                          int64_t from_row, int64_t ranks,
+                                                          int64_t t0, int64_t head) {
+    int64_t P = k->v->P, C = kr_scan_chunk_rows(k->v->d);
+    for (int64_t t = t0 > 0 ? t0 : 0; from && t < t0 + C && t < k->q.T; t++) {
+        const float *row = from + kr_scan_row(&k->q, t) * from_row + head * P;
+        for (int64_t r = 0; r < ranks; r++, row += k->v->E)
+            for (int64_t c = 0; c < P; c += KR_SCAN_LINE) __builtin_prefetch(row + c, 0, 2);
     }
 }
 
@@ -207,9 +257,16 @@ static inline __attribute__((unused)) void kr_chunk_inputs(const kr_chunk *k, in
 static inline __attribute__((unused)) void kr_chunk_scale(float *to, const float *x, int64_t width,
                                                           const float *weight, int64_t ranks,
                                                           int64_t first, int64_t end) {
-    for (int64_t i = first * ranks; i < end * ranks; i++)
-        for (int64_t n = 0; n < width; n += KR_W)
-            kr_vstore(to + i * width + n, kr_vload(x + i * width + n) * weight[i / ranks]);
+    for (int64_t t = first; t < end; t++)
+        for (int64_t i = t * ranks * width; i < (t + 1) * ranks * width; i += KR_W)
+            kr_vstore(to + i, kr_vload(x + i) * weight[t]);
+}
+
+/* Numbers of the rows [first, end), for each of their ranks. */
+KR_VINLINE void kr_chunk_spread(float *to, const float *from, int64_t ranks, int64_t first,
+                                int64_t end) {
+    for (int64_t t = first; t < end; t++)
+        for (int64_t r = 0; r < ranks; r++) to[t * ranks + r] = from[t];
 }
 
 #endif

@@ -39,14 +39,17 @@ typedef struct kr_product {
 KR_VINLINE void kr_tile_(const kr_product *p, int64_t i, int64_t j, int64_t from, int64_t to,
                          int rows, int vectors) {
     kr_vf sum[KR_TILE_ROWS][KR_TILE_WIDE];
-    const float *a = p->a + i * p->a_row, *b = p->b + j;
+    int64_t row = p->a_row, next = p->a_k, b_row = p->b_row;
+    /* Two pointers and a stride reach all rows of a without an address of its own for each. */
+    const float *near = p->a + i * row + from * next, *far = near + 3 * row;
+    const float *b = p->b + j + from * b_row;
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) sum[r][v] = kr_vzero();
-    for (int64_t k = from; k < to; k++) {
+    for (int64_t k = from; k < to; k++, near += next, far += next, b += b_row) {
         kr_vf x[KR_TILE_WIDE];
-        for (int v = 0; v < vectors; v++) x[v] = kr_vload(b + k * p->b_row + v * KR_W);
+        for (int v = 0; v < vectors; v++) x[v] = kr_vload(b + v * KR_W);
         for (int r = 0; r < rows; r++) {
-            kr_vf w = kr_vset(a[r * p->a_row + k * p->a_k]);
+            kr_vf w = kr_vset(r < 3 ? near[r * row] : far[(r - 3) * row]);
             for (int v = 0; v < vectors; v++) sum[r][v] = kr_vfma(w, x[v], sum[r][v]);
         }
     }

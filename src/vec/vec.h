@@ -258,6 +258,22 @@ KR_VINLINE void kr_vload_four_n(const float *p, int64_t n, kr_vf v[4]) {
         for (int k = 0; k < 4; k++) v[k] = kr_vload_strided(p + k, 4, n);
 }
 
+/* to [4 rows, to_row apart] = the transpose of from [4 rows, from_row apart], four floats each. */
+KR_VINLINE void kr_vturn_four(float *to, int64_t to_row, const float *from, int64_t from_row) {
+#if defined(__x86_64__)
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_row);
+    __m128 c = _mm_loadu_ps(from + 2 * from_row), d = _mm_loadu_ps(from + 3 * from_row);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + to_row, b);
+    _mm_storeu_ps(to + 2 * to_row, c);
+    _mm_storeu_ps(to + 3 * to_row, d);
+#else
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 4; k++) to[i * to_row + k] = from[k * from_row + i];
+#endif
+}
+
 /* Neighbours change places: lanes 1, 0, 3, 2, ... of v. */
 KR_VINLINE kr_vf kr_vswap(kr_vf v) {
     kr_vpair_ pair = (kr_vpair_)v;
