@@ -155,7 +155,11 @@ def found(folder, end):
 
 
 def percent(v):
-    return "" if v is None else f"{100 * v:.1f}"
+    """100.0 is said of nothing but all."""
+    if v is None:
+        return ""
+    text = f"{100 * v:.1f}"
+    return text if v == 1 or text != "100.0" else f"{math.floor(10000 * v) / 100:.2f}"
 
 
 def cost(run):
@@ -293,7 +297,7 @@ def induction_heads(folder, page):
         member, seed = name.split(".")
         tests = {n: t for n, t in ((n, r.tested(str(n))) for n in lengths) if t}
         rows.append([f"**{MEMBERS[member]}**", seed, count(r.info["parameters"]), cost(r)]
-                    + [f"{100 * tests[n]['accuracy']:.3g}" if n in tests else "" for n in lengths])
+                    + [percent(tests[n]["accuracy"]) if n in tests else "" for n in lengths])
         label = MEMBERS[member] if not any(s[3] == COLOURS[member] for s in series) else "-"
         series.append((label, [(n, 100 * t["accuracy"]) for n, t in tests.items()], "both",
                        COLOURS[member]))

@@ -4,7 +4,8 @@
  * values distinct. Of the (T - 2K)/2 slots that follow (slot j is row 2K + 2j) K are drawn one
  * after another with chances proportional to (j+1)^(power-1): most queries come early. Key i is
  * asked in the i-th slot drawn, and its value is to be said in that same row. Every other row
- * after the pairs is 0, or with `fill` a uniform id that may look like a key.
+ * after the pairs is 0, or with `fill` a uniform id that may look like a key. K is `pairs`, or with
+ * `fewest` uniform in [fewest, pairs]: easy examples among the hard ones, as in its newer recipe.
  * Source: Arora et al. 2023 (Zoology), data/multiquery_ar.py. */
 #include <math.h>
 
@@ -13,7 +14,7 @@
 #include "data/tasks/task.h"
 
 typedef struct mqar {
-    int64_t length, pairs, symbols;
+    int64_t length, pairs, fewest, symbols;
     double power;
     bool fill;
 } mqar;
@@ -21,6 +22,8 @@ typedef struct mqar {
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(mqar, length, 64, 4, 1 << 22, "rows of an example"),
     KR_SETTING_INT_OF(mqar, pairs, 4, 1, 4096, "pairs of key and value, each asked for once"),
+    KR_SETTING_INT_OF(mqar, fewest, 0, 0, 4096,
+                      "pairs of the easiest examples, up to `pairs` of others; 0: always `pairs`"),
     KR_SETTING_INT_OF(mqar, symbols, 8192, 6, 1 << 20,
                       "size of the alphabet: half are keys, half are values"),
     KR_SETTING_REAL_OF(mqar, power, 0.01, 1e-6, 100,
@@ -39,6 +42,9 @@ static int open_task(kr_task_source *s, krait_error *e) {
     if (c->symbols / 2 - 1 < c->pairs)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "symbols is %lld, %lld pairs need at least %lld",
                        (long long)c->symbols, (long long)c->pairs, (long long)(2 * c->pairs + 2));
+    if (c->fewest > c->pairs)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "fewest (%lld) is above pairs (%lld)",
+                       (long long)c->fewest, (long long)c->pairs);
     s->vocabulary = c->symbols;
     s->longest = c->length;
     s->answers = c->pairs;
@@ -119,8 +125,9 @@ static void write_rows(const mqar *c, kr_rng *r, const int64_t *keys, const int6
 
 static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rng *r, kr_example *x,
                 krait_error *e) {
-    const mqar *c = (const mqar *)s->settings;
+    mqar own = *(const mqar *)s->settings, *c = &own;
     (void)part, (void)index;
+    if (c->fewest) c->pairs = kr_task_between(r, c->fewest, c->pairs);
     KR_TRY(kr_example_size(x, s, c->length, e));
     int64_t n = c->pairs, half = c->symbols / 2;
     slot *slots = kr_malloc((size_t)n * (sizeof *slots + 2 * sizeof(int64_t)));

@@ -191,6 +191,30 @@ static void mqar_pairs_keys_with_values(void **state) {
     kr_task_close(&s);
 }
 
+/* With `fewest`, each number of pairs up to `pairs` comes as often, each pair is asked for. */
+static void mqar_mixes_numbers_of_pairs(void **state) {
+    (void)state;
+    static const char *const sets[] = {"length=64", "pairs=6", "fewest=3", NULL};
+    kr_task_source s;
+    kr_example x = {0};
+    int64_t seen[7] = {0}, n = 4000;
+    open_with(&s, "mqar", 5, sets);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t pairs = 0;
+        make(&s, KR_TASK_TRAIN, i, &x);
+        for (int64_t k = 0; k < 64; k++) pairs += x.targets[k] >= 0;
+        assert_in_range(pairs, 3, 6);
+        for (int64_t k = 0; k < 64; k++)
+            if (x.targets[k] >= 0) assert_int_equal(recall(&x, pairs, x.ids[k]), x.targets[k]);
+        seen[pairs]++;
+    }
+    printf("of %lld examples, those of 3, 4, 5 and 6 pairs: %lld %lld %lld %lld\n", (long long)n,
+           (long long)seen[3], (long long)seen[4], (long long)seen[5], (long long)seen[6]);
+    for (int k = 3; k <= 6; k++) assert_true(fabs((double)seen[k] * 4 / (double)n - 1) < 0.1);
+    kr_example_free(&x);
+    kr_task_close(&s);
+}
+
 /* ---- ListOps --------------------------------------------------------------------------------- */
 
 /* Independent of the generator: a stack machine over the tokens. */
@@ -608,6 +632,7 @@ static void refusals(void **state) {
                                          {"mqar", "pairs=17",
                                           "must be even and at least 4 * pairs"},
                                          {"mqar", "symbols=6", "4 pairs need at least 10"},
+                                         {"mqar", "fewest=5", "fewest (5) is above pairs (4)"},
                                          {"listops", "shortest=5000", "is above longest"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         unsigned char settings[KR_TASK_SETTINGS];
@@ -703,6 +728,7 @@ int main(void) {
         cmocka_unit_test(delays_are_as_described),
         cmocka_unit_test(adding_adds_the_marked),
         cmocka_unit_test(mqar_pairs_keys_with_values),
+        cmocka_unit_test(mqar_mixes_numbers_of_pairs),
         cmocka_unit_test(listops_by_hand),
         cmocka_unit_test(listops_acceptance),
         cmocka_unit_test(listops_statistics),
