@@ -1,5 +1,5 @@
 /* cmd_train.c - krait train: runs a recipe, shows how it goes, and draws the loss at the end. */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700 /* sigaltstack */
 #include <math.h>
 #include <krait/train.h>
 #include <signal.h>
@@ -14,9 +14,18 @@
 static volatile sig_atomic_t interrupted;
 
 /* The first signal asks for a checkpoint and an end; the second one kills, as usual. */
-static void on_signal(int number) {
-    interrupted = number;
-    signal(number, SIG_DFL);
+static void on_signal(int number) { interrupted = number; }
+
+/* Signals have a stack of their own: on AVX-512 machines matrix products of oneDNN keep data where
+ * a signal's frame would go, so that an interrupted run now and then ended in a damaged heap. */
+static void catch_signals(void) {
+    static _Alignas(16) char stack[1 << 16];
+    stack_t own = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND | SA_RESTART};
+    if (sigaltstack(&own, NULL) == 0) act.sa_flags |= SA_ONSTACK;
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
 }
 
 typedef struct trainer {
@@ -192,8 +201,7 @@ static int run(const cli_args *a) {
     o.device = cli_text(a, "device");
     o.on_event = on_event;
     o.user = &t;
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    catch_signals();
     cli_progress_start(&t.bar, "train");
     int rc = finish(&t, krait_train(&o, &e), &e);
     cli_series_free(&t.loss);
