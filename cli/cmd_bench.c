@@ -50,6 +50,7 @@ static int run(const cli_args *a) {
     o.batch = cli_int(a, "batch");
     o.tokens = cli_int(a, "tokens");
     o.runs = (int)cli_int(a, "runs");
+    o.state_type = cli_given(a, "state-type") ? cli_text(a, "state-type") : NULL;
     o.device = cli_text(a, "device");
     o.threads = (int)cli_int(a, "threads");
     o.on_row = on_row;
@@ -94,6 +95,7 @@ static const cli_option options[] = {
      .least = 1,
      .most = 1000,
      .help = "The median, smallest and largest of this many runs are printed."},
+    CLI_OPT_STATE_TYPE,
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_JSON,

@@ -131,6 +131,7 @@ static void fill(const cli_args *a, const cli_documents *d, krait_generate_optio
     o->lanes = cli_int(a, "lanes");
     o->max_tokens = cli_int(a, "chunk");
     o->threads = (int)cli_int(a, "threads");
+    if (strcmp(cli_text(a, "state-type"), "bf16") == 0) o->state_type = KRAIT_BF16;
     o->ignore_end = cli_flag(a, "ignore-end");
     o->state_in = cli_text(a, "state-in");
     o->state_out = cli_text(a, "state-out");
@@ -283,6 +284,7 @@ static const cli_option options[] = {
              "4096."},
     CLI_OPT_RATE,
     CLI_OPT_DTYPE,
+    CLI_OPT_STATE_TYPE,
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     {.kind = CLI_FLAG, .name = "stats", .help = "Print tokens and speeds on stderr at the end."},

@@ -178,9 +178,12 @@ typedef struct krait_session_options {
     /* token rows of one pass: longer input runs in chunks of this many; 0: 512, on a GPU 4096 */
     int64_t max_tokens;
     int threads; /* 0: OMP_NUM_THREADS or all cores */
+    /* Of the recurrence's states: KRAIT_F32, or KRAIT_BF16 for Mamba-2 in bf16 on a GPU: half the
+     * memory, and many lanes decode faster; they are rounded at every step */
+    krait_dtype state_type;
 } krait_session_options;
 #define KRAIT_SESSION_OPTIONS_INIT                                                                 \
-    { sizeof(krait_session_options), 1, 0, 0 }
+    { sizeof(krait_session_options), 1, 0, 0, KRAIT_F32 }
 
 /* Makes the timelines, all at position 0 with zero states, and the one arena they compute in. */
 KRAIT_API int krait_session_create(krait_session **out, const krait_model *model,
@@ -271,11 +274,12 @@ typedef struct krait_generate_options {
     /* Prompts as ids instead of texts: ids[i][0..counts[i]). When set, `prompts` may be NULL */
     const int32_t *const *ids;
     const int64_t *counts;
+    krait_dtype state_type; /* krait_session_options.state_type */
 } krait_generate_options;
 #define KRAIT_GENERATE_OPTIONS_INIT                                                                \
     {                                                                                              \
         sizeof(krait_generate_options), 256, KRAIT_SAMPLER_OPTIONS_INIT, 32, 0, 0, 0, NULL, NULL,  \
-            NULL, NULL, NULL, NULL, NULL                                                           \
+            NULL, NULL, NULL, NULL, NULL, KRAIT_F32                                                \
     }
 
 typedef struct krait_generate_stats {

@@ -351,10 +351,11 @@ typedef struct krait_bench_options {
     int threads;
     void (*on_row)(void *user, const krait_bench_row *row);
     void *user;
-    const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cpu */
+    const char *device;     /* "cpu", "cuda" or "cuda:N"; NULL: cpu */
+    const char *state_type; /* krait_session_options.state_type: "f32", "bf16"; NULL: f32 */
 } krait_bench_options;
 #define KRAIT_BENCH_OPTIONS_INIT                                                                   \
-    { sizeof(krait_bench_options), NULL, NULL, NULL, 0, 0, 5, 0, NULL, NULL, NULL }
+    { sizeof(krait_bench_options), NULL, NULL, NULL, 0, 0, 5, 0, NULL, NULL, NULL, NULL }
 
 KRAIT_API int krait_bench(const krait_bench_options *options, krait_error *e);
 

@@ -97,8 +97,9 @@ static int check_effects(const kr_bench *b, krait_error *e) {
     } uses[] = {{"machine", "threads", ""},
                 {"ops", "model threads", "model batch tokens"},
                 {"scan", "model batch tokens threads", "model batch tokens"},
-                {"prefill", "model dtype batch tokens threads", "model dtype batch tokens"},
-                {"decode", "model dtype batch threads", "model dtype batch tokens"},
+                {"prefill", "model dtype batch tokens threads",
+                 "model dtype batch tokens state-type"},
+                {"decode", "model dtype batch threads", "model dtype batch tokens state-type"},
                 {"train", "model batch tokens threads", "model dtype batch tokens"}};
     const struct {
         const char *name;
@@ -107,6 +108,7 @@ static int check_effects(const kr_bench *b, krait_error *e) {
                    {"dtype", b->o.dtype != NULL},
                    {"batch", b->o.batch > 0},
                    {"tokens", b->o.tokens > 0},
+                   {"state-type", b->o.state_type != NULL},
                    {"threads", b->o.threads > 0}};
     bool gpu = b->level == KR_LEVEL_CUDA;
     for (size_t p = 0; b->o.what && p < sizeof uses / sizeof *uses; p++)

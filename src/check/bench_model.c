@@ -41,6 +41,13 @@ static int matrix_type(const char *name, kr_dtype *type, krait_error *e) {
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: no type \"%s\"; use f32, bf16 or f16", name);
 }
 
+static int state_type(const kr_bench *b, krait_dtype *type, krait_error *e) {
+    const char *name = b->o.state_type;
+    *type = name && strcmp(name, "bf16") == 0 ? KRAIT_BF16 : KRAIT_F32;
+    if (!name || *type == KRAIT_BF16 || strcmp(name, "f32") == 0) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: no type of states \"%s\"; use f32 or bf16", name);
+}
+
 static int random_model(krait_model **out, const kr_bench *b, int64_t width, int64_t layers,
                         kr_dtype type, krait_error *e) {
     kr_config c;
@@ -119,7 +126,8 @@ static int run_passes(void *user, krait_error *e) {
 static double ceiling(const kr_bench *b, const subject *s, double tokens, double rows) {
     double head = (double)s->info.vocabulary * (double)s->info.width;
     double body = (double)s->info.parameters - head;
-    double states = 2 * rows * (double)s->info.state_bytes;
+    bool half_states = b->o.state_type && strcmp(b->o.state_type, "bf16") == 0;
+    double states = 2 * rows * (double)kr_lm_state_bytes(&s->model->config, half_states);
     double reading = ((double)s->info.weight_bytes + states) / b->read_rate;
     bool halves = b->level == KR_LEVEL_CUDA && strcmp(s->info.dtype, "bf16") == 0;
     double computing = 2 * (body * tokens + head * rows) / (halves ? b->half_rate : b->gemm_rate);
@@ -133,6 +141,7 @@ static int bench_session(subject *s, const kr_bench *b, const char *name, int64_
     o.lanes = lanes;
     o.max_tokens = lanes * tokens;
     o.threads = b->o.threads;
+    KR_TRY(state_type(b, &o.state_type, e));
     KR_TRY(random_ids(s, lanes * tokens, e));
     KR_TRY(krait_session_create(&s->session, s->model, &o, e));
     kr_free(s->logits);
@@ -202,6 +211,7 @@ static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_
     char name[60];
     o.lanes = lanes;
     o.max_tokens = lanes * prompt < 16384 ? lanes * prompt : 16384;
+    KR_TRY(state_type(b, &o.state_type, e));
     KR_TRY(random_ids(s, lanes * prompt, e));
     KR_TRY(krait_session_create(&s->session, s->model, &o, e));
     kr_free(s->spans);

@@ -105,7 +105,8 @@ static void record(recorded *r, const probe *p, uint32_t seeded) {
     for (int i = 0; i < d->k.n_out; i++) {
         const kr_tensor *t = &d->k.out[i];
         if (d->present[i] && t->rank > 0)
-            r->out[i] = kr_graph_state(r->g, "given output", true, t->rank, t->shape);
+            r->out[i] =
+                kr_graph_state(r->g, "given output", kr_graph_real(r->g), true, t->rank, t->shape);
     }
     kr_apply(r->g, d->op, d->k.attr, d->k.attr_size, r->in, d->k.n_in, r->out, d->k.n_out);
     for (int i = 0; i < d->k.n_out; i++) {

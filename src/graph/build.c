@@ -200,10 +200,10 @@ kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype type, kr_dim0 d
     return v;
 }
 
-kr_value *kr_graph_state(kr_graph *g, const char *name, bool is_output, int rank,
+kr_value *kr_graph_state(kr_graph *g, const char *name, kr_dtype t, bool is_output, int rank,
                          const int64_t *shape) {
-    kr_tensor t = kr_tensor_make(NULL, kr_graph_real(g), rank, shape);
-    return kr_value_new(g, is_output ? KR_VALUE_STATE : KR_VALUE_INPUT, name, &t);
+    kr_tensor made = kr_tensor_make(NULL, t, rank, shape);
+    return kr_value_new(g, is_output ? KR_VALUE_STATE : KR_VALUE_INPUT, name, &made);
 }
 
 void kr_graph_output(kr_graph *g, const char *name, kr_value *v) {

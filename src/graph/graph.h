@@ -101,7 +101,7 @@ kr_value *kr_graph_input(kr_graph *g, const char *name, kr_dtype t, kr_dim0 dim0
                          const int64_t *shape);
 /* A state: bound from outside like an input, written by an op as its given output. Leading
  * dimension: slots. */
-kr_value *kr_graph_state(kr_graph *g, const char *name, bool is_output, int rank,
+kr_value *kr_graph_state(kr_graph *g, const char *name, kr_dtype t, bool is_output, int rank,
                          const int64_t *shape);
 /* kept until the end of the run */
 void kr_graph_output(kr_graph *g, const char *name, kr_value *v);

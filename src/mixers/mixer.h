@@ -32,6 +32,9 @@ typedef struct kr_mixer {
     /* Settings worth testing: "state=3 kernel=2"; the first suits a width of 6. NULL-ended */
     const char *const *variants;
     int (*states)(const kr_config *c, kr_state_decl states[KR_MAX_STATES]); /* how many */
+    /* Bit i: state i may be bf16 in a half graph (krait_session_options.state_type); others are f32
+     */
+    uint32_t half_states;
     /* x [M,D], normed -> [M,D], to be added to the residual stream */
     kr_value *(*build)(kr_nn *nn, kr_value *x);
     /* A whole layer in a decode step (nn->step_rows): x [M,D], f32 -> x and what build makes of its

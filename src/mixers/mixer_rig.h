@@ -53,8 +53,10 @@ static inline void rig_states(rig *r, kr_nn *nn) {
     for (int i = 0; i < n; i++) {
         int64_t shape[KR_MAX_RANK] = {1};
         for (int k = 0; k < decl[i].rank; k++) shape[k + 1] = decl[i].shape[k];
-        nn->state_in[i] = kr_graph_state(r->g, decl[i].name, false, decl[i].rank + 1, shape);
-        nn->state_out[i] = kr_graph_state(r->g, decl[i].name, true, decl[i].rank + 1, shape);
+        nn->state_in[i] =
+            kr_graph_state(r->g, decl[i].name, kr_graph_real(r->g), false, decl[i].rank + 1, shape);
+        nn->state_out[i] =
+            kr_graph_state(r->g, decl[i].name, kr_graph_real(r->g), true, decl[i].rank + 1, shape);
         if (kr_tensor_count(kr_value_tensor(nn->state_in[i])) > RIG_MOST) rig_fail(decl[i].name);
         rig_bind(r, nn->state_in[i], r->states[i]);
         rig_bind(r, nn->state_out[i], r->states[i]);

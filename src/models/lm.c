@@ -58,8 +58,9 @@ static void add_states(kr_lm *lm, const kr_mixer *mixer, kr_nn *nn, int layer,
         for (int d = 0; d < decl[i].rank; d++) shape[d + 1] = decl[i].shape[d];
         char name[64];
         snprintf(name, sizeof name, "layers.%d.%s", layer, decl[i].name);
-        nn->state_in[i] = kr_graph_state(lm->g, name, false, decl[i].rank + 1, shape);
-        nn->state_out[i] = kr_graph_state(lm->g, name, true, decl[i].rank + 1, shape);
+        kr_dtype t = o->half_states && mixer->half_states >> i & 1 ? KR_BF16 : kr_graph_real(lm->g);
+        nn->state_in[i] = kr_graph_state(lm->g, name, t, false, decl[i].rank + 1, shape);
+        nn->state_out[i] = kr_graph_state(lm->g, name, t, true, decl[i].rank + 1, shape);
         if (o->state_gradient) kr_graph_want_gradient(lm->g, nn->state_in[i]);
         lm->state_in[lm->n_states] = nn->state_in[i];
         lm->state_out[lm->n_states++] = nn->state_out[i];
@@ -187,7 +188,7 @@ static void seed_states(kr_lm *lm) {
     for (int i = 0; i < lm->n_states; i++) {
         if (!lm->state_out[i]) continue; /* the graph says why */
         const kr_tensor *t = kr_value_tensor(lm->state_out[i]);
-        lm->state_seed[i] = kr_graph_state(lm->g, "state seed", false, t->rank, t->shape);
+        lm->state_seed[i] = kr_graph_state(lm->g, "state seed", t->dtype, false, t->rank, t->shape);
         kr_graph_seed(lm->g, lm->state_out[i], lm->state_seed[i]);
     }
 }

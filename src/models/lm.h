@@ -24,6 +24,7 @@ typedef struct kr_lm_options {
     bool any_ends;
     int64_t sequences; /* S: the most sequences of a run */
     int64_t slots;     /* rows of the state tensors; 0: stateless (zero states in, none out) */
+    bool half_states;  /* in a half graph: states that may be (kr_mixer) are bf16 */
     /* input `reset` [M] U8 marks rows where a document starts: state and conv window begin anew */
     bool reset;
     bool step; /* row r is sequence r, of one token or none: a decode step */
@@ -81,8 +82,9 @@ int kr_lm_init_weights(const kr_config *c, uint64_t seed, kr_weights *w, krait_e
  * drawn and the others repeat them. */
 int kr_lm_rough_weights(const kr_config *c, kr_dtype matrices, kr_weights *w, krait_error *e);
 
-/* Bytes of the states of one slot, and the total of parameters (tied ones once). */
-int64_t kr_lm_state_bytes(const kr_config *c);
+/* Bytes of the states of one slot, as kr_lm_options.half_states has them, and the total of
+ * parameters (tied ones once). */
+int64_t kr_lm_state_bytes(const kr_config *c, bool half_states);
 int64_t kr_lm_parameter_count(const kr_config *c);
 
 #endif

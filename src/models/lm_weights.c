@@ -193,13 +193,14 @@ int64_t kr_lm_parameter_count(const kr_config *c) {
     return total;
 }
 
-int64_t kr_lm_state_bytes(const kr_config *c) {
+int64_t kr_lm_state_bytes(const kr_config *c, bool half_states) {
     const kr_mixer *mixer = kr_mixer_find(c->mixer);
     if (!mixer) return 0;
     kr_state_decl decl[KR_MAX_STATES];
     int n = mixer->states(c, decl);
     int64_t total = 0;
     for (int i = 0; i < n; i++)
-        total += kr_checked_count(decl[i].rank, decl[i].shape) * (int64_t)sizeof(float);
+        total += kr_checked_count(decl[i].rank, decl[i].shape) *
+                 (half_states && mixer->half_states >> i & 1 ? 2 : (int64_t)sizeof(float));
     return total * c->layers;
 }

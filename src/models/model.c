@@ -234,7 +234,7 @@ void krait_model_describe(const krait_model *model, krait_model_info *info) {
         .vocabulary_used = c->vocabulary_used,
         .parameters = model->parameters,
         .weight_bytes = model->weight_bytes,
-        .state_bytes = kr_lm_state_bytes(c),
+        .state_bytes = kr_lm_state_bytes(c, false),
         .dtype = kr_dtype_name(matrix_dtype(model)),
         .hash = model->hash,
         .end_token = model->tokenizer ? krait_tokenizer_end(model->tokenizer) : c->eos,

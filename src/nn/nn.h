@@ -28,7 +28,7 @@ typedef struct kr_nn {
     /* > 0: a decode step of at most so many rows: row r is sequence r, of one token or none */
     int64_t step_rows;
     kr_nn_leaving_out dropout;
-    kr_value *state_in[KR_MAX_STATES];  /* f32 [slots, ...]; NULL: zeros */
+    kr_value *state_in[KR_MAX_STATES];  /* f32 or bf16 [slots, ...]; NULL: zeros */
     kr_value *state_out[KR_MAX_STATES]; /* given outputs; NULL: not wanted */
 } kr_nn;
 

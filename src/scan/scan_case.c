@@ -14,7 +14,8 @@ enum {
     RESET = 8,  /* segment starts */
     STATE = 16, /* state_in and state_out */
     ALL = 31,
-    FAR = 32 /* rows past 2^31 elements */
+    FAR = 32,       /* rows past 2^31 elements */
+    HALF_STATE = 64 /* in the half form the states are bf16, too */
 };
 
 #define MAMBA1(E, n)                                                                               \
@@ -67,6 +68,10 @@ static const struct {
     {"mamba1 more sequences than rows", 2, 4, ALL, MAMBA1(20, 16)},
     {"mamba2 T=1", 1, 1, ALL, MAMBA2(3, 8, 16, 1)},
     {"mamba2 step of 4", 4, 4, ALL, MAMBA2(4, 16, 32, 2)},
+    {"mamba2 step of 3, halves", 3, 3, (ALL & ~GATE) | HALF_STATE, MAMBA2(2, 64, 128, 1)},
+    {"mamba2 step of 5, halves, N=17", 5, 5, (ALL & ~GATE) | HALF_STATE, MAMBA2(4, 33, 17, 2)},
+    {"mamba2 ragged, halves", 150, 3, (ALL & ~GATE) | HALF_STATE, MAMBA2(2, 64, 128, 2)},
+    {"mamba2 T=70, halves, N=24", 70, 2, (ALL & ~GATE) | HALF_STATE, MAMBA2(4, 16, 24, 1)},
     {"mamba2 T=63", 63, 1, ALL, MAMBA2(4, 16, 17, 2)},
     {"mamba2 ragged, odd", 100, 3, ALL, MAMBA2(3, 5, 33, 3)},
     {"mamba2 P=64 N=128", 70, 2, SKIP | STATE, MAMBA2(2, 64, 128, 1)},
@@ -237,7 +242,8 @@ static bool inputs(int index, kr_case *k, int n_in) {
     for (int i = 0; i < n_in; i++) k->fill[i].kind = KR_FILL_ABSENT;
     float_inputs(k, d, M, table[index].with);
     k->half.wide = (d->dt_constant ? 1u << KR_SCAN_DT : 0) | (d->a_constant ? 1u << KR_SCAN_A : 0) |
-                   (d->b_constant ? 1u << KR_SCAN_B : 0) | (d->c_constant ? 1u << KR_SCAN_C : 0);
+                   (d->b_constant ? 1u << KR_SCAN_B : 0) | (d->c_constant ? 1u << KR_SCAN_C : 0) |
+                   (table[index].with & HALF_STATE ? 0 : 1u << KR_SCAN_STATE);
     fill(k, KR_SCAN_SEQS, kr_tensor_make(NULL, KR_I64, 2, (int64_t[]){S, 3}), KR_FILL_SEQS, 0, 0);
     if (table[index].with & RESET)
         fill(k, KR_SCAN_RESET, kr_tensor_make(NULL, KR_U8, 1, &M), KR_FILL_RESET, 0.1, 0);
@@ -259,6 +265,7 @@ bool kr_scan_cases(int index, kr_case *k) {
     k->half.tolerance = d->decay == KRAIT_DECAY_MATRIX ? 5e-5 : 4e-3;
     k->out_absent[KR_SCAN_OUT_STATE] = !(table[index].with & STATE);
     k->out[KR_SCAN_OUT_STATE] = k->in[KR_SCAN_STATE];
+    k->half.out = table[index].with & HALF_STATE ? 1u << KR_SCAN_OUT_STATE : 0;
     return true;
 }
 

@@ -70,6 +70,13 @@ static bool dense_fits(const kr_call *c) {
     return constant(c) && !d->complex_state && d->low_rank && d->state <= KR_SCAN_DENSE_STATES;
 }
 
+bool kr_scan_half_states(const kr_call *c) {
+    bool in = !absent(c, KR_SCAN_STATE) && c->in[KR_SCAN_STATE].dtype == KR_BF16;
+    bool forward = c->n_in <= KR_SCAN_INS && c->n_out > KR_SCAN_OUT_STATE;
+    return in || (forward && c->out[KR_SCAN_OUT_STATE].data &&
+                  c->out[KR_SCAN_OUT_STATE].dtype == KR_BF16);
+}
+
 /* At least so many rows a sequence, on average. */
 static bool rows_each(const kr_call *c, int64_t fewest) {
     return c->in[KR_SCAN_X].shape[0] >= fewest * c->in[KR_SCAN_SEQS].shape[0];
@@ -100,6 +107,8 @@ static const char *missing(const kr_call *c) {
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
     if (d->complex_lanes) return missing_complex(c);
+    if (kr_scan_half_states(c) && kr_scan_gpu_pick(c) != KR_SCAN_GPU_MATRIX)
+        return "states in bf16 but of one decay a head and at most 64 channels and 128 states";
     if (kr_scan_gpu_pick(c) != KR_SCAN_GPU_ROWS) return NULL;
     if (d->b_constant && d->inputs > 1) return "several inputs with a constant b";
     if (d->c_constant && d->reads > 1) return "several reads with a constant c";

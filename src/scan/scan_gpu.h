@@ -30,6 +30,8 @@ typedef enum kr_scan_gpu_way {
     KR_SCAN_GPU_DENSE    /* a whole matrix (LSSL): scan_dense*.cu */
 } kr_scan_gpu_way;
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c);
+/* The states in or out are bf16. */
+bool kr_scan_half_states(const kr_call *c);
 
 /* How a pass is cut. Piece q of sequence s covers its rows [k chunk, (k+1) chunk), where q = first
  * row / chunk + s + k; so pieces are numbered without a table, with gaps. Steps are numbered

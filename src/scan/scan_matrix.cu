@@ -83,7 +83,7 @@ static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> 
 
 template <typename T>
 static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
-    forward(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, float *out, int64_t out_slot) {
+    forward(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, void *out, int64_t out_slot) {
     extern __shared__ __align__(16) unsigned char shared[];
     const int Q = forward_tiles<T>::Q;
     forward_tiles<T> f(shared, g.P16, g.N16);
@@ -93,8 +93,8 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     kr_sequence q = kr_sequence_of(g, blockIdx.x / g.parts / g.H);
     kr_lane_times<Q> unused;
     kr_state h;
-    kr_state_load(h, g.state ? g.state + q.slot * g.state_slot + from * g.N : NULL, width, g.N,
-                  g.P16, g.N16);
+    kr_state_load(h, g.state, g.half_states, q.slot * g.state_slot + from * g.N, width, g.N, g.P16,
+                  g.N16);
     for (int64_t t0 = 0; t0 < q.count; t0 += Q) {
         if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, unused);
         kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
@@ -111,9 +111,9 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
         __syncthreads();
     }
     if (!out) return;
-    out += q.slot * out_slot + from * g.N;
+    int64_t to = q.slot * out_slot + from * g.N;
     kr_each_state(h, g.P16, g.N16, [&](int p, int n, float &v) {
-        if (p < width && n < g.N) out[p * g.N + n] = v;
+        if (p < width && n < g.N) kr_state_set(out, g.half_states, to + p * g.N + n, v);
     });
 }
 
@@ -131,8 +131,8 @@ static void run(const kr_call *c) {
     size_t bytes = forward_tiles<T>::bytes(g.P16, g.N16);
     cudaFuncSetAttribute(forward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     forward<T><<<(unsigned)(g.S * g.H * g.parts), KR_MATRIX_THREADS, bytes, kr_cuda_stream()>>>(
-        g, (T *)y->data, y->stride[0], KR_ACC(c, KR_SCAN_OUT_Y) != 0,
-        keep ? (float *)out->data : NULL, keep ? out->stride[0] : 0);
+        g, (T *)y->data, y->stride[0], KR_ACC(c, KR_SCAN_OUT_Y) != 0, keep ? out->data : NULL,
+        keep ? out->stride[0] : 0);
 }
 
 extern "C" bool kr_scan_matrix_has_room(const krait_scan_desc *d, kr_dtype type) {

@@ -34,10 +34,12 @@ struct kr_matrix_rows {
 template <typename T>
 struct kr_matrix_in : kr_scan_time {
     kr_matrix_rows<T> x, dt, b, c, dy;
-    const float *A, *D, *bias, *state, *dstate;
+    const float *A, *D, *bias, *dstate;
+    const void *state; /* floats, or halves */
     int64_t state_slot, dstate_slot, H, P, N, G;
     float dt_min, dt_max;
     bool softplus, gain, decays, skip_per_channel, wide; /* wide: 16 bytes at once */
+    bool half_states;                                    /* those in and out */
     int P16, N16; /* of a block: channels, 16, 32 or 64, and states, whole 16s */
     int parts;    /* blocks that share the channels of a head */
 };
@@ -359,10 +361,23 @@ __device__ __forceinline__ void kr_state_put(kr_state &h, T *to, int ld, int P16
     kr_each_state(h, P16, N16, [&](int p, int n, float &v) { to[p * ld + n] = kr_as(to, v); });
 }
 
-__device__ __forceinline__ void kr_state_load(kr_state &h, const float *from, int64_t P, int64_t N,
-                                              int P16, int N16) {
+/* Number i of states in memory, which are floats or halves. */
+__device__ __forceinline__ float kr_state_at(const void *states, bool half, int64_t i) {
+    return half ? kr_load((const bf16 *)states + i) : ((const float *)states)[i];
+}
+__device__ __forceinline__ void kr_state_set(void *states, bool half, int64_t i, float x) {
+    if (half)
+        kr_store((bf16 *)states + i, x);
+    else
+        ((float *)states)[i] = x;
+}
+
+/* From number `first` on; states NULL: zeros. */
+__device__ __forceinline__ void kr_state_load(kr_state &h, const void *states, bool half,
+                                              int64_t first, int64_t P, int64_t N, int P16,
+                                              int N16) {
     kr_each_state(h, P16, N16, [&](int p, int n, float &v) {
-        v = from && p < P && n < N ? from[p * N + n] : 0;
+        v = states && p < P && n < N ? kr_state_at(states, half, first + p * N + n) : 0;
     });
 }
 
@@ -397,6 +412,7 @@ static kr_matrix_in<T> kr_matrix_unpack(const kr_call *c) {
     g.dy = kr_matrix_rows_of<T>(c, KR_SCAN_DY);
     g.A = kr_matrix_floats(c, KR_SCAN_A), g.D = kr_matrix_floats(c, KR_SCAN_D);
     g.bias = kr_matrix_floats(c, KR_SCAN_BIAS), g.state = kr_matrix_floats(c, KR_SCAN_STATE);
+    g.half_states = kr_scan_half_states(c);
     g.dstate = kr_matrix_floats(c, KR_SCAN_DSTATE);
     if (g.state) g.state_slot = c->in[KR_SCAN_STATE].stride[0];
     if (g.dstate) g.dstate_slot = c->in[KR_SCAN_DSTATE].stride[0];

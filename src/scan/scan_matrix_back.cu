@@ -78,8 +78,8 @@ static __device__ void sweep(const kr_matrix_in<T> &g, const back_tiles<T> &f, c
     int64_t group = head / (g.H / g.G), size = (int64_t)g.P16 * g.N16;
     kr_lane_times<Q> unused;
     kr_state h;
-    kr_state_load(h, g.state ? g.state + q.slot * g.state_slot + head * g.P * g.N : NULL, g.P, g.N,
-                  g.P16, g.N16);
+    kr_state_load(h, g.state, false, q.slot * g.state_slot + head * g.P * g.N, g.P, g.N, g.P16,
+                  g.N16);
     for (int64_t t0 = 0, k = 0; t0 < q.count; t0 += Q, k++) {
         kr_state_put(h, f.h, f.N, g.P16, g.N16);
         __syncthreads();
@@ -314,8 +314,8 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     float total[2] = {0, 0}, skip[2][2] = {{0, 0}, {0, 0}};
     kr_lane_times<Q> mine;
     kr_state L;
-    kr_state_load(L, g.dstate ? g.dstate + q.slot * g.dstate_slot + head * g.P * g.N : NULL, g.P,
-                  g.N, g.P16, g.N16);
+    kr_state_load(L, g.dstate, false, q.slot * g.dstate_slot + head * g.P * g.N, g.P, g.N, g.P16,
+                  g.N16);
     sweep(g, f, q, head, starts);
     for (int64_t k = (q.count + Q - 1) / Q - 1; k >= 0; k--) {
         int64_t t0 = k * Q;

@@ -2,12 +2,12 @@
  * decoding of a token.
  *
  * Bound by the states, which are read and written once. A block takes up to 64 channels of a head
- * of a sequence; eight lanes take a channel, each every eighth quad of its states, all of them on
- * their way before the first is used. The 32 KB of a block have to be that many: blocks wait for
- * little else, and a multiprocessor holds three of them. */
+ * of a sequence; eight lanes take a channel, each every eighth 16 bytes of its states, all of them
+ * on their way before the first is used. The 32 KB of a block (floats; halves: 16) have to be that
+ * many: blocks wait for little else, and a multiprocessor holds three of them. */
 #include "scan/scan_matrix.cuh"
 
-enum { LANES = 8 /* of a channel */, QUADS = KR_MATRIX_N / 4 / LANES, TOGETHER = 32 };
+enum { LANES = 8 /* of a channel */, TOGETHER = 32 };
 static_assert(LANES * TOGETHER == KR_MATRIX_THREADS, "a block takes 32 channels at a time");
 
 /* Of a row, in shared memory; two rows in turn. */
@@ -15,35 +15,65 @@ struct step_row {
     float b[KR_MATRIX_N], c[KR_MATRIX_N];
 };
 
-/* Four states of a channel, from n on. */
-template <bool WIDE>
-static __device__ __forceinline__ void load_quad(const float *from, int N, int n, float (&h)[4]) {
+/* States as they lie in memory, floats or halves. */
+template <typename S>
+union pack {
+    enum { SIZE = 16 / sizeof(S), PACKS = KR_MATRIX_N / SIZE / LANES /* of a lane, a channel */ };
+    uint4 bits;
+    S of[SIZE];
+    __device__ pack() {}
+};
+
+/* The k-th pack of this lane. */
+template <typename S>
+static __device__ __forceinline__ int pack_at(int k) {
+    return (k * LANES + (int)threadIdx.x % LANES) * pack<S>::SIZE;
+}
+
+template <bool WIDE, typename S>
+static __device__ __forceinline__ void load_pack(const S *from, int N, int n, pack<S> &p) {
+    p.bits = make_uint4(0, 0, 0, 0);
     if constexpr (WIDE) {
-        float4 v = n < N ? __ldcs((const float4 *)(from + n)) : make_float4(0, 0, 0, 0);
-        h[0] = v.x, h[1] = v.y, h[2] = v.z, h[3] = v.w;
+        if (n < N) p.bits = __ldcs((const uint4 *)(from + n));
     } else {
 #pragma unroll
-        for (int j = 0; j < 4; j++) h[j] = n + j < N ? from[n + j] : 0;
+        for (int j = 0; j < pack<S>::SIZE; j++)
+            if (n + j < N) p.of[j] = from[n + j];
     }
 }
 
-template <bool WIDE>
-static __device__ __forceinline__ void store_quad(float *to, int N, int n, const float (&h)[4]) {
+template <bool WIDE, typename S>
+static __device__ __forceinline__ void store_pack(S *to, int N, int n, const pack<S> &p) {
     if constexpr (WIDE) {
-        if (n < N) __stcs((float4 *)(to + n), make_float4(h[0], h[1], h[2], h[3]));
+        if (n < N) __stcs((uint4 *)(to + n), p.bits);
     } else {
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-            if (n + j < N) to[n + j] = h[j];
+        for (int j = 0; j < pack<S>::SIZE; j++)
+            if (n + j < N) to[n + j] = p.of[j];
     }
 }
 
-/* This lane's states of a channel. */
-typedef float quads[QUADS][4];
+/* This lane's states of CHANNELS channels. */
+template <typename S, int CHANNELS>
+struct lane_states {
+    pack<S> lain[CHANNELS][pack<S>::PACKS]; /* as they came */
+    float h[CHANNELS][pack<S>::PACKS][pack<S>::SIZE];
 
-static __device__ __forceinline__ int quad_at(int k) {
-    return (k * LANES + (int)threadIdx.x % LANES) * 4;
-}
+    __device__ __forceinline__ void widen() {
+#pragma unroll
+        for (int i = 0; i < CHANNELS; i++)
+#pragma unroll
+            for (int k = 0; k < pack<S>::PACKS; k++)
+#pragma unroll
+                for (int j = 0; j < pack<S>::SIZE; j++) h[i][k][j] = kr_load(&lain[i][k].of[j]);
+    }
+    __device__ __forceinline__ pack<S> narrowed(int i, int k) const {
+        pack<S> p;
+#pragma unroll
+        for (int j = 0; j < pack<S>::SIZE; j++) kr_store(&p.of[j], h[i][k][j]);
+        return p;
+    }
+};
 
 /* b and c of a row; zeros behind their end. */
 template <typename T>
@@ -71,22 +101,24 @@ static __device__ __forceinline__ float2 step_of(const kr_matrix_in<T> &g, int64
 
 /* Moves this lane's states on by a row, of which its channels add x; sum: their reads, in all their
  * lanes. A decay of 0 forgets states whatever they are. */
-template <int CHANNELS>
-static __device__ __forceinline__ void move(quads (&h)[CHANNELS], const step_row &row, float2 step,
-                                            const float (&x)[CHANNELS], float (&sum)[CHANNELS]) {
+template <typename S, int CHANNELS>
+static __device__ __forceinline__ void move(lane_states<S, CHANNELS> &s, const step_row &row,
+                                            float2 step, const float (&x)[CHANNELS],
+                                            float (&sum)[CHANNELS]) {
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++) sum[i] = 0;
 #pragma unroll
-    for (int k = 0; k < QUADS; k++) {
-        float4 b = *(const float4 *)(row.b + quad_at(k)), c = *(const float4 *)(row.c + quad_at(k));
+    for (int q = 0; q < pack<S>::PACKS * pack<S>::SIZE / 4; q++) {
+        int k = q * 4 / pack<S>::SIZE, first = q * 4 % pack<S>::SIZE, n = pack_at<S>(k) + first;
+        float4 b = *(const float4 *)(row.b + n), c = *(const float4 *)(row.c + n);
         float bs[4] = {b.x, b.y, b.z, b.w}, cs[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll
         for (int i = 0; i < CHANNELS; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                float kept = step.x != 0 ? h[i][k][j] * step.x : 0;
-                h[i][k][j] = fmaf(step.y * x[i], bs[j], kept);
-                sum[i] = fmaf(h[i][k][j], cs[j], sum[i]);
+                float &h = s.h[i][k][first + j], kept = step.x != 0 ? h * step.x : 0;
+                h = fmaf(step.y * x[i], bs[j], kept);
+                sum[i] = fmaf(h, cs[j], sum[i]);
             }
     }
 #pragma unroll
@@ -97,9 +129,9 @@ static __device__ __forceinline__ void move(quads (&h)[CHANNELS], const step_row
 }
 
 /* CHANNELS of a thread's eight lanes, 32 apart; WIDE: their states come by 16 bytes. */
-template <typename T, int CHANNELS, bool WIDE>
+template <typename T, typename S, int CHANNELS, bool WIDE>
 static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
-    steps(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, float *out, int64_t out_slot) {
+    steps(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, S *out, int64_t out_slot) {
     __shared__ __align__(16) step_row rows[2];
     int N = (int)g.N, first = (int)(blockIdx.x % g.parts) * CHANNELS * TOGETHER;
     int head = (int)(blockIdx.x / g.parts % g.H);
@@ -108,18 +140,17 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
     kr_go_on();
     kr_after();
     kr_sequence q = kr_sequence_of(g, blockIdx.x / g.parts / g.H);
-    const float *from = g.state ? g.state + q.slot * g.state_slot + place : NULL;
-    float *to = out ? out + q.slot * out_slot + place : NULL;
+    const S *from = g.state ? (const S *)g.state + q.slot * g.state_slot + place : NULL;
+    S *to = out ? out + q.slot * out_slot + place : NULL;
     if (q.count == 0 && from == to) return; /* no one's */
-    quads h[CHANNELS];
+    lane_states<S, CHANNELS> s;
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++)
 #pragma unroll
-        for (int k = 0; k < QUADS; k++) {
-            h[i][k][0] = h[i][k][1] = h[i][k][2] = h[i][k][3] = 0;
-            if (from && first + i * TOGETHER < g.P)
-                load_quad<WIDE>(from + i * TOGETHER * N, N, quad_at(k), h[i][k]);
-        }
+        for (int k = 0; k < pack<S>::PACKS; k++)
+            load_pack<WIDE>(from + i * TOGETHER * N, from && first + i * TOGETHER < g.P ? N : 0,
+                            pack_at<S>(k), s.lain[i][k]);
+    if (q.count == 0) s.widen();
     for (int64_t t = 0; t < q.count; t++) {
         int64_t row = kr_row_at(g, q, t), at = head * g.P + first;
         float2 step = step_of(g, row, head, kr_starts(g, q, t));
@@ -132,7 +163,8 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
                 x[i] = kr_load(g.x.p + row * g.x.row + at + i * TOGETHER);
         }
         __syncthreads();
-        move<CHANNELS>(h, rows[t % 2], step, x, sum);
+        if (t == 0) s.widen(); /* no earlier: all that is asked for comes at once */
+        move<S, CHANNELS>(s, rows[t % 2], step, x, sum);
 #pragma unroll
         for (int i = 0; i < CHANNELS; i++) {
             if (threadIdx.x % LANES || first + i * TOGETHER >= g.P) continue;
@@ -144,36 +176,38 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++)
 #pragma unroll
-        for (int k = 0; k < QUADS; k++)
+        for (int k = 0; k < pack<S>::PACKS; k++)
             if (to && first + i * TOGETHER < g.P)
-                store_quad<WIDE>(to + i * TOGETHER * N, N, quad_at(k), h[i][k]);
+                store_pack<WIDE>(to + i * TOGETHER * N, N, pack_at<S>(k), s.narrowed(i, k));
 }
 
-template <typename T, int CHANNELS, bool WIDE>
+template <typename T, typename S, int CHANNELS, bool WIDE>
 static void launch(const kr_call *c, kr_matrix_in<T> &g) {
     const kr_tensor *y = &c->out[KR_SCAN_OUT_Y], *out = &c->out[KR_SCAN_OUT_STATE];
-    float *keep = c->n_out > KR_SCAN_OUT_STATE ? (float *)out->data : NULL;
+    S *keep = c->n_out > KR_SCAN_OUT_STATE ? (S *)out->data : NULL;
     g.parts = (int)((g.P + CHANNELS * TOGETHER - 1) / (CHANNELS * TOGETHER));
-    kr_launch_early(steps<T, CHANNELS, WIDE>, true, dim3((unsigned)(g.S * g.H * g.parts)),
+    kr_launch_early(steps<T, S, CHANNELS, WIDE>, true, dim3((unsigned)(g.S * g.H * g.parts)),
                     KR_MATRIX_THREADS, 0, g, (T *)y->data, (int64_t)y->stride[0],
                     KR_ACC(c, KR_SCAN_OUT_Y) != 0, keep, keep ? (int64_t)out->stride[0] : 0);
 }
 
-template <typename T>
-static void run(const kr_call *c) {
-    kr_matrix_in<T> g = kr_matrix_unpack<T>(c);
+template <typename T, typename S>
+static void run(const kr_call *c, kr_matrix_in<T> &g) {
     const void *out = c->n_out > KR_SCAN_OUT_STATE ? c->out[KR_SCAN_OUT_STATE].data : NULL;
-    bool wide = g.N % 4 == 0 && (uintptr_t)g.state % 16 == 0 && (uintptr_t)out % 16 == 0;
+    bool wide =
+        g.N % pack<S>::SIZE == 0 && (uintptr_t)g.state % 16 == 0 && (uintptr_t)out % 16 == 0;
     if (g.S * g.H == 0) return;
     if (g.P <= TOGETHER)
-        (wide ? launch<T, 1, true> : launch<T, 1, false>)(c, g);
+        (wide ? launch<T, S, 1, true> : launch<T, S, 1, false>)(c, g);
     else
-        (wide ? launch<T, 2, true> : launch<T, 2, false>)(c, g);
+        (wide ? launch<T, S, 2, true> : launch<T, S, 2, false>)(c, g);
 }
 
 extern "C" void kr_scan_matrix_step_cuda(const kr_call *c) {
-    if (c->in[KR_SCAN_X].dtype == KR_BF16)
-        run<bf16>(c);
-    else
-        run<float>(c);
+    if (c->in[KR_SCAN_X].dtype != KR_BF16) {
+        kr_matrix_in<float> g = kr_matrix_unpack<float>(c);
+        return run<float, float>(c, g);
+    }
+    kr_matrix_in<bf16> g = kr_matrix_unpack<bf16>(c);
+    (g.half_states ? run<bf16, bf16> : run<bf16, float>)(c, g);
 }

@@ -93,8 +93,9 @@ static int state_tensor(const kr_call *c, const kr_tensor *t, const char *name, 
     const krait_scan_desc *d = c->attr;
     char text[96];
     int64_t want_count = t->shape[0] * kr_scan_lanes(d) * kr_scan_n(d);
-    if (t->rank >= 2 && t->dtype == wide_type(c) && kr_tensor_contiguous(t) &&
-        kr_tensor_count(t) == want_count)
+    bool half = c->in[KR_SCAN_X].dtype == KR_BF16 && c->n_in <= KR_SCAN_INS; /* or may be */
+    if (t->rank >= 2 && (t->dtype == wide_type(c) || (half && t->dtype == KR_BF16)) &&
+        kr_tensor_contiguous(t) && kr_tensor_count(t) == want_count)
         return 0;
     return kr_fail(e, KRAIT_ERR_SHAPE, "scan: %s must be contiguous [slots, %lld, %lld], is %s",
                    name, (long long)kr_scan_lanes(d), (long long)kr_scan_n(d),
@@ -239,7 +240,7 @@ const kr_op kr_op_scan = {
     .n_in = KR_SCAN_INS,
     .n_out = KR_SCAN_OUTS,
     .no_accumulate = 1 << KR_SCAN_OUT_STATE,
-    .half_in = HALF_IN,
+    .half_in = HALF_IN | 1u << KR_SCAN_STATE, /* states may be */
     .kernel = KR_KERNELS_GPU(kr_scan),
 };
 

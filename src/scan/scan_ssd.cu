@@ -76,7 +76,7 @@ static __device__ __forceinline__ void add_chunk(const states_stage &t, int m, i
 /* A block has 64 states of a head of a sequence. BACK: from the last chunk to the first. */
 template <int N, bool BACK>
 static __global__ void __launch_bounds__(STATES_THREADS, 3)
-    states(kr_ssd c, float *to, int64_t to_slot, bool add) {
+    states(kr_ssd c, void *to, int64_t to_slot, bool add) {
     extern __shared__ __align__(16) unsigned char shared[];
     states_stage *stages = (states_stage *)shared;
     const int parts = N / 64;
@@ -86,16 +86,18 @@ static __global__ void __launch_bounds__(STATES_THREADS, 3)
     kr_sequence q = kr_sequence_of(g, s);
     int64_t n = (q.count + KR_SSD_ROWS - 1) / KR_SSD_ROWS, first = q.first / KR_SSD_ROWS + s;
     int m0 = (threadIdx.x >> 5 & 1) * 32, n0 = (threadIdx.x >> 6) * 32, quad = threadIdx.x & 3;
-    const float *from = BACK ? g.dstate : g.state;
-    if (from) from += q.slot * (BACK ? g.dstate_slot : g.state_slot);
+    const void *from = BACK ? g.dstate : g.state;
+    bool half = !BACK && g.half_states;
+    int64_t from_slot = q.slot * (BACK ? g.dstate_slot : g.state_slot);
     int64_t place = (head * KR_SSD_P + m0 + (threadIdx.x & 31) / 4) * N + part * 64 + n0;
     float h[2][4][4];
 #pragma unroll
     for (int e = 0; e < 32; e++)
         h[e / 16][e / 4 % 4][e % 4] =
-            from
-                ? from[place + (e / 16 * 16 + e / 2 % 2 * 8) * N + e / 4 % 4 * 8 + quad * 2 + e % 2]
-                : 0;
+            from ? kr_state_at(from, half,
+                               from_slot + place + (e / 16 * 16 + e / 2 % 2 * 8) * N +
+                                   e / 4 % 4 * 8 + quad * 2 + e % 2)
+                 : 0;
     auto load = [&](int64_t i) {
         states_stage &t = stages[i % STAGES];
         int64_t k = BACK ? n - 1 - i : i;
@@ -128,15 +130,17 @@ static __global__ void __launch_bounds__(STATES_THREADS, 3)
         add_chunk(stages[i % STAGES], m0, n0, h);
     }
     if (!to) return;
-    to += q.slot * to_slot + place;
+    place += q.slot * to_slot;
 #pragma unroll
-    for (int e = 0; e < 32; e++)
-        kr_put(to + (e / 16 * 16 + e / 2 % 2 * 8) * N + e / 4 % 4 * 8 + quad * 2 + e % 2,
-               h[e / 16][e / 4 % 4][e % 4], add);
+    for (int e = 0; e < 32; e++) {
+        int64_t i = place + (e / 16 * 16 + e / 2 % 2 * 8) * N + e / 4 % 4 * 8 + quad * 2 + e % 2;
+        float v = h[e / 16][e / 4 % 4][e % 4];
+        kr_state_set(to, half, i, add ? kr_state_at(to, half, i) + v : v);
+    }
 }
 
 template <int N>
-static void states_launch(const kr_ssd &c, bool back, float *to, int64_t to_slot, bool add) {
+static void states_launch(const kr_ssd &c, bool back, void *to, int64_t to_slot, bool add) {
     unsigned blocks = (unsigned)(c.g.S * c.g.H * (N / 64));
     size_t bytes = STAGES * sizeof(states_stage);
     auto kernel = back ? states<N, true> : states<N, false>;
@@ -145,7 +149,7 @@ static void states_launch(const kr_ssd &c, bool back, float *to, int64_t to_slot
     kernel<<<blocks, STATES_THREADS, bytes, kr_cuda_stream()>>>(c, to, to_slot, add);
 }
 
-void kr_ssd_states_launch(const kr_ssd &c, bool back, float *to, int64_t to_slot, bool add) {
+void kr_ssd_states_launch(const kr_ssd &c, bool back, void *to, int64_t to_slot, bool add) {
     (c.g.N == 128 ? states_launch<128> : states_launch<64>)(c, back, to, to_slot, add);
 }
 
@@ -341,7 +345,6 @@ extern "C" void kr_scan_ssd_cuda(const kr_call *c) {
     const kr_tensor *out = &c->out[KR_SCAN_OUT_STATE];
     bool keep = c->n_out > KR_SCAN_OUT_STATE && out->data;
     kr_ssd_times_launch(k);
-    kr_ssd_states_launch(k, false, keep ? (float *)out->data : NULL, keep ? out->stride[0] : 0,
-                         false);
+    kr_ssd_states_launch(k, false, keep ? out->data : NULL, keep ? out->stride[0] : 0, false);
     kr_ssd_outputs_launch(k, &c->out[KR_SCAN_OUT_Y], KR_ACC(c, KR_SCAN_OUT_Y) != 0);
 }

@@ -205,7 +205,7 @@ __device__ __forceinline__ void kr_ssd_store(bf16 *to, uint32_t a, uint32_t b, b
  * state_out, if that is not NULL; in `back` L behind them from dstate to dstate_in. */
 kr_ssd kr_ssd_unpack(const kr_call *c);
 void kr_ssd_times_launch(const kr_ssd &c);
-void kr_ssd_states_launch(const kr_ssd &c, bool back, float *to, int64_t to_slot, bool add);
+void kr_ssd_states_launch(const kr_ssd &c, bool back, void *to, int64_t to_slot, bool add);
 void kr_ssd_outputs_launch(const kr_ssd &c, const kr_tensor *y, bool add);
 
 #endif

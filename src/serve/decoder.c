@@ -114,6 +114,7 @@ static int build(kr_decoder *d, stepper *g, int64_t most, krait_error *e) {
     kr_lm_options o = {.tokens = most, .sequences = most, .slots = d->s->slots, .step = true};
     o.graph.level = d->s->level;
     o.graph.half = d->s->model->half;
+    o.half_states = d->s->state_type == KR_BF16;
     g->most = most;
     KR_TRY(kr_lm_build(&g->lm, &d->s->model->config, &o, e));
     add_sampling(d, g);

@@ -254,6 +254,7 @@ static int make(kr_batch *b, const krait_model *model, krait_error *e) {
     krait_session_options o = KRAIT_SESSION_OPTIONS_INIT;
     b->n_lanes = o.lanes = b->n < b->o.lanes ? b->n : b->o.lanes;
     o.max_tokens = b->o.max_tokens;
+    o.state_type = b->o.state_type;
     o.threads = b->o.threads;
     KR_TRY(krait_session_create(&b->session, model, &o, e));
     size_t n = (size_t)b->n_lanes;

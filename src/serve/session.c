@@ -36,7 +36,20 @@ static int check_options(const krait_session_options *o, krait_error *e) {
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "session: max_tokens is %" PRId64 "; 0 (as it suits) or more is needed",
                        o->max_tokens);
-    return 0;
+    if (o->state_type == KRAIT_F32 || o->state_type == KRAIT_BF16) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT, "session: states are f32 or bf16");
+}
+
+/* Whether there are states in bf16 here. */
+static int check_state_type(const krait_session *s, krait_error *e) {
+    const kr_config *c = &s->model->config;
+    if (s->state_type == KR_F32) return 0;
+    if (kr_lm_state_bytes(c, true) == kr_lm_state_bytes(c, false))
+        return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                       "states in bf16 are for Mamba-2; those of %s are f32", c->mixer);
+    if (s->level == KR_LEVEL_CUDA && s->model->half) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "states in bf16 go with a model in bf16 on a GPU (--device cuda --dtype bf16)");
 }
 
 static int view_weights(krait_session *s, krait_error *e) {
@@ -51,7 +64,8 @@ static int build_graph(krait_session *s, int threads, krait_error *e) {
     kr_lm_options o = {.tokens = s->max_tokens,
                        .rows = s->max_rows,
                        .sequences = s->lanes,
-                       .slots = s->slots};
+                       .slots = s->slots,
+                       .half_states = s->state_type == KR_BF16};
     o.graph.threads = threads;
     o.graph.level = s->level;
     o.graph.half = s->model->half;
@@ -107,12 +121,15 @@ int kr_session_bind_states(const krait_session *s, kr_lm *lm, krait_error *e) {
     return 0;
 }
 
+/* Each tensor begins on whole vectors. */
+static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 static int allocate_states(krait_session *s, krait_error *e) {
     size_t total = 0, offset = 0;
     for (int i = 0; i < s->lm.n_states; i++) {
         size_t bytes = kr_tensor_bytes(kr_value_tensor(s->lm.state_in[i]));
         s->state_bytes[i] = bytes / (size_t)s->slots;
-        total += bytes;
+        total += aligned(bytes);
     }
     s->block = kr_device_alloc(s->level, total);
     if (!s->block)
@@ -123,7 +140,7 @@ static int allocate_states(krait_session *s, krait_error *e) {
     s->bytes += total;
     for (int i = 0; i < s->lm.n_states; i++) {
         s->state[i] = s->block + offset;
-        offset += s->state_bytes[i] / sizeof(float) * (size_t)s->slots;
+        offset += aligned(s->state_bytes[i] * (size_t)s->slots);
     }
     return kr_session_bind_states(s, &s->lm, e);
 }
@@ -132,7 +149,9 @@ static int make(krait_session *s, const krait_session_options *o, krait_error *e
     /* of a model that reads numbers there are none: the graph refuses it */
     int64_t row_bytes = larger(1, s->model->config.vocabulary) * (int64_t)sizeof(float);
     s->lanes = o->lanes;
+    s->state_type = (kr_dtype)o->state_type;
     KR_TRY(kr_model_level(s->model, &s->level, e));
+    KR_TRY(check_state_type(s, e));
     bool gpu = s->level == KR_LEVEL_CUDA;
     s->slots = s->lanes + gpu;
     s->max_tokens = o->max_tokens ? o->max_tokens : gpu ? CHUNK_ON_GPU : CHUNK;
@@ -351,6 +370,8 @@ int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *
     KR_TRY(check_lane(from, from_lane, e));
     if (to->model->hash != from->model->hash)
         return kr_fail(e, KRAIT_ERR_MISMATCH, "the two sessions are of different models");
+    if (to->state_type != from->state_type)
+        return kr_fail(e, KRAIT_ERR_MISMATCH, "one session's states are f32, the other's bf16");
     for (int i = 0; i < to->lm.n_states; i++)
         KR_TRY(move_bytes(to->level, lane_state(to, i, to_lane), from->level,
                           lane_state(from, i, from_lane), to->state_bytes[i], e));
@@ -383,7 +404,7 @@ int krait_session_save_state(const krait_session *s, int64_t lane, const char *p
     uint64_t *sizes = kr_calloc(n, sizeof *sizes);
     char *room = away ? kr_malloc(bytes) : NULL;
     kr_state_file f = {.model_hash = s->model->hash,
-                       .dtype = KR_F32,
+                       .dtype = s->state_type,
                        .position = s->position[lane],
                        .next = s->next[lane],
                        .n_tensors = (uint32_t)n};
@@ -403,9 +424,10 @@ static int check_state(const krait_session *s, const kr_state_file *f, const cha
                        "%s: the state of another model (its hash is %016" PRIx64
                        ", this one's %016" PRIx64 ")",
                        path, f->model_hash, s->model->hash);
-    if (f->dtype != KR_F32)
-        return kr_fail(e, KRAIT_ERR_MISMATCH, "%s: a state of type %s; this model's is f32", path,
-                       kr_dtype_name(f->dtype));
+    if (f->dtype != s->state_type)
+        return kr_fail(e, KRAIT_ERR_MISMATCH,
+                       "%s: a state of type %s; this session's are %s (--state-type)", path,
+                       kr_dtype_name(f->dtype), kr_dtype_name(s->state_type));
     bool fits = f->n_tensors == (uint32_t)s->lm.n_states && f->next < s->model->config.vocabulary;
     for (uint32_t i = 0; fits && i < f->n_tensors; i++)
         fits = kr_state_tensor_bytes(f, i) == s->state_bytes[i];

@@ -20,8 +20,9 @@ struct krait_session {
     kr_lm lm;
     int64_t lanes, max_tokens, max_rows;
     int64_t slots; /* of the states: the lanes, and on the GPU one more, for rows without a lane */
-    float *block;  /* the states, tensor by tensor, each [slots, ...] */
-    float **state; /* [n_states] into block */
+    kr_dtype state_type; /* of those states that may be bf16; the others are f32 */
+    char *block;         /* the states, tensor by tensor, each [slots, ...] */
+    void **state;        /* [n_states] into block */
     size_t *state_bytes; /* [n_states] of one lane */
     size_t bytes;
 

@@ -11,8 +11,8 @@
  *
  * S of the E inner channels go through the recurrence (all but rarely: then there are no z0 and
  * x0), the others through a gated map. Heads share B and C by groups. Without the norm v = y
- * silu(z). State of a sequence: the last K-1 inputs of the convolution, and h in f32. Source: Dao &
- * Gu 2024. docs/references.md has the full title. */
+ * silu(z). State of a sequence: the last K-1 inputs of the convolution, and h in f32 (on the GPU
+ * bf16 where the user wants it). Source: Dao & Gu 2024. docs/references.md has the full title. */
 #include "mixers/mamba2/mamba2.h"
 
 #include <krait/scan.h>
@@ -300,6 +300,7 @@ const kr_mixer kr_mixer_mamba2 = {
     .check = check,
     .variants = variants,
     .states = states,
+    .half_states = 1u << 1,
     .build = build,
     .step = step,
 };

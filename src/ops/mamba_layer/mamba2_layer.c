@@ -48,12 +48,17 @@ static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
         {"dt_bias", 1, {H}, false},        {"a", 1, {H}, false},
         {"d", 1, {skips}, false},          {"gate_norm", 1, {E}, false},
         {"out_proj", 2, {D, E}, false},    {"out_bias", 1, {D}, true},
-        {"seqs", 2, {M, 3}, false},       {"window", 3, {-1, K - 1, mixed}, false},
+        {"seqs", 2, {M, 3}, false},        {"window", 3, {-1, K - 1, mixed}, false},
         {"state", 3, {-1, E, N}, false}};
     KR_TRY(check_sizes(&s, e));
     KR_TRY(kr_need_all("mamba2_layer", in, needs, KR_LAYER2_INS, e));
     KR_TRY(kr_need_type("mamba2_layer", "seqs", &in[KR_LAYER2_SEQS], KR_I64, e));
     KR_TRY(kr_need_type("mamba2_layer", "out_proj", &in[KR_LAYER2_OUT], in[KR_LAYER2_IN].dtype, e));
+    if (in[KR_LAYER2_STATE].dtype == KR_BF16)
+        KR_TRY(kr_need_type("mamba2_layer", "in_proj of states in bf16", &in[KR_LAYER2_IN], KR_BF16,
+                            e));
+    KR_TRY(kr_need_type("mamba2_layer", "state out", &c->out[KR_LAYER2_STATE_OUT],
+                        in[KR_LAYER2_STATE].dtype, e));
     out[KR_LAYER2_Y] = kr_tensor_make(NULL, x->dtype, 2, (int64_t[]){M, D});
     out[KR_LAYER2_Y].dim0 = x->dim0;
     return 0;
@@ -148,18 +153,22 @@ static bool cases(int index, kr_case *k) {
         kr_mamba2_layer_sizes s; /* M D E N H K */
         int64_t tokens;
         bool per_channel, no_bias;
+        bool half_states; /* in the half form */
         const kr_mamba2_layer_attr *attr;
-    } rows[] = {{"M=1 D=E=32 N=1", {1, 32, 32, 1, 2, 2}, 1, false, false, &plain},
-                {"M=1", {1, 64, 128, 16, 4, 4}, 1, false, false, &plain},
-                {"M=4 odd", {4, 96, 160, 5, 10, 3}, 4, false, false, &clamped},
-                {"M=3, a row of no one", {3, 64, 192, 16, 4, 4}, 2, true, false, &plain},
-                {"M=2, more than a piece", {2, 1056, 160, 17, 20, 4}, 2, false, false, &plain},
-                {"M=8, D of a channel", {8, 320, 640, 64, 10, 4}, 8, true, false, &clamped},
-                {"M=1, of 130M", {1, 768, 1536, 128, 24, 4}, 1, false, true, &plain},
-                {"M=5, as wide as can be", {5, 5120, 64, 4, 2, 4}, 5, false, false, &plain},
-                {"N=300", {7, 32, 96, 300, 6, 4}, 7, false, false, &plain},
-                {"M=1 N=256, P=1", {1, 64, 64, 256, 64, 4}, 1, false, false, &plain},
-                {"M=1, many channels", {1, 32, 10240, 16, 80, 4}, 1, false, true, &plain}};
+    } rows[] = {
+        {"M=1 D=E=32 N=1", {1, 32, 32, 1, 2, 2}, 1, false, false, false, &plain},
+        {"M=1", {1, 64, 128, 16, 4, 4}, 1, false, false, false, &plain},
+        {"M=4 odd", {4, 96, 160, 5, 10, 3}, 4, false, false, false, &clamped},
+        {"M=3, a row of no one", {3, 64, 192, 16, 4, 4}, 2, true, false, false, &plain},
+        {"M=2, more than a piece", {2, 1056, 160, 17, 20, 4}, 2, false, false, false, &plain},
+        {"M=8, D of a channel", {8, 320, 640, 64, 10, 4}, 8, true, false, false, &clamped},
+        {"M=1, of 130M", {1, 768, 1536, 128, 24, 4}, 1, false, true, false, &plain},
+        {"M=5, as wide as can be", {5, 5120, 64, 4, 2, 4}, 5, false, false, false, &plain},
+        {"N=300", {7, 32, 96, 300, 6, 4}, 7, false, false, false, &plain},
+        {"M=1 N=256, P=1", {1, 64, 64, 256, 64, 4}, 1, false, false, false, &plain},
+        {"M=1, many channels", {1, 32, 10240, 16, 80, 4}, 1, false, true, false, &plain},
+        {"M=1, states in bf16", {1, 96, 192, 128, 3, 4}, 1, false, true, true, &plain},
+        {"M=3, N=5, states in bf16", {3, 64, 160, 5, 10, 3}, 2, false, false, true, &clamped}};
     if (index >= (int)(sizeof rows / sizeof *rows)) return false;
     const kr_mamba2_layer_sizes *s = &rows[index].s;
     k->name = rows[index].name;
@@ -168,6 +177,8 @@ static bool cases(int index, kr_case *k) {
     k->attr = rows[index].attr;
     k->attr_size = sizeof *rows[index].attr;
     k->half.tolerance = 2e-2; /* u, z and gate_norm * g are halves in between */
+    k->half.wide = rows[index].half_states ? 0 : 1u << KR_LAYER2_STATE;
+    k->half.out = rows[index].half_states ? 1u << KR_LAYER2_STATE_OUT : 0;
     add_inputs(k, s, rows[index].per_channel ? s->E : s->H);
     if (!rows[index].no_bias) return true;
     kr_case_without(k, KR_LAYER2_IN_BIAS);
@@ -188,7 +199,7 @@ const kr_op kr_op_mamba2_layer = {
     .n_in = KR_LAYER2_INS,
     .n_out = KR_LAYER2_OUTS,
     .no_accumulate = 7,
-    .half_in = 1u << KR_LAYER2_IN | 1u << KR_LAYER2_OUT,
+    .half_in = 1u << KR_LAYER2_IN | 1u << KR_LAYER2_OUT | 1u << KR_LAYER2_STATE,
     .kernel = KR_REF_KERNELS_GPU(kr_mamba2_layer),
 #if defined(KR_CUDA)
     .chain_cuda = kr_mamba2_layer_chain_cuda,

@@ -8,6 +8,8 @@
  * stream) all need what each has made. */
 #include "ops/mamba_layer/mamba2_layer.h"
 
+#include <type_traits>
+
 #include "ops/mamba_layer/mamba_layer_ends.cuh"
 
 enum { LANES = 8 /* of a channel */, QUADS = 4 /* of states, that a lane asks for at once */ };
@@ -118,28 +120,63 @@ static __device__ __forceinline__ void make_keys(const arguments &a, const layer
 
 /* ---- the recurrence -------------------------------------------------------------------------- */
 
-/* Eight lanes take a channel of a row, each every eighth quad of the states. This is what a lane
- * can load before B and C are there. */
-struct eighth {
-    float h[QUADS][4], rate, bias, D, weight; /* weight: the gated norm's */
-    const float *state;                       /* NULL: no one's */
-    float *state_out;
-    int c, i, m; /* c: of all channels, i: of the block's */
-    bool alive;
+/* Four states as they lie in memory, floats or halves. */
+template <typename S>
+union quad {
+    typename std::conditional<sizeof(S) == 4, uint4, uint2>::type bits;
+    S of[4];
+    __device__ quad() {}
 };
 
-/* The lane's quads from state n on. */
-static __device__ __forceinline__ void fetch_states(const arguments &a, eighth &q, int n) {
+/* From state n on, and the way back. */
+template <typename S>
+static __device__ __forceinline__ void fetch_states(const S *state, int n, int N, bool whole,
+                                                    quad<S> &to) {
+    if (whole) {
+        to.bits = *(const decltype(to.bits) *)(state + n);
+    } else {
+        to.bits = {};
 #pragma unroll
-    for (int k = 0; k < QUADS; k++)
-        if (n + k * LANES * 4 < a.s.N)
-            fetch_quad(q.state, n + k * LANES * 4, a.s.N, a.whole, q.h[k]);
+        for (int j = 0; j < 4; j++)
+            if (n + j < N) to.of[j] = state[n + j];
+    }
+}
+template <typename S>
+static __device__ __forceinline__ void put_states(S *state, int n, int N, bool whole,
+                                                  const float (&h)[4]) {
+    quad<S> from;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        kr_store(&from.of[j], h[j]);
+        if (!whole && n + j < N) state[n + j] = from.of[j];
+    }
+    if (whole) *(decltype(from.bits) *)(state + n) = from.bits;
 }
 
+/* Eight lanes take a channel of a row, each every eighth quad of the states. This is what a lane
+ * can load before B and C are there. */
+template <typename S>
+struct eighth {
+    quad<S> lain[QUADS];
+    float rate, bias, D, weight; /* weight: the gated norm's */
+    const S *state;              /* NULL: no one's */
+    S *state_out;
+    int c, i, m; /* c: of all channels, i: of the block's */
+    bool alive;
+
+    /* The lane's quads from state n on. */
+    __device__ __forceinline__ void fetch(const arguments &a, int n) {
+#pragma unroll
+        for (int k = 0; k < QUADS; k++, n += LANES * 4)
+            if (n < a.s.N) fetch_states(state, n, a.s.N, a.whole, lain[k]);
+    }
+};
+
 /* Item: row m, channel i; each row has 2^log of them, of which the block has some. */
-static __device__ __forceinline__ eighth fetch_eighth(const arguments &a, const layer &l,
-                                                      const mamba2_block &b, int item, int log) {
-    eighth q = {};
+template <typename S>
+static __device__ __forceinline__ eighth<S> fetch_eighth(const arguments &a, const layer &l,
+                                                         const mamba2_block &b, int item, int log) {
+    eighth<S> q = {};
     q.m = item >> log;
     q.i = item & ((1 << log) - 1);
     q.alive = q.m < b.M && q.i < b.in.mine.count;
@@ -151,9 +188,9 @@ static __device__ __forceinline__ eighth fetch_eighth(const arguments &a, const 
     q.D = l.D[q.c / a.s.skip];
     q.weight = l.gate_norm[q.c];
     if (slot < 0 || !q.alive) return q;
-    q.state = l.state + slot * a.s.from_h + (int64_t)q.c * a.s.N;
-    q.state_out = l.state_out + slot * a.s.to_h + (int64_t)q.c * a.s.N;
-    fetch_states(a, q, threadIdx.x % LANES * 4);
+    q.state = (const S *)l.state + slot * a.s.from_h + (int64_t)q.c * a.s.N;
+    q.state_out = (S *)l.state_out + slot * a.s.to_h + (int64_t)q.c * a.s.N;
+    q.fetch(a, threadIdx.x % LANES * 4);
     return q;
 }
 
@@ -163,12 +200,13 @@ static __device__ __forceinline__ float step_size(const sizes &s, float raw) {
 }
 
 /* Moves this lane's states on; returns what they add to the read. */
-static __device__ __forceinline__ float move(const arguments &a, eighth &q, const float *B,
+template <typename S>
+static __device__ __forceinline__ float move(const arguments &a, eighth<S> &q, const float *B,
                                              float decay, float du) {
     int N = a.s.N;
-    float read = 0, in[4], out[4];
+    float read = 0, in[4], out[4], h[4];
     for (int first = threadIdx.x % LANES * 4, at = first; at < N; at += QUADS * LANES * 4) {
-        if (at > first) fetch_states(a, q, at);
+        if (at > first) q.fetch(a, at);
 #pragma unroll
         for (int k = 0; k < QUADS; k++) {
             int n = at + k * LANES * 4;
@@ -177,20 +215,18 @@ static __device__ __forceinline__ float move(const arguments &a, eighth &q, cons
             fetch_quad(B + N, n, N, a.whole, out);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                q.h[k][j] = decay * q.h[k][j] + du * in[j];
-                read += q.h[k][j] * out[j];
-                if (!a.whole && n + j < N) q.state_out[n + j] = q.h[k][j];
+                h[j] = decay * kr_load(&q.lain[k].of[j]) + du * in[j];
+                read += h[j] * out[j];
             }
-            if (a.whole)
-                *(float4 *)(q.state_out + n) =
-                    make_float4(q.h[k][0], q.h[k][1], q.h[k][2], q.h[k][3]);
+            put_states(q.state_out, n, N, a.whole, h);
         }
     }
     return read;
 }
 
+template <typename S>
 static __device__ __forceinline__ float step_channel(const arguments &a, const mamba2_block &b,
-                                                     eighth &q) {
+                                                     eighth<S> &q) {
     const float *x = b.of_all + q.m * (a.s.keys + a.s.H);
     int at = q.m * b.in.mine.count + q.i;
     float u = b.u[at], gate = b.gate[at];
@@ -204,17 +240,17 @@ static __device__ __forceinline__ float step_channel(const arguments &a, const m
 
 /* q: what fetch_eighth gave for the thread's first item. Posts gate_norm * g, and of each row the
  * block's sum of g^2. */
-template <typename T, int R>
+template <typename T, int R, typename S>
 static __device__ __forceinline__ void make_g(const arguments &a, const layer &l, uint32_t date,
-                                              const mamba2_block &b, eighth q, int log) {
+                                              const mamba2_block &b, eighth<S> q, int log) {
     constexpr int TOGETHER = THREADS / LANES;
     int end = b.M << log, at = threadIdx.x / LANES, warp = threadIdx.x / 32;
     if (threadIdx.x < R * WARPS) b.sums[threadIdx.x] = 0;
     take_words<R>(all_xp, b.of_all, b.M * (a.s.keys + a.s.H), date);
     while (at / 4 * 4 < end) { /* 4 in a warp, of one row */
         at += TOGETHER;
-        eighth next = {};
-        if (at / 4 * 4 < end) next = fetch_eighth(a, l, b, at, log);
+        eighth<S> next = {};
+        if (at / 4 * 4 < end) next = fetch_eighth<S>(a, l, b, at, log);
         float g = step_channel(a, b, q), y = g * q.weight, square = q.alive ? g * g : 0;
         float following = __shfl_down_sync(0xffffffffu, y, LANES);
         square += __shfl_xor_sync(0xffffffffu, square, LANES);
@@ -251,7 +287,7 @@ static __device__ __forceinline__ void take_squares(const mamba2_block &b, uint3
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
 
-template <typename T, int R>
+template <typename T, typename S, int R>
 static __device__ __forceinline__ void run_layer(const arguments &a, const mamba2_block &b, int i,
                                                  uint32_t date, word &goal, finish of_key,
                                                  finish of_channel, ring &from) {
@@ -259,8 +295,8 @@ static __device__ __forceinline__ void run_layer(const arguments &a, const mamba
     bool first = i == 0;
     int log = max(2, 32 - __clz(b.in.mine.count - 1)),
         row = threadIdx.x / TILE % R; /* in all turns */
-    eighth q;
-    if (R == 1) q = fetch_eighth(a, l, b, threadIdx.x / LANES, log);
+    eighth<S> q;
+    if (R == 1) q = fetch_eighth<S>(a, l, b, threadIdx.x / LANES, log);
     take_stream<T, R>(a.x, a.s, l, date - 1, first, b);
     float scale = scale_of<R>(b, row, a.s.one_of_D, a.s.eps);
     if (R > 1) of_key = fetch_first_key<R>(a, l, b);
@@ -269,13 +305,13 @@ static __device__ __forceinline__ void run_layer(const arguments &a, const mamba
     product<T, R>(b, b.in, from);
     make_channels<T, R>(a.s, l, b, b.in, of_channel, scale, b.u, b.gate,
                         [](int, int, float, float) {});
-    if (R > 1) q = fetch_eighth(a, l, b, threadIdx.x / LANES, log); /* registers are short */
+    if (R > 1) q = fetch_eighth<S>(a, l, b, threadIdx.x / LANES, log); /* registers are short */
     meet<R>(goal);
     make_g<T, R>(a, l, date, b, q, log);
     meet<R>(goal);
 }
 
-template <typename T, int R>
+template <typename T, typename S, int R>
 static __device__ void run_layers(const arguments &a, const mamba2_block &b, uint32_t before,
                                   ring from) {
     finish of_key, of_channel;
@@ -287,7 +323,7 @@ static __device__ void run_layers(const arguments &a, const mamba2_block &b, uin
         uint32_t date = before + i + 1;
         bool last = i + 1 == a.n;
         if (!last) prefetch_norm(b.layers[i + 1].norm, a.s.D);
-        run_layer<T, R>(a, b, i, date, goal, of_key, of_channel, from);
+        run_layer<T, S, R>(a, b, i, date, goal, of_key, of_channel, from);
         if (R == 1 && !last) of_key = fetch_first_key<R>(a, b.layers[i + 1], b);
         if (R == 1 && !last) of_channel = fetch_first<R>(a.s, b.layers[i + 1], b, b.in);
         make_stream<T, R>(a.x, a.s, l, date, i == 0, b, b.out, from, [&] {
@@ -303,7 +339,7 @@ static __device__ void run_layers(const arguments &a, const mamba2_block &b, uin
     }
 }
 
-template <typename T, int R>
+template <typename T, typename S, int R>
 static __global__ void __launch_bounds__(THREADS + 32, 1)
     step(const __grid_constant__ arguments a) {
     extern __shared__ uint4 shared[];
@@ -330,7 +366,7 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
                       (float *)(bytes + a.at.u),
                       (float *)(bytes + a.at.gate),
                       sums};
-    run_layers<T, R>(a, b, begin(a.seqs, a.s.M, slot), r);
+    run_layers<T, S, R>(a, b, begin(a.seqs, a.s.M, slot), r);
 }
 
 /* ---- launching ------------------------------------------------------------------------------- */
@@ -369,9 +405,9 @@ extern "C" int kr_mamba2_layer_slots(const kr_mamba2_layer_sizes *of, bool half)
 
 template <typename T>
 static bool rows_resident(int64_t M, int shared) {
-    if (M <= 1) return resident(step<T, 1>, shared);
-    if (M <= 2) return resident(step<T, 2>, shared);
-    return M <= 4 ? resident(step<T, 4>, shared) : resident(step<T, 8>, shared);
+    if (M <= 1) return resident(step<T, float, 1>, shared);
+    if (M <= 2) return resident(step<T, float, 2>, shared);
+    return M <= 4 ? resident(step<T, float, 4>, shared) : resident(step<T, float, 8>, shared);
 }
 
 extern "C" bool kr_mamba2_layer_resident(const kr_mamba2_layer_sizes *of, bool half) {
@@ -440,24 +476,24 @@ static bool is_whole(const sizes &s, const layer &l, int size) {
            aligned(NULL, s.N * 4) && aligned(NULL, (s.keys + s.H) * 4);
 }
 
-template <typename T, int R>
+template <typename T, typename S, int R>
 static void launch(arguments &a) {
     a.at = places_of(a.s, a.n, sizeof(T), blocks_of(a.s), kr_cuda_shared());
     a.ahead = pieces_ahead(a.s, sizeof(T), a.at.slots);
-    cudaFuncSetAttribute(step<T, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, a.at.end);
-    kr_launch_early(step<T, R>, true, dim3(blocks_of(a.s)), THREADS + 32, (size_t)a.at.end, a);
+    cudaFuncSetAttribute(step<T, S, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, a.at.end);
+    kr_launch_early(step<T, S, R>, true, dim3(blocks_of(a.s)), THREADS + 32, (size_t)a.at.end, a);
 }
 
-template <typename T>
+template <typename T, typename S>
 static void launch_rows(arguments &a) {
     if (a.s.M <= 1)
-        launch<T, 1>(a);
+        launch<T, S, 1>(a);
     else if (a.s.M <= 2)
-        launch<T, 2>(a);
+        launch<T, S, 2>(a);
     else if (a.s.M <= 4)
-        launch<T, 4>(a);
+        launch<T, S, 4>(a);
     else
-        launch<T, 8>(a);
+        launch<T, S, 8>(a);
 }
 
 /* How many of the calls one kernel can do. */
@@ -470,7 +506,9 @@ static int gather(const kr_call *const *calls, int n, int size, arguments *a) {
         const kr_call *c = calls[a->n];
         sizes s = sizes_of(c);
         if (a->n > 0) s.ld_from = a->s.ld_from;
-        if (memcmp(&s, &a->s, sizeof s) != 0 || c->in[KR_LAYER2_SEQS].data != a->seqs) break;
+        if (memcmp(&s, &a->s, sizeof s) != 0 || c->in[KR_LAYER2_SEQS].data != a->seqs ||
+            c->in[KR_LAYER2_STATE].dtype != calls[0]->in[KR_LAYER2_STATE].dtype)
+            break;
         a->layers[a->n] = layer_of(c);
         a->whole = a->whole && is_whole(s, a->layers[a->n], size);
     }
@@ -483,10 +521,12 @@ extern "C" void kr_mamba2_layer_chain_cuda(const kr_call *const *calls, int n) {
     for (int done = 0; done < n;) {
         arguments a;
         done += gather(calls + done, n - done, half ? 2 : 4, &a);
-        if (half)
-            launch_rows<bf16>(a);
+        if (!half)
+            launch_rows<float, float>(a);
+        else if (calls[0]->in[KR_LAYER2_STATE].dtype == KR_BF16)
+            launch_rows<bf16, bf16>(a);
         else
-            launch_rows<float>(a);
+            launch_rows<bf16, float>(a);
     }
 }
 

@@ -11,7 +11,7 @@
  *   out          = x + out_proj (gate_norm * g * (mean of g^2 + eps)^(-1/2)) + out_bias
  *
  * Sums are f32, and so are x, out and the states; on the GPU the two matrices may be bf16, and then
- * so are u, z and gate_norm * g. Source: Dao & Gu 2024. */
+ * so are u, z and gate_norm * g, and may be the states. Source: Dao & Gu 2024. */
 #ifndef KR_MAMBA2_LAYER_H
 #define KR_MAMBA2_LAYER_H
 
