@@ -159,6 +159,7 @@ static bool cases(int index, kr_case *k) {
                 {"M=1, of 130M", {1, 768, 1536, 16, 48, 4}, 1, &mamba},
                 {"M=5, as wide as can be", {5, 5120, 64, 4, 40, 4}, 5, &mamba},
                 {"N=64 r=300", {7, 32, 96, 64, 300, 4}, 7, &falcon},
+                {"M=2, round the ring", {2, 32, 2048, 16, 8, 4}, 2, &mamba},
                 {"M=1, many channels, no bias", {1, 32, 10240, 16, 4, 4}, 1, &mamba}};
     if (index >= (int)(sizeof rows / sizeof *rows)) return false;
     k->name = rows[index].name;
@@ -168,7 +169,7 @@ static bool cases(int index, kr_case *k) {
     k->attr_size = sizeof *rows[index].attr;
     k->half.tolerance = 2e-2; /* u, z and y are halves in between */
     add_inputs(k, &rows[index].s);
-    if (index < 9) return true;
+    if (index < 10) return true;
     kr_case_without(k, KR_LAYER_IN_BIAS);
     kr_case_without(k, KR_LAYER_CONV_BIAS);
     kr_case_without(k, KR_LAYER_OUT_BIAS);

@@ -233,7 +233,7 @@ static __device__ __forceinline__ void make_signals(const ring &r) {
     if (threadIdx.x == 0)
         for (int i = 0; i < r.n; i++) {
             make_signal(&r.of->full[i], r.by_engine() ? 1 : 32);
-            make_signal(&r.of->empty[i], r.by_engine() ? WARPS : THREADS);
+            make_signal(&r.of->empty[i], r.every_lane() ? THREADS : WARPS);
         }
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
