@@ -7,9 +7,8 @@
 #include "ops/parts.cuh"
 #include "scan/scan_rows.cuh"
 
-struct kr_constant_view : kr_scan_time {
-    const float *A, *b, *c, *D, *state, *dstate; /* dstate: of the states behind */
-    int64_t state_slot, dstate_slot, H, N, K;    /* K: rank */
+struct kr_constant_view : kr_scan_time, kr_scan_constants {
+    int64_t K; /* rank */
     float kappa;
 };
 
@@ -39,16 +38,7 @@ static inline kr_constant_view kr_constant_view_of(const kr_call *c) {
     const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
     kr_constant_view g = {};
     (kr_scan_time &)g = kr_scan_time_of(c, INT64_MAX / 2);
-    g.A = (const float *)kr_data_in(c, KR_SCAN_A);
-    g.b = (const float *)kr_data_in(c, KR_SCAN_B);
-    g.c = (const float *)kr_data_in(c, KR_SCAN_C);
-    g.D = (const float *)kr_data_in(c, KR_SCAN_D);
-    g.state = (const float *)kr_data_in(c, KR_SCAN_STATE);
-    g.dstate = (const float *)kr_data_in(c, KR_SCAN_DSTATE);
-    g.state_slot = g.state ? c->in[KR_SCAN_STATE].stride[0] : 0;
-    g.dstate_slot = g.dstate ? c->in[KR_SCAN_DSTATE].stride[0] : 0;
-    g.H = d->heads;
-    g.N = d->state;
+    (kr_scan_constants &)g = kr_scan_constants_of(c);
     g.K = d->low_rank;
     g.kappa = (float)d->kappa;
     return g;

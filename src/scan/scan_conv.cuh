@@ -171,9 +171,7 @@ struct kr_conv_modes {
 };
 enum { KR_CONV_ARRAYS = 12 };
 
-struct kr_conv_view : kr_scan_time {
-    const float *A, *b, *c, *D, *state, *dstate;
-    int64_t state_slot, dstate_slot, H, N;
+struct kr_conv_view : kr_scan_time, kr_scan_constants {
     bool log; /* A holds logarithms */
     double kappa;
     int most;                                       /* of a transform */
@@ -528,16 +526,7 @@ static inline kr_conv_view kr_conv_view_of(const kr_call *c, const kr_scan_gpu_c
     const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
     kr_conv_view g = {};
     (kr_scan_time &)g = kr_scan_time_of(c, INT64_MAX / 2);
-    g.A = (const float *)kr_data_in(c, KR_SCAN_A);
-    g.b = (const float *)kr_data_in(c, KR_SCAN_B);
-    g.c = (const float *)kr_data_in(c, KR_SCAN_C);
-    g.D = (const float *)kr_data_in(c, KR_SCAN_D);
-    g.state = (const float *)kr_data_in(c, KR_SCAN_STATE);
-    g.dstate = c->n_in > KR_SCAN_DSTATE ? (const float *)kr_data_in(c, KR_SCAN_DSTATE) : NULL;
-    g.state_slot = g.state ? c->in[KR_SCAN_STATE].stride[0] : 0;
-    g.dstate_slot = g.dstate ? c->in[KR_SCAN_DSTATE].stride[0] : 0;
-    g.H = d->heads;
-    g.N = d->state;
+    (kr_scan_constants &)g = kr_scan_constants_of(c);
     g.log = d->form == KRAIT_FORM_LOG;
     g.kappa = d->kappa;
     g.most = kr_conv_most(g.M, g.N);

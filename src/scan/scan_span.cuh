@@ -19,6 +19,12 @@ struct kr_scan_time {
     bool reverse;
 };
 
+/* What is constant in time; dstate: gradients of the states behind. NULL: absent. */
+struct kr_scan_constants {
+    const float *A, *b, *c, *D, *state, *dstate;
+    int64_t state_slot, dstate_slot, H, N;
+};
+
 struct kr_scan_span {
     int64_t row;   /* of step 0 */
     int64_t dir;   /* from step to step: 1 or -1 */
@@ -102,6 +108,22 @@ static inline kr_scan_time kr_scan_time_of(const kr_call *c, int64_t chunk) {
     g.M = c->in[KR_SCAN_X].shape[0];
     g.chunk = chunk;
     g.reverse = ((const krait_scan_desc *)c->attr)->order == KRAIT_ORDER_REVERSE;
+    return g;
+}
+
+static inline kr_scan_constants kr_scan_constants_of(const kr_call *c) {
+    const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
+    kr_scan_constants g = {};
+    g.A = (const float *)kr_data_in(c, KR_SCAN_A);
+    g.b = (const float *)kr_data_in(c, KR_SCAN_B);
+    g.c = (const float *)kr_data_in(c, KR_SCAN_C);
+    g.D = (const float *)kr_data_in(c, KR_SCAN_D);
+    g.state = (const float *)kr_data_in(c, KR_SCAN_STATE);
+    g.dstate = (const float *)kr_data_in(c, KR_SCAN_DSTATE);
+    g.state_slot = g.state ? c->in[KR_SCAN_STATE].stride[0] : 0;
+    g.dstate_slot = g.dstate ? c->in[KR_SCAN_DSTATE].stride[0] : 0;
+    g.H = d->heads;
+    g.N = d->state;
     return g;
 }
 

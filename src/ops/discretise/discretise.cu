@@ -4,6 +4,7 @@
  * Forward: a thread a mode of a channel. Backward: a warp a sum. */
 #include "device/cuda/cplx.cuh"
 #include "ops/discretise/discretise.h"
+#include "ops/discretise/discretise_rows.cuh"
 
 namespace {
 
@@ -68,25 +69,21 @@ __device__ mode mode_of(const system_of &g, int64_t h, int64_t n) {
     return v;
 }
 
-/* Rows [N real, N imaginary] of results; NULL: not wanted. */
-struct numbers {
-    float *p;
-    int64_t row, N;
-    bool add;
-};
+typedef kr_discretise_rows rows;
 
-__device__ void put(const numbers &to, int64_t row, int64_t n, cplx v) {
+/* Rows are N real parts, then N imaginary ones. */
+__device__ void put(const rows &to, int64_t row, int64_t n, int64_t N, cplx v) {
     if (!to.p) return;
     kr_put(to.p + row * to.row + n, (float)v.re, to.add);
-    kr_put(to.p + row * to.row + to.N + n, (float)v.im, to.add);
+    kr_put(to.p + row * to.row + N + n, (float)v.im, to.add);
 }
 
-__global__ void forward(const system_of g, const numbers a, const numbers b) {
+__global__ void forward(const system_of g, const rows a, const rows b) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= g.H * g.N) return;
     mode v = mode_of(g, i / g.N, i % g.N);
-    put(a, i / g.N, i % g.N, v.a);
-    put(b, i / g.N, i % g.N, v.delta * (v.B * v.phi));
+    put(a, i / g.N, i % g.N, g.N, v.a);
+    put(b, i / g.N, i % g.N, g.N, v.delta * (v.B * v.phi));
 }
 
 __device__ cplx given(const float *p, int64_t row, int64_t N, int64_t h, int64_t n) {
@@ -116,8 +113,7 @@ __global__ void steps_back(const system_of g, float *to, bool add) {
 }
 
 /* Of a number of lambda and B: over the channels that use it. */
-__global__ void modes_back(const system_of g, const numbers rate, const numbers frequency,
-                           const numbers B) {
+__global__ void modes_back(const system_of g, const rows rate, const rows frequency, const rows B) {
     int64_t i = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, s = i / g.N, n = i % g.N;
     cplx lambda = {0, 0}, sum = {0, 0};
     if (s >= g.S) return;
@@ -133,25 +129,19 @@ __global__ void modes_back(const system_of g, const numbers rate, const numbers 
     double decay = -exp((double)g.rate[s * g.rate_row + n]);
     if (rate.p) kr_put(rate.p + s * rate.row + n, (float)(decay * lambda.re), rate.add);
     if (frequency.p) kr_put(frequency.p + s * frequency.row + n, (float)lambda.im, frequency.add);
-    put(B, s, n, sum);
-}
-
-const float *data_in(const kr_call *c, int i, int64_t *row) {
-    if (i >= c->n_in || !c->in[i].data) return NULL;
-    *row = c->in[i].stride[0];
-    return (const float *)c->in[i].data;
+    put(B, s, n, g.N, sum);
 }
 
 system_of read(const kr_call *c) {
     const kr_discretise_attr *attr = (const kr_discretise_attr *)c->attr;
     int64_t one;
     system_of g = {};
-    g.dt = data_in(c, KR_DISCRETISE_DT, &one);
-    g.rate = data_in(c, KR_DISCRETISE_RATE, &g.rate_row);
-    g.frequency = data_in(c, KR_DISCRETISE_FREQUENCY, &g.frequency_row);
-    g.B = data_in(c, KR_DISCRETISE_B, &g.B_row);
-    g.da = data_in(c, 4, &g.da_row);
-    g.db = data_in(c, 5, &g.db_row);
+    g.dt = kr_discretise_in(c, KR_DISCRETISE_DT, &one);
+    g.rate = kr_discretise_in(c, KR_DISCRETISE_RATE, &g.rate_row);
+    g.frequency = kr_discretise_in(c, KR_DISCRETISE_FREQUENCY, &g.frequency_row);
+    g.B = kr_discretise_in(c, KR_DISCRETISE_B, &g.B_row);
+    g.da = kr_discretise_in(c, 4, &g.da_row);
+    g.db = kr_discretise_in(c, 5, &g.db_row);
     g.H = c->in[KR_DISCRETISE_DT].shape[0];
     g.S = c->in[KR_DISCRETISE_RATE].shape[0];
     g.N = c->in[KR_DISCRETISE_RATE].shape[1];
@@ -160,25 +150,21 @@ system_of read(const kr_call *c) {
     return g;
 }
 
-numbers result(const kr_call *c, int i, int64_t N) {
-    const kr_tensor *t = &c->out[i];
-    return {(float *)t->data, t->data ? t->stride[0] : 0, N, KR_ACC(c, i) != 0};
-}
-
 } // namespace
 
 extern "C" void kr_discretise_cuda(const kr_call *c) {
     system_of g = read(c);
     if (g.H * g.N == 0) return;
-    forward<<<kr_blocks(g.H * g.N, THREADS), THREADS, 0, kr_cuda_stream()>>>(g, result(c, 0, g.N),
-                                                                             result(c, 1, g.N));
+    forward<<<kr_blocks(g.H * g.N, THREADS), THREADS, 0, kr_cuda_stream()>>>(
+        g, kr_discretise_out(c, 0), kr_discretise_out(c, 1));
 }
 
 extern "C" void kr_discretise_grad_cuda(const kr_call *c) {
     system_of g = read(c);
-    numbers dt = result(c, KR_DISCRETISE_DT, g.N), rate = result(c, KR_DISCRETISE_RATE, g.N);
-    numbers frequency = result(c, KR_DISCRETISE_FREQUENCY, g.N);
-    numbers B = result(c, KR_DISCRETISE_B, g.N);
+    rows dt = kr_discretise_out(c, KR_DISCRETISE_DT),
+         rate = kr_discretise_out(c, KR_DISCRETISE_RATE);
+    rows frequency = kr_discretise_out(c, KR_DISCRETISE_FREQUENCY);
+    rows B = kr_discretise_out(c, KR_DISCRETISE_B);
     if (g.H * g.N == 0) return;
     if (dt.p) steps_back<<<kr_blocks(g.H, WARPS), THREADS, 0, kr_cuda_stream()>>>(g, dt.p, dt.add);
     if (rate.p || frequency.p || B.p)

@@ -5,6 +5,7 @@
  * that has no room. Rows are padded to an odd length, so that neither rows nor columns meet in a
  * bank. Backward each block leaves the sums over its own channels, which are added in order. */
 #include "device/cuda/cplx.cuh"
+#include "ops/discretise/discretise_rows.cuh"
 #include "ops/discretise_dense/discretise_dense.h"
 
 namespace {
@@ -117,12 +118,7 @@ __device__ double make(const system_of &g, const block &b, int64_t h) {
     return delta;
 }
 
-/* Rows of results; NULL: not wanted. */
-struct rows {
-    float *p;
-    int64_t row;
-    bool add;
-};
+typedef kr_discretise_rows rows;
 
 __global__ void __launch_bounds__(THREADS)
     forward(const system_of g, const rows decay, const rows input) {
@@ -220,20 +216,14 @@ __global__ void gather(const double *sums, int64_t blocks, int64_t N, const rows
 
 /* ---- calls ---- */
 
-const float *data_in(const kr_call *c, int i, int64_t *row) {
-    if (i >= c->n_in || !c->in[i].data) return NULL;
-    *row = c->in[i].stride[0];
-    return (const float *)c->in[i].data;
-}
-
 system_of read(const kr_call *c, bool backward) {
     int64_t one;
     system_of g = {};
-    g.dt = data_in(c, KR_DENSE_DT, &one);
-    g.A = data_in(c, KR_DENSE_A, &g.A_row);
-    g.B = data_in(c, KR_DENSE_B, &one);
-    g.ddecay = data_in(c, KR_DENSE_INS, &g.ddecay_row);
-    g.db = data_in(c, KR_DENSE_INS + 1, &g.db_row);
+    g.dt = kr_discretise_in(c, KR_DENSE_DT, &one);
+    g.A = kr_discretise_in(c, KR_DENSE_A, &g.A_row);
+    g.B = kr_discretise_in(c, KR_DENSE_B, &one);
+    g.ddecay = kr_discretise_in(c, KR_DENSE_INS, &g.ddecay_row);
+    g.db = kr_discretise_in(c, KR_DENSE_INS + 1, &g.db_row);
     g.H = c->in[KR_DENSE_DT].shape[0];
     g.N = c->in[KR_DENSE_A].shape[1];
     g.length = ((const kr_discretise_dense_attr *)c->attr)->rate;
@@ -241,11 +231,6 @@ system_of read(const kr_call *c, bool backward) {
     g.room = kr_dense_work(g.N, backward);
     if (g.N > KR_DENSE_SHARED) g.scratch = (double *)c->scratch;
     return g;
-}
-
-rows result(const kr_call *c, int i) {
-    const kr_tensor *t = &c->out[i];
-    return {(float *)t->data, t->data ? t->stride[0] : 0, KR_ACC(c, i) != 0};
 }
 
 size_t shared_bytes(const system_of &g) { return g.scratch ? 0 : (size_t)g.room * sizeof(double); }
@@ -258,7 +243,7 @@ extern "C" void kr_discretise_dense_cuda(const kr_call *c) {
     if (g.H == 0) return;
     cudaFuncSetAttribute(forward, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     forward<<<(unsigned)kr_dense_blocks(g.H, g.N), THREADS, shared, kr_cuda_stream()>>>(
-        g, result(c, 0), result(c, 1));
+        g, kr_discretise_out(c, 0), kr_discretise_out(c, 1));
 }
 
 extern "C" void kr_discretise_dense_grad_cuda(const kr_call *c) {
@@ -269,9 +254,8 @@ extern "C" void kr_discretise_dense_grad_cuda(const kr_call *c) {
     if (g.scratch) g.scratch += blocks * all;
     cudaFuncSetAttribute(backward, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (blocks > 0)
-        backward<<<(unsigned)blocks, THREADS, shared, kr_cuda_stream()>>>(g, result(c, KR_DENSE_DT),
-                                                                          sums);
-    gather<<<kr_blocks(all, THREADS), THREADS, 0, kr_cuda_stream()>>>(sums, blocks, g.N,
-                                                                      result(c, KR_DENSE_A),
-                                                                      result(c, KR_DENSE_B));
+        backward<<<(unsigned)blocks, THREADS, shared, kr_cuda_stream()>>>(
+            g, kr_discretise_out(c, KR_DENSE_DT), sums);
+    gather<<<kr_blocks(all, THREADS), THREADS, 0, kr_cuda_stream()>>>(
+        sums, blocks, g.N, kr_discretise_out(c, KR_DENSE_A), kr_discretise_out(c, KR_DENSE_B));
 }

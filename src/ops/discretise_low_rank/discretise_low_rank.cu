@@ -5,6 +5,7 @@
  * A warp has a channel, its lanes the modes. Backward leaves each channel's gradients in scratch;
  * a thread a number adds those of the channels that share a system, in order. */
 #include "device/cuda/cplx.cuh"
+#include "ops/discretise/discretise_rows.cuh"
 #include "ops/discretise_low_rank/discretise_low_rank.h"
 
 namespace {
@@ -95,12 +96,7 @@ __device__ whole<R> whole_of(const system_of &g, int64_t h) {
     return c;
 }
 
-/* Rows of results; NULL: not wanted. */
-struct rows {
-    float *p;
-    int64_t row;
-    bool add;
-};
+typedef kr_discretise_rows rows;
 
 /* Vector `which` of row h, [N real, N imaginary]. */
 __device__ void put(const rows &to, int64_t h, int64_t which, int64_t N, int64_t n, cplx v) {
@@ -262,23 +258,17 @@ __global__ void gather(const system_of g, int64_t cols, const double *parts, con
 
 /* ---- calls ---- */
 
-const float *data_in(const kr_call *c, int i, int64_t *row) {
-    if (i >= c->n_in || !c->in[i].data) return NULL;
-    *row = c->in[i].stride[0];
-    return (const float *)c->in[i].data;
-}
-
 system_of read(const kr_call *c) {
     const kr_tensor *P = &c->in[KR_LOW_P];
     int64_t one;
     system_of g = {};
-    g.dt = data_in(c, KR_LOW_DT, &one);
-    g.rate = data_in(c, KR_LOW_RATE, &g.rate_row);
-    g.frequency = data_in(c, KR_LOW_FREQUENCY, &g.frequency_row);
-    g.B = data_in(c, KR_LOW_B, &g.B_row);
-    g.P = data_in(c, KR_LOW_P, &g.P_row);
-    g.dA = data_in(c, KR_LOW_INS, &g.dA_row);
-    g.db = data_in(c, KR_LOW_INS + 1, &g.db_row);
+    g.dt = kr_discretise_in(c, KR_LOW_DT, &one);
+    g.rate = kr_discretise_in(c, KR_LOW_RATE, &g.rate_row);
+    g.frequency = kr_discretise_in(c, KR_LOW_FREQUENCY, &g.frequency_row);
+    g.B = kr_discretise_in(c, KR_LOW_B, &g.B_row);
+    g.P = kr_discretise_in(c, KR_LOW_P, &g.P_row);
+    g.dA = kr_discretise_in(c, KR_LOW_INS, &g.dA_row);
+    g.db = kr_discretise_in(c, KR_LOW_INS + 1, &g.db_row);
     g.H = c->in[KR_LOW_DT].shape[0];
     g.S = P->shape[0];
     g.N = P->shape[3];
@@ -286,17 +276,12 @@ system_of read(const kr_call *c) {
     return g;
 }
 
-rows result(const kr_call *c, int i) {
-    const kr_tensor *t = &c->out[i];
-    return {(float *)t->data, t->data ? t->stride[0] : 0, KR_ACC(c, i) != 0};
-}
-
 template <int R>
 void run(const kr_call *c) {
     system_of g = read(c);
     if (g.H * g.N == 0) return;
-    forward<R>
-        <<<kr_blocks(g.H, WARPS), THREADS, 0, kr_cuda_stream()>>>(g, result(c, 0), result(c, 1));
+    forward<R><<<kr_blocks(g.H, WARPS), THREADS, 0, kr_cuda_stream()>>>(g, kr_discretise_out(c, 0),
+                                                                        kr_discretise_out(c, 1));
 }
 
 template <int R>
@@ -306,10 +291,12 @@ void run_back(const kr_call *c) {
     double *parts = (double *)c->scratch;
     if (g.H * g.N == 0) return;
     backward<R>
-        <<<kr_blocks(g.H, WARPS), THREADS, 0, kr_cuda_stream()>>>(g, result(c, KR_LOW_DT), parts);
+        <<<kr_blocks(g.H, WARPS), THREADS, 0, kr_cuda_stream()>>>(g,
+                                                                  kr_discretise_out(c, KR_LOW_DT),
+                                                                  parts);
     gather<<<kr_blocks(g.S * cols, THREADS), THREADS, 0, kr_cuda_stream()>>>(
-        g, cols, parts, result(c, KR_LOW_RATE), result(c, KR_LOW_FREQUENCY), result(c, KR_LOW_B),
-        result(c, KR_LOW_P));
+        g, cols, parts, kr_discretise_out(c, KR_LOW_RATE), kr_discretise_out(c, KR_LOW_FREQUENCY),
+        kr_discretise_out(c, KR_LOW_B), kr_discretise_out(c, KR_LOW_P));
 }
 
 } // namespace
