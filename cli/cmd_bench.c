@@ -67,7 +67,7 @@ static const cli_option options[] = {
      .arg = "M",
      .value = "mamba-130m",
      .help = "A model, or a shape with random weights: mamba-130m, -370m, -790m, -1.4b, -2.8b, "
-             "mamba2-130m, -370m, -780m, -1.3b, -2.7b."},
+             "mamba2-130m, -370m, -780m, -1.3b, -2.7b, mamba3-130m, -370m."},
     {.kind = CLI_TEXT,
      .name = "dtype",
      .arg = "TYPE",

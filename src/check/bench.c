@@ -59,7 +59,7 @@ bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
     } shapes[] = {{"mamba-130m", 768, 24},   {"mamba-370m", 1024, 48},  {"mamba-790m", 1536, 48},
                   {"mamba-1.4b", 2048, 48},  {"mamba-2.8b", 2560, 64},  {"mamba2-130m", 768, 24},
                   {"mamba2-370m", 1024, 48}, {"mamba2-780m", 1536, 48}, {"mamba2-1.3b", 2048, 48},
-                  {"mamba2-2.7b", 2560, 64}};
+                  {"mamba2-2.7b", 2560, 64}, {"mamba3-130m", 768, 24},  {"mamba3-370m", 1024, 48}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         if (strcmp(name, shapes[i].name) != 0) continue;
         *width = shapes[i].width;
@@ -70,6 +70,7 @@ bool kr_bench_shape(const char *name, int64_t *width, int64_t *layers) {
 }
 
 const char *kr_bench_mixer(const char *name) {
+    if (strncmp(name, "mamba3-", 7) == 0) return "mamba3";
     return strncmp(name, "mamba2-", 7) == 0 ? "mamba2" : "mamba1";
 }
 

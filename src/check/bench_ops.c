@@ -75,6 +75,10 @@ void kr_bench_scan_desc(const kr_bench *b, krait_scan_desc *d, int64_t E) {
         *d = krait_scan_mamba2(E / 64, 64, 128, 1);
         return;
     }
+    if (strcmp(kr_bench_mixer(b->o.model), "mamba3") == 0) {
+        *d = krait_scan_mamba3(E / 64, 64, 128, 1);
+        return;
+    }
     *d = (krait_scan_desc){.heads = 1,
                            .width = E,
                            .state = STATE,
@@ -98,13 +102,16 @@ void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int
     *k = (kr_case){.name = "bench", .n_out = 1, .tokens = B * T};
     for (int i = 0; i < KR_SCAN_GRAD_INS; i++) k->fill[i].kind = KR_FILL_ABSENT;
     for (int i = 0; i < KR_SCAN_SEQS; i++) {
-        bool constant, gate = i == KR_SCAN_Z;
+        bool constant, gate = i == KR_SCAN_Z, behind = d->gain == KRAIT_GAIN_DT; /* Mamba-2's */
+        bool logs = i == KR_SCAN_A && d->form == KRAIT_FORM_LOG && !d->a_constant;
         int64_t columns = kr_scan_input_cols(d, i, &constant);
-        if (gate && d->decay != KRAIT_DECAY_MATRIX) continue; /* Mamba-2's gate is behind */
+        if (gate && behind && d->decay != KRAIT_DECAY_MATRIX) continue;
         if (columns == 0 || (d->complex_lanes && (gate || i == KR_SCAN_D))) continue;
-        scan_input(k, i, constant ? KR_F32 : type, constant ? 1 : B * T, columns, fills[i].low,
-                   fills[i].high);
+        scan_input(k, i, constant ? KR_F32 : type, constant ? 1 : B * T, columns,
+                   logs ? -0.2 : fills[i].low, logs ? 0 : fills[i].high);
     }
+    if (d->gain == KRAIT_GAIN_GIVEN)
+        scan_input(k, KR_SCAN_GAIN, type, B * T, d->inputs * d->heads, 0, 0.1);
     kr_case_in(k, KR_SCAN_SEQS, KR_I64, 2, (int64_t[]){B, 3}, KR_FILL_SEQS, 0, 0);
     k->n_in = KR_SCAN_INS;
     k->attr = d;
@@ -113,7 +120,9 @@ void kr_bench_scan_case(kr_case *k, const krait_scan_desc *d, kr_dtype type, int
 
 void kr_bench_scan_backward(kr_case *k) {
     const kr_tensor *x = &k->in[KR_SCAN_X];
-    scan_input(k, KR_SCAN_DY, x->dtype, x->shape[0], x->shape[1], -1, 1);
+    bool constant;
+    scan_input(k, KR_SCAN_DY, x->dtype, x->shape[0],
+               kr_scan_input_cols((const krait_scan_desc *)k->attr, KR_SCAN_DY, &constant), -1, 1);
     k->n_in = KR_SCAN_GRAD_INS;
     k->n_out = KR_SCAN_GRAD_OUTS;
     for (int i = KR_SCAN_DSTATE_IN; i < KR_SCAN_GRAD_OUTS; i++) k->out_absent[i] = true;
