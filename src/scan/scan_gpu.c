@@ -5,16 +5,18 @@
 
 static bool absent(const kr_call *c, int i) { return i >= c->n_in || !c->in[i].data; }
 
-/* One real input and read of what varies in time, all of kernels for one kind of decay. */
-static bool plain(const krait_scan_desc *d) {
-    return !d->complex_state && !d->b_constant && !d->c_constant && !d->dt_constant &&
-           d->inputs == 1 && d->reads == 1 && d->kappa == 1;
+/* Real numbers, all of which vary in time but A. */
+static bool varies(const krait_scan_desc *d) {
+    return !d->complex_state && !d->b_constant && !d->c_constant && !d->dt_constant;
 }
+
+static bool one_input(const krait_scan_desc *d) { return d->inputs == 1 && d->reads == 1; }
 
 /* Mamba's own kernels. */
 static bool lanes_fit(const krait_scan_desc *d) {
-    return plain(d) && d->decay == KRAIT_DECAY_MATRIX && d->form == KRAIT_FORM_DT &&
-           d->gain == KRAIT_GAIN_DT && d->a_constant && d->groups == 1 && d->state <= 256;
+    return varies(d) && one_input(d) && d->kappa == 1 && d->decay == KRAIT_DECAY_MATRIX &&
+           d->form == KRAIT_FORM_DT && d->gain == KRAIT_GAIN_DT && d->a_constant &&
+           d->groups == 1 && d->state <= 256;
 }
 
 /* Whether the card has room for chunks of matrix products. */
@@ -29,17 +31,35 @@ static bool has_room(const kr_call *c) {
 #endif
 }
 
-/* One decay a head, or none: chunks of matrix products. */
+/* At least so many rows a sequence, on average. */
+static bool rows_each(const kr_call *c, int64_t fewest) {
+    return c->in[KR_SCAN_X].shape[0] >= fewest * c->in[KR_SCAN_SEQS].shape[0];
+}
+
+/* One decay a head, not below 0, or none: chunks of matrix products. */
+static bool matrix_decay(const krait_scan_desc *d) {
+    if (d->decay == KRAIT_DECAY_NONE) return true;
+    if (d->decay != KRAIT_DECAY_SCALAR) return false;
+    return d->form == KRAIT_FORM_LOG || (d->form == KRAIT_FORM_DT && d->a_constant);
+}
+
 static bool matrix_fits(const krait_scan_desc *d) {
-    bool decay = d->decay == KRAIT_DECAY_NONE ||
-                 (d->decay == KRAIT_DECAY_SCALAR && d->form == KRAIT_FORM_DT && d->a_constant);
-    return plain(d) && decay && d->gain != KRAIT_GAIN_GIVEN && d->width <= KR_MATRIX_P &&
-           d->state <= KR_MATRIX_N;
+    bool inputs = d->inputs == 1 || !kr_scan_uses_dt(d);
+    return varies(d) && matrix_decay(d) && inputs && d->inputs <= KR_MATRIX_INPUTS &&
+           d->reads <= d->inputs && d->width <= KR_MATRIX_P && d->state <= KR_MATRIX_N;
+}
+
+/* Few rows are taken one by one, where they have one input. Which way a forward pass goes changes
+ * no scratch: neither needs any. */
+static bool matrix_takes(const kr_call *c) {
+    bool back = c->n_in > KR_SCAN_INS, few = !back && !rows_each(c, KR_MATRIX_STEP);
+    return matrix_fits(c->attr) && (one_input(c->attr) || !few) && has_room(c);
 }
 
 bool kr_scan_ssd_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    return matrix_fits(d) && c->in[KR_SCAN_X].dtype == KR_BF16 && d->width == KR_MATRIX_P &&
+    return matrix_fits(d) && one_input(d) && d->kappa > 0 && absent(c, KR_SCAN_Z) &&
+           c->in[KR_SCAN_X].dtype == KR_BF16 && d->width == KR_MATRIX_P &&
            (d->state == KR_MATRIX_N || d->state == KR_MATRIX_N / 2) && !d->skip_per_channel;
 }
 
@@ -77,11 +97,6 @@ bool kr_scan_half_states(const kr_call *c) {
                   c->out[KR_SCAN_OUT_STATE].dtype == KR_BF16);
 }
 
-/* At least so many rows a sequence, on average. */
-static bool rows_each(const kr_call *c, int64_t fewest) {
-    return c->in[KR_SCAN_X].shape[0] >= fewest * c->in[KR_SCAN_SEQS].shape[0];
-}
-
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_lanes) return KR_SCAN_GPU_COMPLEX;
@@ -89,7 +104,7 @@ kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     if (low_fits(c)) return KR_SCAN_GPU_LOW;
     if (conv_fits(c) && rows_each(c, KR_SCAN_CONV_FEWEST)) return KR_SCAN_GPU_CONV;
     if (dense_fits(c) && rows_each(c, KR_SCAN_DENSE_FEWEST)) return KR_SCAN_GPU_DENSE;
-    if (matrix_fits(d) && absent(c, KR_SCAN_Z) && has_room(c)) return KR_SCAN_GPU_MATRIX;
+    if (matrix_takes(c)) return KR_SCAN_GPU_MATRIX;
     return KR_SCAN_GPU_ROWS;
 }
 
@@ -196,12 +211,13 @@ void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
 void kr_scan_matrix_plan(const kr_call *c, kr_scan_matrix_cut *s) {
     const krait_scan_desc *d = c->attr;
     bool half = c->in[KR_SCAN_X].dtype == KR_BF16;
-    int64_t size = half ? 2 : 4, rows = half ? KR_MATRIX_ROWS_HALF : KR_MATRIX_ROWS, at = 0;
+    int64_t size = half ? 2 : 4, inputs = half ? KR_MATRIX_ROWS_HALF : KR_MATRIX_ROWS, at = 0;
+    int64_t rows = inputs / d->inputs, each = d->groups < d->heads ? d->heads * d->state : 0;
     int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0], H = d->heads;
     int64_t state = kr_matrix_padded(d->width) * ((d->state + 15) / 16 * 16);
     s->starts = 4 * take(&at, (M / rows + S) * H * state * size / 4);
-    s->db = 4 * take(&at, (M * H * d->state * size + 3) / 4);
-    s->dc = 4 * take(&at, (M * H * d->state * size + 3) / 4);
+    s->db = 4 * take(&at, (M * d->inputs * each * size + 3) / 4);
+    s->dc = 4 * take(&at, (M * d->reads * each * size + 3) / 4);
     s->da = 4 * take(&at, S * H);
     s->dbias = 4 * take(&at, S * H);
     s->dd = 4 * take(&at, S * H * d->width);

@@ -22,7 +22,7 @@ int kr_scan_gpu_check(const kr_call *c, krait_error *e);
 /* Which kernels do a call that the check lets pass. */
 typedef enum kr_scan_gpu_way {
     KR_SCAN_GPU_LANES,   /* Mamba: scan_seq.cu, scan_back.cu, scan_step.cu */
-    KR_SCAN_GPU_MATRIX,  /* one decay a head: scan_matrix*.cu */
+    KR_SCAN_GPU_MATRIX,  /* one decay a head: scan_matrix*.cu, scan_ssd*.cu */
     KR_SCAN_GPU_COMPLEX, /* complex lanes: scan_complex.cu */
     KR_SCAN_GPU_CONV,    /* nothing varies in time (S4D): scan_conv*.cu */
     KR_SCAN_GPU_ROWS,    /* all others: scan_rows*.cu */
@@ -61,15 +61,17 @@ enum {
     KR_MATRIX_ROWS_HALF = 64, /* in bf16 */
     KR_MATRIX_P = 64,         /* channels of a head, and its states, at most */
     KR_MATRIX_N = 128,
-    KR_MATRIX_STEP = 8 /* fewer rows a sequence are taken one by one */
+    KR_MATRIX_INPUTS = 8, /* of a row, at most */
+    KR_MATRIX_STEP = 8    /* fewer rows a sequence are taken one by one */
 };
 
 /* Channels of a head as 16, 32 or 64, so that a warp's tiles have the same
  * columns. */
 static inline int64_t kr_matrix_padded(int64_t P) { return P <= 16 ? 16 : P <= 32 ? 32 : 64; }
 
-/* The backward pass: states in front of chunks [M / rows + S,H,P16,N16] and db, dc of each head
- * [M,H,N], in the type of x; dA, ddt_bias [S,H] and dD [S,H,P] of each sequence. Offsets in bytes.
+/* The backward pass: states in front of chunks [M / rows + S,H,P16,N16], in the type of x; so are
+ * db [M,R,H,N] and dc [M,K,H,N] of each head, where a group has several; dA, ddt_bias [S,H] and dD
+ * [S,H,P] of each sequence. Offsets in bytes.
  */
 typedef struct kr_scan_matrix_cut {
     int64_t starts, db, dc, da, dbias, dd, total;

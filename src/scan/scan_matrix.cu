@@ -1,10 +1,10 @@
-/* scan_matrix.cu - the recurrence with one decay a head (Mamba-2, linear attention) on the GPU, by
- * chunks of matrix products. scan_matrix.cuh has what the two directions share.
+/* scan_matrix.cu - the recurrence with one decay a head (Mamba-2 and Mamba-3, linear attention) on
+ * the GPU, by chunks of matrix products. scan_matrix.cuh has what the two directions share.
  *
  * A block takes a head of a sequence through time. Its state stays in registers; each chunk of Q
- * rows reads its rows once:
+ * inputs reads its rows once:
  *
- *   y = diag(carry) C H^T + (W * C B^T) X + D x,   H <- decay H + (diag(keep) X)^T B
+ *   y = (diag(carry) C H^T + (W * C B^T) X + D x) silu(z),   H <- decay H + (diag(keep) X)^T B
  *
  * (X: gain x.) Few rows a sequence are the same with most rows absent. */
 #include "scan/scan_matrix.cuh"
@@ -29,20 +29,21 @@ struct forward_tiles {
 
 /* w = W * C B^T */
 template <typename T>
-static __device__ void weigh(const forward_tiles<T> &f, int N16) {
+static __device__ void weigh(const kr_matrix_in<T> &g, const forward_tiles<T> &f) {
     const int Q = forward_tiles<T>::Q, side = Q / 16;
-    for (int tile = threadIdx.x / 32; tile < side * side; tile += KR_MATRIX_WARPS) {
+    for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * side; tile += KR_MATRIX_WARPS) {
         int m = tile / side * 16, n = tile % side * 16;
         kr_sums sum;
         kr_clear(sum);
-        if (n <= m) kr_tile<KR_ALONG, KR_ALONG>(sum, f.c, f.N, f.b, f.N, m, n, 0, N16);
+        if (n < kr_inputs_seen(f.times, m))
+            kr_tile<KR_ALONG, KR_ALONG>(sum, f.c, f.N, f.b, f.N, m, n, 0, g.N16);
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int l = m + kr_sum_row(i), s = n + kr_sum_column(j, i);
                 f.w[l * f.S + s] =
-                    kr_as(f.w, sum[j][i] * kr_weight<T>(f.times, l, s) * f.times->gain[s]);
+                    kr_as(f.w, sum[j][i] * kr_weight<T>(g, f.times, l, s) * f.times->gain[s]);
             }
     }
 }
@@ -51,8 +52,8 @@ template <typename T>
 static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> &f,
                                const kr_sequence &q, int64_t from, int width, int64_t t0, T *y,
                                int64_t y_row, bool add) {
-    const int Q = forward_tiles<T>::Q, across = g.P16 / 16;
-    for (int tile = threadIdx.x / 32; tile < Q / 16 * across; tile += KR_MATRIX_WARPS) {
+    const int across = g.P16 / 16;
+    for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * across; tile += KR_MATRIX_WARPS) {
         int m = tile / across * 16, n = tile % across * 16;
         kr_sums sum;
         kr_clear(sum);
@@ -64,19 +65,22 @@ static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> 
                 float seen = f.times->carry[m + kr_sum_row(i)];
                 sum[j][i] = seen != 0 ? sum[j][i] * seen : 0;
             }
-        kr_tile<KR_ALONG, KR_ACROSS>(sum, f.w, f.S, f.x, f.P, m, n, 0, m + 16);
+        kr_tile<KR_ALONG, KR_ACROSS>(sum, f.w, f.S, f.x, f.P, m, n, 0, kr_inputs_seen(f.times, m));
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
-                if (t0 + r >= q.count || p >= width) continue;
-                int64_t row = kr_row_at(g, q, t0 + r), at = from + p;
-                float u = sum[j][i];
+                kr_place to = kr_place_of(r, g.K);
+                if (to.row >= g.rows || t0 + to.row >= q.count || p >= width) continue;
+                int64_t row = kr_row_at(g, q, t0 + to.row), at = from + p;
+                int64_t column = to.which * g.H * g.P + at;
+                float u = sum[j][i], slope;
                 if (g.D)
-                    u = fmaf(g.D[g.skip_per_channel ? at : at / g.P], kr_load(f.x + r * f.P + p),
-                             u);
-                kr_put(y + row * y_row + at, u, add);
+                    u = fmaf(g.D[g.skip_per_channel ? at : at / g.P],
+                             kr_load(f.x + (to.row * g.R + to.which) * f.P + p), u);
+                if (g.z.p) u *= kr_gate(kr_load(g.z.p + row * g.z.row + column), &slope);
+                kr_put(y + row * y_row + column, u, add);
             }
     }
 }
@@ -95,19 +99,19 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     kr_state h;
     kr_state_load(h, g.state, g.half_states, q.slot * g.state_slot + from * g.N, width, g.N, g.P16,
                   g.N16);
-    for (int64_t t0 = 0; t0 < q.count; t0 += Q) {
+    for (int64_t t0 = 0; t0 < q.count; t0 += g.rows) {
         if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, unused);
-        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
-        kr_load_rows<T, Q>(g, q, g.c, t0, group * g.N, (int)g.N, g.N16, f.c, f.N);
-        kr_load_rows<T, Q>(g, q, g.x, t0, from, width, g.P16, f.x, f.P);
+        kr_load_b<T, Q>(g, q, t0, group, f.b, f.N);
+        kr_load_c<T>(g, q, t0, group, f.c, f.N);
+        kr_load_rows<T>(g, q, g.x, kr_each_x(g), t0, from, width, Q, g.P16, f.x, f.P);
         kr_state_put(h, f.h, f.N, g.P16, g.N16);
         __syncthreads();
         kr_scale_rows(f.kept, f.x, f.P, Q, g.P16, f.times->left);
-        weigh(f, g.N16);
+        weigh(g, f);
         __syncthreads();
         write_y(g, f, q, from, width, t0, y, y_row, add);
         __syncthreads();
-        kr_state_add<T, Q>(h, f.times->decay, f.kept, f.P, f.b, f.N, g.P16, g.N16);
+        kr_state_add<T>(h, f.times->decay, f.kept, f.P, f.b, f.N, Q, g.P16, g.N16);
         __syncthreads();
     }
     if (!out) return;

@@ -1,6 +1,11 @@
 /* scan_matrix.cuh - small matrix products of a block, and what its two directions share, for the
  * members of the recurrence with one decay a head (plan CHUNK) on the GPU.
  *
+ * A chunk is Q inputs. Where rows have R of them each (Mamba-3), those of a row follow each other
+ * as if they were rows, of which all but the first have no decay, and a chunk has Q / R rows. Reads
+ * are numbered by themselves, K to a row; read l sees inputs up to the last one of its row,
+ * sees[l].
+ *
  * A block takes a head of a sequence through time, Q rows at once. A warp sums tiles of 16 x 16 in
  * registers: element (row, column) = (lane / 4 + 8 i, 2 (lane % 4) + j + 8 n) is sum[n][2 i + j].
  * In bf16 the tensor units do it; in f32 the ordinary ones, with the same tiles. Operands lie in
@@ -33,15 +38,17 @@ struct kr_matrix_rows {
 
 template <typename T>
 struct kr_matrix_in : kr_scan_time {
-    kr_matrix_rows<T> x, dt, b, c, dy;
+    kr_matrix_rows<T> x, dt, b, c, z, dy, decay, gains; /* decay: where it varies in time */
     const float *A, *D, *bias, *dstate;
     const void *state; /* floats, or halves */
     int64_t state_slot, dstate_slot, H, P, N, G;
-    float dt_min, dt_max;
-    bool softplus, gain, decays, skip_per_channel, wide; /* wide: 16 bytes at once */
-    bool half_states;                                    /* those in and out */
-    int P16, N16; /* of a block: channels, 16, 32 or 64, and states, whole 16s */
-    int parts;    /* blocks that share the channels of a head */
+    float dt_min, dt_max, kappa;
+    bool softplus, gain, decays, log, skip_per_channel, wide; /* wide: 16 bytes at once */
+    bool half_states;                                         /* those in and out */
+    int P16, N16;  /* of a block: channels, 16, 32 or 64, and states, whole 16s */
+    int parts;     /* blocks that share the channels of a head */
+    int R, K;      /* inputs and reads of a row */
+    int rows, K16; /* of a chunk: rows, and reads, whole 16s */
 };
 
 /* ---- products ---- */
@@ -144,16 +151,26 @@ __device__ __forceinline__ float kr_octet_sum(float x) {
 
 /* ---- rows ---- */
 
-/* What time does to a head within a chunk of up to 64 rows, in shared memory.
- */
+/* What time does to a head within a chunk of up to 64 inputs, in shared memory. */
 struct kr_chunk_times {
     float gain[64], high[64], low[64];
-    float carry[64];    /* what row t sees of the state in front */
-    float keep[64];     /* what row t leaves in the state behind */
+    float carry[64];    /* what read l sees of the state in front */
+    float keep[64];     /* what input s leaves in the state behind */
     float left[64];     /* the same times its gain */
     float decay;        /* of the whole chunk; 0 where a segment starts */
-    uint8_t lowest[64]; /* where the segment of row t begins, in the chunk */
+    uint8_t lowest[64]; /* where the segment of input s begins, in the chunk */
+    uint8_t sees[64];   /* the last input that read l sees */
 };
+
+/* Number i of `each` to a row, in the chunk: its row, and which of them it is. */
+struct kr_place {
+    int row, which;
+};
+__device__ __forceinline__ kr_place kr_place_of(int i, int each) {
+    kr_place p = {i, 0};
+    if (each > 1) p.row = i / each, p.which = i - p.row * each;
+    return p;
+}
 
 struct kr_sequence {
     int64_t first, count, slot;
@@ -201,13 +218,47 @@ struct kr_matrix_numbers<bf16> {
     static __device__ __forceinline__ float exp(float x) { return __expf(x); }
 };
 
-/* What a lane of the warp that fills the times keeps of its rows. */
+/* What a lane of the warp that fills the times keeps of its inputs: the slopes of the decay's
+ * logarithm by A, and of delta by dt. */
 template <int Q>
 struct kr_lane_times {
     float delta[Q / 32], slope[Q / 32];
 };
 
-/* One warp fills `times` for rows t0 ... of the chunk; Q rows, whatever there are of them. */
+/* The raw step of a row, where the member has one, and its decay: what A is there, or the same for
+ * all rows. */
+struct kr_raw_step {
+    float dt, A;
+};
+template <typename T>
+__device__ __forceinline__ kr_raw_step kr_raw_step_of(const kr_matrix_in<T> &g, int64_t row,
+                                                      int64_t head) {
+    kr_raw_step r = {0, 0};
+    if (g.dt.p) r.dt = kr_load(g.dt.p + row * g.dt.row + head) + (g.bias ? g.bias[head] : 0);
+    if (g.decay.p)
+        r.A = kr_load(g.decay.p + row * g.decay.row + head);
+    else if (g.decays && g.A)
+        r.A = g.A[head];
+    return r;
+}
+template <typename T>
+__device__ __forceinline__ float kr_gain_of(const kr_matrix_in<T> &g, int64_t row, int64_t head,
+                                            int input, float delta) {
+    if (g.gains.p) return kr_load(g.gains.p + row * g.gains.row + input * g.H + head);
+    return g.gain ? delta : 1;
+}
+
+/* Where reads are among the inputs of a chunk, for input r of Q whose read carries `carry`. */
+template <typename T, int Q>
+__device__ __forceinline__ void kr_fill_reads(const kr_matrix_in<T> &g, int r, kr_place at,
+                                              float carry, kr_chunk_times *k) {
+    if (r >= g.rows * g.K) k->sees[r] = Q - 1, k->carry[r] = 0;
+    if (at.which != g.R - 1 || at.row >= g.rows) return;
+    for (int l = at.row * g.K; l < (at.row + 1) * g.K; l++)
+        k->sees[l] = (uint8_t)r, k->carry[l] = carry;
+}
+
+/* One warp fills `times` for rows t0 ... of the chunk; Q inputs, whatever there are of them. */
 template <typename T, int Q>
 __device__ void kr_fill_times(const kr_matrix_in<T> &g, const kr_sequence &q, int64_t head,
                               int64_t t0, kr_chunk_times *k, kr_lane_times<Q> &mine) {
@@ -215,28 +266,34 @@ __device__ void kr_fill_times(const kr_matrix_in<T> &g, const kr_sequence &q, in
     int lane = threadIdx.x & 31;
     number sums[Q / 32], sum = 0;
     unsigned long long resets = 0;
+    kr_raw_step raw[Q / 32];
+    kr_place at[Q / 32];
+    float gain[Q / 32];
+#pragma unroll
+    for (int i = 0; i < Q / 32; i++) at[i] = kr_place_of(i * 32 + lane, g.R);
 #pragma unroll
     for (int i = 0; i < Q / 32 && g.reset; i++) {
-        int64_t t = t0 + i * 32 + lane;
-        resets |= (unsigned long long)__ballot_sync(0xffffffffu, kr_starts(g, q, t)) << (32 * i);
+        bool first = at[i].which == 0 && at[i].row < g.rows && kr_starts(g, q, t0 + at[i].row);
+        resets |= (unsigned long long)__ballot_sync(0xffffffffu, first) << (32 * i);
     }
-    float A = g.decays && g.A ? g.A[head] : 0, bias = g.bias ? g.bias[head] : 0, raw[Q / 32];
 #pragma unroll
     for (int i = 0; i < Q / 32; i++) {
-        int64_t t = t0 + i * 32 + lane;
-        raw[i] = bias;
-        if (t < q.count && g.dt.p) raw[i] += kr_load(g.dt.p + kr_row_at(g, q, t) * g.dt.row + head);
+        bool there = at[i].row < g.rows && t0 + at[i].row < q.count;
+        int64_t row = kr_row_at(g, q, there ? t0 + at[i].row : t0);
+        raw[i] = kr_raw_step_of(g, row, head);
+        gain[i] = kr_gain_of(g, row, head, at[i].which, 0);
     }
 #pragma unroll
     for (int i = 0; i < Q / 32; i++) {
         int r = i * 32 + lane;
-        bool there = t0 + r < q.count;
+        bool there = at[i].row < g.rows && t0 + at[i].row < q.count;
         float delta = 0, slope = 0;
-        if (there && g.dt.p) delta = kr_step_size(raw[i], g.softplus, g.dt_min, g.dt_max, &slope);
-        mine.delta[i] = delta;
+        if (there && g.dt.p)
+            delta = kr_step_size(raw[i].dt, g.softplus, g.dt_min, g.dt_max, &slope);
+        k->gain[r] = !there ? 0 : g.gain ? delta : gain[i];
         mine.slope[i] = slope;
-        k->gain[r] = !there ? 0 : g.gain ? delta : 1;
-        number way = (number)A * (number)delta;
+        mine.delta[i] = g.log ? there && at[i].which == 0 : delta;
+        number way = mine.delta[i] != 0 ? (number)raw[i].A * (number)mine.delta[i] : 0;
         way = way < -256 ? -256 : way;
 #pragma unroll
         for (int d = 1; d < 32; d *= 2) {
@@ -255,45 +312,95 @@ __device__ void kr_fill_times(const kr_matrix_in<T> &g, const kr_sequence &q, in
         k->high[r] = h;
         k->low[r] = l;
         k->lowest[r] = (uint8_t)(before ? 63 - __clzll((long long)before) : 0);
-        k->carry[r] = before ? 0 : kr_matrix_numbers<T>::exp(h) * (1 + l);
+        float carry = before ? 0 : g.kappa * kr_matrix_numbers<T>::exp(h) * (1 + l);
+        kr_fill_reads<T, Q>(g, r, at[i], carry, k);
         k->keep[r] = resets >> r >> 1 ? 0 : kr_matrix_numbers<T>::exp((high - h) + (low - l));
         k->left[r] = k->keep[r] * k->gain[r];
     }
     if (lane == 0) k->decay = resets ? 0 : kr_matrix_numbers<T>::exp(high);
 }
 
-/* exp(s_l - s_s) where input s is of the segment of read l and not after it. */
+/* kappa exp(s_l - s_s) where input s is of the segment of read l and not after it. */
 template <typename T>
-__device__ __forceinline__ float kr_weight(const kr_chunk_times *k, int l, int s) {
-    if (s > l || s < k->lowest[l]) return 0;
-    return kr_matrix_numbers<T>::exp((k->high[l] - k->high[s]) + (k->low[l] - k->low[s]));
+__device__ __forceinline__ float kr_weight(const kr_matrix_in<T> &g, const kr_chunk_times *k, int l,
+                                           int s) {
+    int at = k->sees[l];
+    if (s > at || s < k->lowest[at]) return 0;
+    return g.kappa *
+           kr_matrix_numbers<T>::exp((k->high[at] - k->high[s]) + (k->low[at] - k->low[s]));
 }
 
-/* to [Q, ld] = rows t0 ... of columns [first, first + width), zeros beyond them. */
-template <typename T, int Q>
+/* Inputs that some of reads m .. m + 15 see, whole 16s; the first read, of 16s, that sees some of
+ * inputs n .. n + 15. */
+__device__ __forceinline__ int kr_inputs_seen(const kr_chunk_times *k, int m) {
+    return (k->sees[m + 15] | 15) + 1;
+}
+template <typename T>
+__device__ __forceinline__ int kr_first_read(const kr_matrix_in<T> &g, int n) {
+    return kr_place_of(n, g.R).row * g.K & ~15;
+}
+
+/* What a row has of an array: `each` numbers of inputs or reads, `step` elements apart. */
+struct kr_each {
+    int each;
+    int64_t step;
+};
+
+/* to [count, ld] = what rows t0 ... have in columns [first, first + width), zeros beyond them. */
+template <typename T>
 __device__ __forceinline__ void kr_load_rows(const kr_matrix_in<T> &g, const kr_sequence &q,
-                                             const kr_matrix_rows<T> &from, int64_t t0,
-                                             int64_t first, int width, int padded, T *to, int ld) {
+                                             const kr_matrix_rows<T> &from, kr_each of, int64_t t0,
+                                             int64_t first, int width, int count, int padded, T *to,
+                                             int ld) {
     const int V = 16 / (int)sizeof(T);
+    int rows = from.p ? (int)(q.count - t0 < g.rows ? q.count - t0 : g.rows) : 0;
     if (g.wide) {
         int packs = padded / V;
 #pragma unroll 4
-        for (int i = threadIdx.x; i < Q * packs; i += KR_MATRIX_THREADS) {
+        for (int i = threadIdx.x; i < count * packs; i += KR_MATRIX_THREADS) {
             int r = i / packs, d = i % packs * V;
+            kr_place at = kr_place_of(r, of.each);
             uint4 v = make_uint4(0, 0, 0, 0);
-            if (t0 + r < q.count && d < width && from.p)
-                v = *(const uint4 *)(from.p + kr_row_at(g, q, t0 + r) * from.row + first + d);
+            if (at.row < rows && d < width)
+                v = *(const uint4 *)(from.p + kr_row_at(g, q, t0 + at.row) * from.row +
+                                     at.which * of.step + first + d);
             *(uint4 *)(to + r * ld + d) = v;
         }
         return;
     }
-    for (int i = threadIdx.x; i < Q * padded; i += KR_MATRIX_THREADS) {
+    for (int i = threadIdx.x; i < count * padded; i += KR_MATRIX_THREADS) {
         int r = i / padded, d = i % padded;
+        kr_place at = kr_place_of(r, of.each);
         float x = 0;
-        if (t0 + r < q.count && d < width && from.p)
-            x = kr_load(from.p + kr_row_at(g, q, t0 + r) * from.row + first + d);
+        if (at.row < rows && d < width)
+            x = kr_load(from.p + kr_row_at(g, q, t0 + at.row) * from.row + at.which * of.step +
+                        first + d);
         to[r * ld + d] = kr_as(to, x);
     }
+}
+
+/* The same of x, b, c or dy, for inputs or reads of a head and its group. */
+template <typename T>
+__device__ __forceinline__ kr_each kr_each_x(const kr_matrix_in<T> &g) {
+    kr_each of = {g.R, g.H * g.P};
+    return of;
+}
+template <typename T>
+__device__ __forceinline__ kr_each kr_each_y(const kr_matrix_in<T> &g) {
+    kr_each of = {g.K, g.H * g.P};
+    return of;
+}
+template <typename T, int Q>
+__device__ __forceinline__ void kr_load_b(const kr_matrix_in<T> &g, const kr_sequence &q,
+                                          int64_t t0, int64_t group, T *to, int ld) {
+    kr_each of = {g.R, g.G * g.N};
+    kr_load_rows<T>(g, q, g.b, of, t0, group * g.N, (int)g.N, Q, g.N16, to, ld);
+}
+template <typename T>
+__device__ __forceinline__ void kr_load_c(const kr_matrix_in<T> &g, const kr_sequence &q,
+                                          int64_t t0, int64_t group, T *to, int ld) {
+    kr_each of = {g.K, g.G * g.N};
+    kr_load_rows<T>(g, q, g.c, of, t0, group * g.N, (int)g.N, g.K16, g.N16, to, ld);
 }
 
 /* to [rows, width] = from, times the scale of its row; 16 bytes at once. */
@@ -338,11 +445,10 @@ __device__ __forceinline__ void kr_each_state(kr_state &h, int P16, int N16, F f
                       h[t][n][i]);
 }
 
-/* h = decay h + a^T b, over k in [0, Q): a [Q, .] of P columns, b [Q, .] of N.
- */
-template <typename T, int Q>
+/* h = decay h + a^T b, over k in [0, count): a [count, .] of P columns, b [count, .] of N. */
+template <typename T>
 __device__ __forceinline__ void kr_state_add(kr_state &h, float decay, const T *a, int lda,
-                                             const T *b, int ldb, int P16, int N16) {
+                                             const T *b, int ldb, int count, int P16, int N16) {
 #pragma unroll
     for (int t = 0; t < KR_STATE_TILES; t++) {
         if (kr_state_row() >= P16 || kr_state_column(t) >= N16) continue;
@@ -351,7 +457,7 @@ __device__ __forceinline__ void kr_state_add(kr_state &h, float decay, const T *
 #pragma unroll
             for (int i = 0; i < 4; i++) h[t][n][i] = decay != 0 ? h[t][n][i] * decay : 0;
         kr_tile<KR_ACROSS, KR_ACROSS>(h[t], a, lda, b, ldb, kr_state_row(), kr_state_column(t), 0,
-                                      Q);
+                                      count);
     }
 }
 
@@ -379,6 +485,13 @@ __device__ __forceinline__ void kr_state_load(kr_state &h, const void *states, b
     kr_each_state(h, P16, N16, [&](int p, int n, float &v) {
         v = states && p < P && n < N ? kr_state_at(states, half, first + p * N + n) : 0;
     });
+}
+
+/* silu(z) and its slope. */
+__device__ __forceinline__ float kr_gate(float z, float *slope) {
+    float s = 1 / (1 + expf(-z));
+    *slope = s * fmaf(z, 1 - s, 1);
+    return z * s;
 }
 
 /* ---- the call ---- */
@@ -410,7 +523,13 @@ static kr_matrix_in<T> kr_matrix_unpack(const kr_call *c) {
     g.b = kr_matrix_rows_of<T>(c, KR_SCAN_B);
     g.c = kr_matrix_rows_of<T>(c, KR_SCAN_C);
     g.dy = kr_matrix_rows_of<T>(c, KR_SCAN_DY);
-    g.A = kr_matrix_floats(c, KR_SCAN_A), g.D = kr_matrix_floats(c, KR_SCAN_D);
+    g.z = kr_matrix_rows_of<T>(c, KR_SCAN_Z);
+    g.gains = kr_matrix_rows_of<T>(c, KR_SCAN_GAIN);
+    if (d->a_constant)
+        g.A = kr_matrix_floats(c, KR_SCAN_A);
+    else if (d->decay != KRAIT_DECAY_NONE)
+        g.decay = kr_matrix_rows_of<T>(c, KR_SCAN_A);
+    g.D = kr_matrix_floats(c, KR_SCAN_D);
     g.bias = kr_matrix_floats(c, KR_SCAN_BIAS), g.state = kr_matrix_floats(c, KR_SCAN_STATE);
     g.half_states = kr_scan_half_states(c);
     g.dstate = kr_matrix_floats(c, KR_SCAN_DSTATE);
@@ -422,6 +541,9 @@ static kr_matrix_in<T> kr_matrix_unpack(const kr_call *c) {
     g.dt_max = d->dt_max > 0 ? (float)d->dt_max : INFINITY;
     g.softplus = d->dt_softplus;
     g.gain = d->gain == KRAIT_GAIN_DT, g.decays = d->decay != KRAIT_DECAY_NONE;
+    g.log = g.decays && d->form == KRAIT_FORM_LOG, g.kappa = (float)d->kappa;
+    g.R = (int)d->inputs, g.K = (int)d->reads, g.rows = kr_matrix_size<T>::Q / g.R;
+    g.K16 = (g.rows * g.K + 15) / 16 * 16;
     g.skip_per_channel = d->skip_per_channel;
     g.P16 = (int)kr_matrix_padded(g.P), g.N16 = (int)(g.N + 15) / 16 * 16, g.parts = 1;
     g.wide = kr_matrix_wide(g.x, g.P) && kr_matrix_wide(g.b, g.N) && kr_matrix_wide(g.c, g.N) &&

@@ -5,7 +5,7 @@
  * scratch, then back, with L the gradient of the state behind in registers. Per chunk, with X the
  * rows of gain x, dY of kappa dy:
  *
- *   w = W * C B^T     v = W * dY X^T
+ *   w = W * C B^T     v = W * dY X^T                        where y has a gate, dY is that of u
  *   dX = w^T dY + diag(keep) B L^T
  *   dC = v B + diag(carry) dY H          dB = v^T C + diag(keep) X L
  *   L <- decay L + (diag(carry) dY)^T C
@@ -13,15 +13,15 @@
  * A pair of an input s and a read l > s passes the decays of rows s+1..l: with z = v * C B^T the
  * gradient of the sum s_t of logarithms is (row sum - column sum) of z, plus what the row takes
  * from H, less what it gives to L; that of a decay is the sum of those of its row and all later
- * ones. Heads write their dB and dC apart; they are added up in order. */
+ * ones. Heads of a group write their dB and dC apart; they are added up in order. */
 #include "ops/parts.cuh"
 #include "scan/scan_matrix.cuh"
 
 /* Sums that a block keeps for each row, from tiles beside each other. */
 struct chunk_sums {
-    float row[4][64];  /* of z over inputs; by tile of inputs */
-    float col[4][64];  /* of z over reads; by tile of reads */
-    float seen[8][64]; /* of C . (carry dY H); by tile of states */
+    float row[4][64];  /* of z over inputs, a read each; by tile of inputs */
+    float col[4][64];  /* of z over reads, an input each; by tile of reads */
+    float seen[8][64]; /* of C . (carry dY H), a read each; by tile of states */
     float left[8][64]; /* of B . (keep X L) */
     float own[4][64];  /* of x . dX; by tile of channels */
     float passed[KR_MATRIX_WARPS];
@@ -52,13 +52,13 @@ struct back_tiles {
 
 template <typename T>
 struct back_out {
-    T *dx, *ddt;
+    T *dx, *ddt, *ddecay, *dz, *dgain; /* ddecay: of A that varies in time */
     float *dstate;
     T *starts;              /* [chunks,H,P16,N16] */
-    T *db, *dc;             /* [M,H,N]: of each head */
+    T *db, *dc;             /* [M,R,H,N] [M,K,H,N]: of each head */
     float *da, *dbias, *dd; /* [S,H] [S,H] [S,H,P]: of each sequence */
-    int64_t dx_row, ddt_row, dstate_slot;
-    bool add_dx, add_ddt, add_dstate;
+    int64_t dx_row, ddt_row, ddecay_row, dz_row, dgain_row, db_row, dc_row, dstate_slot;
+    bool add_dx, add_ddt, add_ddecay, add_dz, add_dgain, add_db, add_dc, add_dstate;
 };
 
 template <typename T>
@@ -80,19 +80,78 @@ static __device__ void sweep(const kr_matrix_in<T> &g, const back_tiles<T> &f, c
     kr_state h;
     kr_state_load(h, g.state, false, q.slot * g.state_slot + head * g.P * g.N, g.P, g.N, g.P16,
                   g.N16);
-    for (int64_t t0 = 0, k = 0; t0 < q.count; t0 += Q, k++) {
+    for (int64_t t0 = 0, k = 0; t0 < q.count; t0 += g.rows, k++) {
         kr_state_put(h, f.h, f.N, g.P16, g.N16);
         __syncthreads();
         copy_state<T>(f.h, f.N, starts + k * g.H * size, g.N16, g.P16, g.N16);
-        if (t0 + Q >= q.count) break;
+        if (t0 + g.rows >= q.count) break;
         if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, unused);
-        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
-        kr_load_rows<T, Q>(g, q, g.x, t0, head * g.P, (int)g.P, g.P16, f.x, f.P);
+        kr_load_b<T, Q>(g, q, t0, group, f.b, f.N);
+        kr_load_rows<T>(g, q, g.x, kr_each_x(g), t0, head * g.P, (int)g.P, Q, g.P16, f.x, f.P);
         __syncthreads();
         kr_scale_rows(f.x, f.x, f.P, Q, g.P16, f.times->left);
         __syncthreads();
-        kr_state_add<T, Q>(h, f.times->decay, f.x, f.P, f.b, f.N, g.P16, g.N16);
+        kr_state_add<T>(h, f.times->decay, f.x, f.P, f.b, f.N, Q, g.P16, g.N16);
         __syncthreads();
+    }
+    __syncthreads();
+}
+
+/* u once more, for the gate: dz out, and the gradient of u in the place of dy, which x is summed
+ * with before it is rounded. w is in the place of v, with gains. */
+template <typename T>
+static __device__ void gate_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                 const kr_sequence &q, int64_t head, int64_t t0,
+                                 const back_out<T> &o, float (&skip)[2][2]) {
+    const int Q = back_tiles<T>::Q, side = Q / 16, across = g.P16 / 16;
+    for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * side; tile += KR_MATRIX_WARPS) {
+        int m = tile / side * 16, n = tile % side * 16;
+        kr_sums w;
+        kr_clear(w);
+        if (n < kr_inputs_seen(f.times, m))
+            kr_tile<KR_ALONG, KR_ALONG>(w, f.c, f.N, f.b, f.N, m, n, 0, g.N16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int l = m + kr_sum_row(i), s = n + kr_sum_column(j, i);
+                float e = kr_weight<T>(g, f.times, l, s) * f.times->gain[s];
+                f.v[l * f.S + s] = kr_as(f.v, w[j][i] * e);
+            }
+    }
+    __syncthreads();
+    for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * across; tile += KR_MATRIX_WARPS) {
+        int m = tile / across * 16, n = tile % across * 16;
+        kr_sums u;
+        kr_clear(u);
+        kr_tile<KR_ALONG, KR_ALONG>(u, f.c, f.N, f.h, f.N, m, n, 0, g.N16);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float seen = f.times->carry[m + kr_sum_row(i)];
+                u[j][i] = seen != 0 ? u[j][i] * seen : 0;
+            }
+        kr_tile<KR_ALONG, KR_ACROSS>(u, f.v, f.S, f.x, f.P, m, n, 0, kr_inputs_seen(f.times, m));
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
+                kr_place at = kr_place_of(r, g.K);
+                if (at.row >= g.rows || t0 + at.row >= q.count || p >= g.P) continue;
+                int64_t row = kr_row_at(g, q, t0 + at.row), column = (at.which * g.H + head) * g.P;
+                T *dy = f.dy + r * f.P + p;
+                float slope, gate = kr_gate(kr_load(g.z.p + row * g.z.row + column + p), &slope);
+                float out = kr_load(dy);
+                float x = kr_load(f.x + (at.row * g.R + at.which) * f.P + p);
+                if (g.D)
+                    u[j][i] = fmaf(g.D[g.skip_per_channel ? head * g.P + p : head], x, u[j][i]);
+                if (o.dz)
+                    kr_put(o.dz + row * o.dz_row + column + p, out * u[j][i] * slope, o.add_dz);
+                skip[j][i & 1] = fmaf(out * gate, x, skip[j][i & 1]);
+                *dy = kr_as(dy, out * gate);
+            }
     }
     __syncthreads();
 }
@@ -101,12 +160,12 @@ static __device__ void sweep(const kr_matrix_in<T> &g, const back_tiles<T> &f, c
 template <typename T>
 static __device__ void pairs(const kr_matrix_in<T> &g, const back_tiles<T> &f) {
     const int Q = back_tiles<T>::Q, side = Q / 16;
-    for (int tile = threadIdx.x / 32; tile < side * side; tile += KR_MATRIX_WARPS) {
+    for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * side; tile += KR_MATRIX_WARPS) {
         int m = tile / side * 16, n = tile % side * 16;
         kr_sums w, v;
         kr_clear(w);
         kr_clear(v);
-        if (n <= m) {
+        if (n < kr_inputs_seen(f.times, m)) {
             kr_tile<KR_ALONG, KR_ALONG>(w, f.c, f.N, f.b, f.N, m, n, 0, g.N16);
             kr_tile<KR_ALONG, KR_ALONG>(v, f.dy, f.P, f.x, f.P, m, n, 0, g.P16);
         }
@@ -116,8 +175,8 @@ static __device__ void pairs(const kr_matrix_in<T> &g, const back_tiles<T> &f) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int l = m + kr_sum_row(i), s = n + kr_sum_column(j, i);
-                float e = kr_weight<T>(f.times, l, s), vs = v[j][i] * e * f.times->gain[s];
-                float z = s < l ? w[j][i] * vs : 0;
+                float e = kr_weight<T>(g, f.times, l, s), vs = v[j][i] * e * f.times->gain[s];
+                float z = s + g.R <= f.times->sees[l] ? w[j][i] * vs : 0;
                 f.w[l * f.S + s] = kr_as(f.w, w[j][i] * e);
                 f.v[l * f.S + s] = kr_as(f.v, vs);
                 rows[i >> 1] += z;
@@ -153,21 +212,22 @@ static __device__ void inputs_back(const kr_matrix_in<T> &g, const back_tiles<T>
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) sum[j][i] *= f.times->keep[m + kr_sum_row(i)];
-        kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.w, f.S, f.dy, f.P, m, n, m, Q);
+        kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.w, f.S, f.dy, f.P, m, n, kr_first_read(g, m), g.K16);
         float own[2] = {0, 0};
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
-                if (t0 + r >= q.count || p >= g.P) continue;
-                int64_t row = kr_row_at(g, q, t0 + r), at = head * g.P + p;
-                float x = kr_load(f.x + r * f.P + p), dx = sum[j][i] * f.times->gain[r];
-                float dy = kr_load(f.dy + r * f.P + p);
+                kr_place in = kr_place_of(r, g.R);
+                if (in.row >= g.rows || t0 + in.row >= q.count || p >= g.P) continue;
+                int64_t row = kr_row_at(g, q, t0 + in.row), at = head * g.P + p;
+                float x = kr_load(f.x + r * f.P + p), dx = sum[j][i] * f.times->gain[r], dy = 0;
+                if (in.which < g.K) dy = kr_load(f.dy + (in.row * g.K + in.which) * f.P + p);
                 own[i >> 1] = fmaf(x, sum[j][i], own[i >> 1]);
-                skip[j][i & 1] = fmaf(dy, x, skip[j][i & 1]);
+                if (!g.z.p) skip[j][i & 1] = fmaf(dy, x, skip[j][i & 1]);
                 if (g.D) dx = fmaf(g.D[g.skip_per_channel ? at : head], dy, dx);
-                if (o.dx) kr_put(o.dx + row * o.dx_row + at, dx, o.add_dx);
+                if (o.dx) kr_put(o.dx + row * o.dx_row + in.which * g.H * g.P + at, dx, o.add_dx);
             }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -186,7 +246,10 @@ static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> 
     const float *scale = READS ? f.times->carry : f.times->left;
     const T *with = READS ? f.c : f.b;
     T *out = READS ? o.dc : o.db;
-    for (int tile = threadIdx.x / 32; tile < Q / 16 * across; tile += KR_MATRIX_WARPS) {
+    int64_t out_row = READS ? o.dc_row : o.db_row;
+    bool add = READS ? o.add_dc : o.add_db;
+    int count = READS ? g.K16 : Q;
+    for (int tile = threadIdx.x / 32; tile < count / 16 * across; tile += KR_MATRIX_WARPS) {
         int m = tile / across * 16, n = tile % across * 16;
         float share[2] = {0, 0};
         kr_sums sum;
@@ -202,28 +265,49 @@ static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> 
                 share[i >> 1] = fmaf(sum[j][i], kr_load(with + r * f.N + column), share[i >> 1]);
             }
         if (READS)
-            kr_tile<KR_ALONG, KR_ACROSS>(sum, f.v, f.S, f.b, f.N, m, n, 0, m + 16);
+            kr_tile<KR_ALONG, KR_ACROSS>(sum, f.v, f.S, f.b, f.N, m, n, 0,
+                                         kr_inputs_seen(f.times, m));
         else
-            kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.v, f.S, f.c, f.N, m, n, m, Q);
+            kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.v, f.S, f.c, f.N, m, n, kr_first_read(g, m),
+                                          g.K16);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float total = kr_quad_sum(share[i]);
             if ((threadIdx.x & 3) == 0)
                 (READS ? f.sums->seen : f.sums->left)[tile % across][m + kr_sum_row(2 * i)] = total;
         }
+        if (!out) continue;
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int i = 0; i < 4; i++) {
+            kr_place at = kr_place_of(m + kr_sum_row(i), READS ? g.K : g.R);
+            if (at.row >= g.rows || t0 + at.row >= q.count) continue;
+            T *to = out + kr_row_at(g, q, t0 + at.row) * out_row + (at.which * g.H + head) * g.N;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int64_t t = t0 + m + kr_sum_row(i), column = n + kr_sum_column(j, i);
-                if (t < q.count && column < g.N)
-                    kr_store(out + (kr_row_at(g, q, t) * g.H + head) * g.N + column, sum[j][i]);
+            for (int j = 0; j < 2; j++) {
+                int column = n + kr_sum_column(j, i);
+                if (column < g.N) kr_put(to + column, sum[j][i], add);
             }
+        }
     }
 }
 
-/* One warp: gradients of the decays and steps of the chunk's rows. `total`: dA and ddt_bias of the
- * sequence so far, of this lane. */
+/* What reads of the row whose last input is r add to the gradient of its sum of logarithms. */
+template <typename T>
+static __device__ __forceinline__ float reads_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
+                                                   int r) {
+    const int side = back_tiles<T>::Q / 16;
+    kr_place at = kr_place_of(r, g.R);
+    float sum = 0;
+    if (at.which != g.R - 1 || at.row >= g.rows) return 0;
+    for (int l = at.row * g.K; l < (at.row + 1) * g.K; l++) {
+        for (int n = 0; n < side; n++) sum += f.sums->row[n][l];
+        for (int n = 0; n < g.N16 / 16; n++) sum += f.sums->seen[n][l];
+    }
+    return sum;
+}
+
+/* One warp: gradients of the decays, gains and steps of the chunk's rows. `total`: dA and ddt_bias
+ * of the sequence so far, of this lane. */
 template <typename T>
 static __device__ void steps_back(const kr_matrix_in<T> &g, const back_tiles<T> &f,
                                   const kr_sequence &q, int64_t head, int64_t t0,
@@ -231,17 +315,14 @@ static __device__ void steps_back(const kr_matrix_in<T> &g, const back_tiles<T> 
                                   float (&total)[2]) {
     const int Q = back_tiles<T>::Q;
     int lane = threadIdx.x & 31;
-    float ds[Q / 32], behind = 0, later = 0, A = g.decays && g.A ? g.A[head] : 0;
+    float ds[Q / 32], behind = 0, later = 0, A = g.decays && !g.log && g.A ? g.A[head] : 0;
 #pragma unroll
     for (int i = 0; i < Q / 32; i++) {
         int r = i * 32 + lane;
         float left = 0;
-        ds[i] = 0;
-        for (int n = 0; n < Q / 16; n++) ds[i] += f.sums->row[n][r] - f.sums->col[n][r];
-        for (int n = 0; n < g.N16 / 16; n++) {
-            ds[i] += f.sums->seen[n][r];
-            left += f.sums->left[n][r];
-        }
+        ds[i] = reads_back(g, f, r);
+        for (int n = 0; n < g.K16 / 16; n++) ds[i] -= f.sums->col[n][r];
+        for (int n = 0; n < g.N16 / 16; n++) left += f.sums->left[n][r];
         ds[i] -= left;
         behind += left;
     }
@@ -259,13 +340,18 @@ static __device__ void steps_back(const kr_matrix_in<T> &g, const back_tiles<T> 
         }
         sum += later;
         later = __shfl_sync(0xffffffffu, sum, 0);
-        if (t0 + r >= q.count) continue;
-        float ddelta = sum * A;
-        for (int n = 0; g.gain && n < g.P16 / 16; n++) ddelta += f.sums->own[n][r];
-        ddelta *= k.slope[i];
+        kr_place at = kr_place_of(r, g.R);
+        if (at.row >= g.rows || t0 + at.row >= q.count) continue;
+        int64_t row = kr_row_at(g, q, t0 + at.row);
+        float own = 0;
+        for (int n = 0; n < g.P16 / 16; n++) own += f.sums->own[n][r];
+        float ddelta = fmaf(sum, A, g.gain ? own : 0) * k.slope[i];
         total[0] = fmaf(sum, k.delta[i], total[0]);
         total[1] += ddelta;
-        if (o.ddt) kr_put(o.ddt + kr_row_at(g, q, t0 + r) * o.ddt_row + head, ddelta, o.add_ddt);
+        if (o.ddt) kr_put(o.ddt + row * o.ddt_row + head, ddelta, o.add_ddt);
+        if (o.dgain) kr_put(o.dgain + row * o.dgain_row + at.which * g.H + head, own, o.add_dgain);
+        if (o.ddecay && at.which == 0)
+            kr_put(o.ddecay + row * o.ddecay_row + head, sum, o.add_ddecay);
     }
 }
 
@@ -300,7 +386,7 @@ static __device__ void write_skip(const kr_matrix_in<T> &g, const back_tiles<T> 
     dd[p] = sum;
 }
 
-/* Chunks of all sequences are numbered without a table, with gaps: from first row / Q + s on. */
+/* Chunks of all sequences are numbered without a table, with gaps: from first row / rows + s on. */
 template <typename T>
 static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     backward(kr_matrix_in<T> g, back_out<T> o) {
@@ -308,26 +394,27 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     const int Q = back_tiles<T>::Q;
     back_tiles<T> f(shared, g.P16, g.N16);
     int64_t head = blockIdx.x % g.H, s = blockIdx.x / g.H, group = head / (g.H / g.G);
-    int64_t size = (int64_t)g.P16 * g.N16;
+    int64_t size = (int64_t)g.P16 * g.N16, from = head * g.P;
     kr_sequence q = kr_sequence_of(g, s);
-    T *starts = o.starts + ((q.first / Q + s) * g.H + head) * size;
+    T *starts = o.starts + ((q.first / g.rows + s) * g.H + head) * size;
     float total[2] = {0, 0}, skip[2][2] = {{0, 0}, {0, 0}};
     kr_lane_times<Q> mine;
     kr_state L;
     kr_state_load(L, g.dstate, false, q.slot * g.dstate_slot + head * g.P * g.N, g.P, g.N, g.P16,
                   g.N16);
     sweep(g, f, q, head, starts);
-    for (int64_t k = (q.count + Q - 1) / Q - 1; k >= 0; k--) {
-        int64_t t0 = k * Q;
+    for (int64_t k = (q.count + g.rows - 1) / g.rows - 1; k >= 0; k--) {
+        int64_t t0 = k * g.rows;
         if (threadIdx.x < 32) kr_fill_times<T, Q>(g, q, head, t0, f.times, mine);
-        kr_load_rows<T, Q>(g, q, g.b, t0, group * g.N, (int)g.N, g.N16, f.b, f.N);
-        kr_load_rows<T, Q>(g, q, g.c, t0, group * g.N, (int)g.N, g.N16, f.c, f.N);
-        kr_load_rows<T, Q>(g, q, g.dy, t0, head * g.P, (int)g.P, g.P16, f.dy, f.P);
-        kr_load_rows<T, Q>(g, q, g.x, t0, head * g.P, (int)g.P, g.P16, f.x, f.P);
+        kr_load_b<T, Q>(g, q, t0, group, f.b, f.N);
+        kr_load_c<T>(g, q, t0, group, f.c, f.N);
+        kr_load_rows<T>(g, q, g.dy, kr_each_y(g), t0, from, (int)g.P, g.K16, g.P16, f.dy, f.P);
+        kr_load_rows<T>(g, q, g.x, kr_each_x(g), t0, from, (int)g.P, Q, g.P16, f.x, f.P);
         copy_state<T>(starts + k * g.H * size, g.N16, f.h, f.N, g.P16, g.N16);
         kr_state_put(L, f.l, f.N, g.P16, g.N16);
         __syncthreads();
         passed_back(g, f, L);
+        if (g.z.p) gate_back(g, f, q, head, t0, o, skip);
         pairs(g, f);
         __syncthreads();
         inputs_back(g, f, q, head, t0, o, skip);
@@ -335,9 +422,9 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
         sides_back<T, false>(g, f, q, head, t0, o);
         __syncthreads();
         if (threadIdx.x < 32) steps_back(g, f, q, head, t0, o, mine, total);
-        kr_scale_rows(f.carried, f.dy, f.P, Q, g.P16, f.times->carry);
+        kr_scale_rows(f.carried, f.dy, f.P, g.K16, g.P16, f.times->carry);
         __syncthreads();
-        kr_state_add<T, Q>(L, f.times->decay, f.carried, f.P, f.c, f.N, g.P16, g.N16);
+        kr_state_add<T>(L, f.times->decay, f.carried, f.P, f.c, f.N, g.K16, g.P16, g.N16);
         __syncthreads();
     }
     if (threadIdx.x < 32) {
@@ -352,17 +439,17 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
     });
 }
 
-/* to [M, G N] = or += the sums over the heads of a group of from [M, H, N]. */
+/* to [M, R, G N] = or += the sums over the heads of a group of from [M, R, H, N]. */
 template <typename T>
-static __global__ void sum_heads(const T *from, T *to, int64_t to_row, int64_t M, int64_t H,
-                                 int64_t G, int64_t N, bool add) {
+static __global__ void sum_heads(const T *from, T *to, int64_t to_row, int64_t M, int64_t R,
+                                 int64_t H, int64_t G, int64_t N, bool add) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / (G * N), each = H / G;
-    if (m >= M) return;
+    if (m >= M * R) return;
     int64_t n = i % N, g = i / N % G;
     float sum = 0;
 #pragma unroll 8
     for (int64_t h = g * each; h < (g + 1) * each; h++) sum += kr_load(from + (m * H + h) * N + n);
-    kr_put(to + m * to_row + g * N + n, sum, add);
+    kr_put(to + m / R * to_row + m % R * G * N + g * N + n, sum, add);
 }
 
 /* to [width] = or += the sums over S of from [S, width, each]. */
@@ -376,14 +463,14 @@ static __global__ void sum_sequences(const float *from, float *to, int64_t S, in
     kr_put(to + i, sum, add);
 }
 
+/* What is not there already: with a head a group it is. */
 template <typename T>
-static void sum_heads_launch(const kr_matrix_in<T> &g, const T *from, const kr_call *c, int i) {
+static void sum_heads_launch(const kr_matrix_in<T> &g, const T *from, int64_t R, const kr_call *c,
+                             int i) {
     const kr_tensor *t = &c->out[i];
-    if (!t->data || g.M == 0) return;
-    sum_heads<T><<<kr_blocks(g.M * g.G * g.N, 256), 256, 0, kr_cuda_stream()>>>(from, (T *)t->data,
-                                                                                t->stride[0], g.M,
-                                                                                g.H, g.G, g.N,
-                                                                                KR_ACC(c, i) != 0);
+    if (!t->data || g.M == 0 || g.G == g.H) return;
+    sum_heads<T><<<kr_blocks(g.M * R * g.G * g.N, 256), 256, 0, kr_cuda_stream()>>>(
+        from, (T *)t->data, t->stride[0], g.M, R, g.H, g.G, g.N, KR_ACC(c, i) != 0);
 }
 
 static void sum_sequences_launch(const kr_call *c, int i, const float *from, int64_t S,
@@ -395,20 +482,42 @@ static void sum_sequences_launch(const kr_call *c, int i, const float *from, int
                                                                        KR_ACC(c, i) != 0);
 }
 
+/* Where gradient i is written, and how. */
+template <typename T>
+static T *rows_out(const kr_call *c, int i, int64_t *row, bool *add) {
+    const kr_tensor *t = &c->out[i];
+    *row = t->data ? t->stride[0] : 0;
+    *add = KR_ACC(c, i) != 0;
+    return (T *)t->data;
+}
+
+/* dB and dC of heads that share a group are summed behind. */
+template <typename T>
+static void sides_of(const kr_call *c, const kr_scan_matrix_cut &s, back_out<T> &o) {
+    const krait_scan_desc *d = (const krait_scan_desc *)c->attr;
+    o.db = rows_out<T>(c, KR_SCAN_DB, &o.db_row, &o.add_db);
+    o.dc = rows_out<T>(c, KR_SCAN_DC, &o.dc_row, &o.add_dc);
+    if (d->groups == d->heads) return;
+    o.db = (T *)((char *)c->scratch + s.db), o.db_row = d->inputs * d->heads * d->state;
+    o.dc = (T *)((char *)c->scratch + s.dc), o.dc_row = d->reads * d->heads * d->state;
+    o.add_db = o.add_dc = false;
+}
+
 template <typename T>
 static back_out<T> outputs(const kr_call *c) {
     kr_scan_matrix_cut s;
     kr_scan_matrix_plan(c, &s);
     char *scratch = (char *)c->scratch;
     back_out<T> o = {};
-    o.dx = (T *)c->out[KR_SCAN_DX].data, o.dx_row = c->out[KR_SCAN_DX].stride[0];
-    o.ddt = (T *)c->out[KR_SCAN_DDT].data, o.ddt_row = c->out[KR_SCAN_DDT].stride[0];
-    o.dstate = (float *)c->out[KR_SCAN_DSTATE_IN].data;
-    o.dstate_slot = c->out[KR_SCAN_DSTATE_IN].stride[0];
-    o.add_dx = KR_ACC(c, KR_SCAN_DX), o.add_ddt = KR_ACC(c, KR_SCAN_DDT);
-    o.add_dstate = KR_ACC(c, KR_SCAN_DSTATE_IN);
-    o.starts = (T *)(scratch + s.starts), o.db = (T *)(scratch + s.db);
-    o.dc = (T *)(scratch + s.dc), o.da = (float *)(scratch + s.da);
+    o.dx = rows_out<T>(c, KR_SCAN_DX, &o.dx_row, &o.add_dx);
+    o.ddt = rows_out<T>(c, KR_SCAN_DDT, &o.ddt_row, &o.add_ddt);
+    o.dz = rows_out<T>(c, KR_SCAN_DZ, &o.dz_row, &o.add_dz);
+    o.dgain = rows_out<T>(c, KR_SCAN_DGAIN, &o.dgain_row, &o.add_dgain);
+    if (!((const krait_scan_desc *)c->attr)->a_constant)
+        o.ddecay = rows_out<T>(c, KR_SCAN_DA, &o.ddecay_row, &o.add_ddecay);
+    o.dstate = rows_out<float>(c, KR_SCAN_DSTATE_IN, &o.dstate_slot, &o.add_dstate);
+    sides_of(c, s, o);
+    o.starts = (T *)(scratch + s.starts), o.da = (float *)(scratch + s.da);
     o.dbias = (float *)(scratch + s.dbias), o.dd = (float *)(scratch + s.dd);
     return o;
 }
@@ -423,8 +532,8 @@ static void run(const kr_call *c) {
     cudaFuncSetAttribute(backward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (g.S > 0)
         backward<T><<<(unsigned)(g.S * g.H), KR_MATRIX_THREADS, bytes, kr_cuda_stream()>>>(g, o);
-    sum_heads_launch<T>(g, o.db, c, KR_SCAN_DB);
-    sum_heads_launch<T>(g, o.dc, c, KR_SCAN_DC);
+    sum_heads_launch<T>(g, o.db, g.R, c, KR_SCAN_DB);
+    sum_heads_launch<T>(g, o.dc, g.K, c, KR_SCAN_DC);
     if (g.A) sum_sequences_launch(c, KR_SCAN_DA, o.da, g.S, g.H, 1);
     sum_sequences_launch(c, KR_SCAN_DBIAS, o.dbias, g.S, g.H, 1);
     if (g.skip_per_channel)

@@ -90,13 +90,11 @@ static __device__ __forceinline__ void share_row(const kr_matrix_in<T> &g, int64
 template <typename T>
 static __device__ __forceinline__ float2 step_of(const kr_matrix_in<T> &g, int64_t row,
                                                  int64_t head, bool fresh) {
-    float delta = 0, slope, way = 0;
-    if (g.dt.p) {
-        float v = kr_load(g.dt.p + row * g.dt.row + head) + (g.bias ? g.bias[head] : 0);
-        delta = kr_step_size(v, g.softplus, g.dt_min, g.dt_max, &slope);
-    }
-    if (g.decays && g.A) way = g.A[head] * delta;
-    return make_float2(fresh ? 0 : expf(way), g.gain ? delta : 1);
+    float delta = 0, slope;
+    kr_raw_step raw = kr_raw_step_of(g, row, head);
+    if (g.dt.p) delta = kr_step_size(raw.dt, g.softplus, g.dt_min, g.dt_max, &slope);
+    float way = g.log ? raw.A : raw.A * delta;
+    return make_float2(fresh ? 0 : expf(way), kr_gain_of(g, row, head, 0, delta));
 }
 
 /* Moves this lane's states on by a row, of which its channels add x; sum: their reads, in all their
@@ -168,8 +166,12 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
 #pragma unroll
         for (int i = 0; i < CHANNELS; i++) {
             if (threadIdx.x % LANES || first + i * TOGETHER >= g.P) continue;
+            sum[i] *= g.kappa;
             if (g.D)
                 sum[i] = fmaf(g.D[g.skip_per_channel ? at + i * TOGETHER : head], x[i], sum[i]);
+            float slope;
+            if (g.z.p)
+                sum[i] *= kr_gate(kr_load(g.z.p + row * g.z.row + at + i * TOGETHER), &slope);
             kr_put(y + row * y_row + at + i * TOGETHER, sum[i], add);
         }
     }

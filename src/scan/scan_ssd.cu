@@ -192,17 +192,20 @@ static __device__ __forceinline__ void prepare_reads(const outputs_tiles<N> &f, 
     for (int i = 0; i < 2; i++) r.lowest[i] = f.lowest[m + (threadIdx.x & 31) / 4 + 8 * i];
 }
 
-/* Products of 16 inputs, s0 ..., weighed by time, as a factor. */
+/* Products of 16 inputs, s0 ..., weighed by time and kappa (its logarithm to base 2), as a factor.
+ */
 template <int N>
-static __device__ __forceinline__ void weigh(const outputs_reads<N> &r, const float *times, int s0,
-                                             const float (&p)[2][4], uint32_t (&a)[4]) {
+static __device__ __forceinline__ void weigh(const outputs_reads<N> &r, float kappa,
+                                             const float *times, int s0, const float (&p)[2][4],
+                                             uint32_t (&a)[4]) {
     int row = r.m + (threadIdx.x & 31) / 4, column = s0 + (threadIdx.x & 3) * 2;
     const float *gain = times + KR_SSD_GAIN * KR_SSD_LINE, *sum = times + KR_SSD_SUM * KR_SSD_LINE;
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         int l = row + e % 2 * 8, s = column + e / 2 * 8, i = e % 2;
         float2 g = *(const float2 *)(gain + s), at = *(const float2 *)(sum + s);
-        float v[2] = {g.x * kr_ssd_exp2(sum[l] - at.x), g.y * kr_ssd_exp2(sum[l] - at.y)};
+        float seen = sum[l] + kappa;
+        float v[2] = {g.x * kr_ssd_exp2(seen - at.x), g.y * kr_ssd_exp2(seen - at.y)};
 #pragma unroll
         for (int j = 0; j < 2; j++)
             v[j] = s + j <= l && s + j >= r.lowest[i] ? v[j] * p[e / 2][2 * i + j] : 0;
@@ -231,7 +234,7 @@ static __device__ __forceinline__ void one_head(const kr_ssd &c, const kr_ssd_pi
     for (int j = 0; j < 4; j++) {
         if (16 * j > r.m) continue;
         uint32_t a[4];
-        weigh<N>(r, f.times, 16 * j, *(const float(*)[2][4])(r.products + 2 * j), a);
+        weigh<N>(r, c.kappa, f.times, 16 * j, *(const float(*)[2][4])(r.products + 2 * j), a);
         kr_ssd_add<KR_ACROSS, 4>(sum, a, f.x, KR_SSD_LD, n, 16 * j);
     }
 #pragma unroll
@@ -318,6 +321,7 @@ kr_ssd kr_ssd_unpack(const kr_call *c) {
     char *scratch = (char *)c->scratch;
     k.times = (float *)(scratch + s.times);
     k.before = (bf16 *)(scratch + s.before), k.behind = (bf16 *)(scratch + s.behind);
+    k.kappa = log2f(k.g.kappa);
     k.pieces = s.pieces, k.slices = s.slices, k.heads = s.heads;
     return k;
 }

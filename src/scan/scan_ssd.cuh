@@ -46,6 +46,7 @@ struct kr_ssd {
     bf16 *before, *behind; /* [pieces,H,P,N]: H, L */
     int64_t pieces;
     int slices, heads;
+    float kappa; /* its logarithm to base 2 */
 };
 
 /* ---- rows ---- */

@@ -39,10 +39,11 @@ struct tiles {
 static_assert(sizeof(tiles<128>) <= KR_SCAN_SSD_SHARED, "the plan's room");
 
 struct back_out {
-    bf16 *dx, *ddt, *db, *dc; /* db, dc [slices,M,G N] or, with one slice, the gradients */
-    float *da, *dbias, *dd;   /* [pieces,H] */
-    int64_t dx_row, ddt_row, db_row, dc_row, slice;
-    bool add_dx, add_ddt, add_db, add_dc;
+    bf16 *dx, *ddt, *ddecay, *dgain;
+    bf16 *db, *dc;          /* [slices,M,G N] or, with one slice, the gradients */
+    float *da, *dbias, *dd; /* [pieces,H] */
+    int64_t dx_row, ddt_row, ddecay_row, dgain_row, db_row, dc_row, slice;
+    bool add_dx, add_ddt, add_ddecay, add_dgain, add_db, add_dc;
 };
 
 /* What a warp keeps, whatever the head. Inputs 16 i ..., reads 32 half ... of w and v; rows 32 m
@@ -77,7 +78,7 @@ static __device__ __forceinline__ float column_sums(float (&v)[8]) {
 /* w, out to shared memory; v added; the sums of z = v B C^T. */
 template <int N>
 static __device__ __forceinline__ void pairs(tiles<N> &f, const typename tiles<N>::stage &t,
-                                             row_sums &sums, kept<N> &k) {
+                                             float kappa, row_sums &sums, kept<N> &k) {
     int s0 = first_input(), l0 = half_of() * 32, row = s0 + lane_row();
     const float *sum = t.times + KR_SSD_SUM * KR_SSD_LINE;
     float v[4][4], over[2] = {0, 0}, under[8];
@@ -97,7 +98,7 @@ static __device__ __forceinline__ void pairs(tiles<N> &f, const typename tiles<N
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             int s = row + 8 * i, span = f.highest[s] - s;
-            float mine = sum[s], gain = t.times[KR_SSD_GAIN * KR_SSD_LINE + s], w[2];
+            float mine = sum[s] - kappa, gain = t.times[KR_SSD_GAIN * KR_SSD_LINE + s], w[2];
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 float passes = kr_ssd_exp2((e ? at.y : at.x) - mine);
@@ -266,7 +267,8 @@ static __device__ void steps_back(const kr_ssd &c, const kr_ssd_piece &p, const 
                                   int64_t piece, int64_t head, const back_out &o) {
     const float *times = c.times + (piece * c.g.H + head) * KR_SSD_TIMES * KR_SSD_LINE;
     int lane = threadIdx.x & 31;
-    float ds[2], later = 0, da = 0, dbias = 0, dd = 0, A = c.g.decays && c.g.A ? c.g.A[head] : 0;
+    float ds[2], later = 0, da = 0, dbias = 0, dd = 0;
+    float A = c.g.decays && !c.g.log && c.g.A ? c.g.A[head] : 0;
     sums_back(sums, times[KR_SSD_ROWS], ds);
 #pragma unroll
     for (int i = 1; i >= 0; i--) {
@@ -280,13 +282,14 @@ static __device__ void steps_back(const kr_ssd &c, const kr_ssd_piece &p, const 
         sum += later;
         later = __shfl_sync(0xffffffffu, sum, 0);
         if (p.t0 + r >= p.q.count) continue;
-        float ddelta = sum * A;
-        if (c.g.gain) ddelta += sums.own[0][r] + sums.own[1][r];
-        ddelta *= times[KR_SSD_SLOPE * KR_SSD_LINE + r];
+        int64_t row = kr_row_at(c.g, p.q, p.t0 + r);
+        float own = sums.own[0][r] + sums.own[1][r];
+        float ddelta = fmaf(sum, A, c.g.gain ? own : 0) * times[KR_SSD_SLOPE * KR_SSD_LINE + r];
         da = fmaf(sum, times[KR_SSD_DELTA * KR_SSD_LINE + r], da);
         dbias += ddelta;
-        if (o.ddt)
-            kr_put(o.ddt + kr_row_at(c.g, p.q, p.t0 + r) * o.ddt_row + head, ddelta, o.add_ddt);
+        if (o.ddt) kr_put(o.ddt + row * o.ddt_row + head, ddelta, o.add_ddt);
+        if (o.dgain) kr_put(o.dgain + row * o.dgain_row + head, own, o.add_dgain);
+        if (o.ddecay) kr_put(o.ddecay + row * o.ddecay_row + head, sum, o.add_ddecay);
     }
     da = kr_warp_sum(da), dbias = kr_warp_sum(dbias);
     for (int w = 0; w < WARPS; w++) dd += sums.skip[w];
@@ -400,7 +403,7 @@ static __global__ void __launch_bounds__(THREADS, 1) gradients(kr_ssd c, back_ou
         __syncthreads();
         if (i + 1 < heads) load_head<N>(c, p, piece, from + i + 1, f.stages[(i + 1) % 2]);
         kr_ssd_commit();
-        pairs(f, t, sums, k);
+        pairs(f, t, c.kappa, sums, k);
         sides<N, true>(f, t, sums, k.dc);
         sides<N, false>(f, t, sums, k.db);
         passed<N>(t, sums);
@@ -461,15 +464,23 @@ static void sum_pieces_launch(const kr_ssd &k, const float *from, const kr_call 
 
 /* ---- the call ---- */
 
+/* Where gradient i is written, and how. */
+static bf16 *rows_out(const kr_call *c, int i, int64_t *row, bool *add) {
+    const kr_tensor *t = &c->out[i];
+    *row = t->data ? t->stride[0] : 0;
+    *add = KR_ACC(c, i) != 0;
+    return (bf16 *)t->data;
+}
+
 static back_out outputs_of(const kr_call *c, const kr_ssd &k) {
     kr_scan_ssd_cut s;
     back_out o = {};
     kr_scan_ssd_plan(c, &s);
     char *scratch = (char *)c->scratch;
-    const kr_tensor *dx = &c->out[KR_SCAN_DX], *ddt = &c->out[KR_SCAN_DDT];
-    const kr_tensor *db = &c->out[KR_SCAN_DB], *dc = &c->out[KR_SCAN_DC];
-    o.dx = (bf16 *)dx->data, o.dx_row = dx->stride[0], o.add_dx = KR_ACC(c, KR_SCAN_DX);
-    o.ddt = (bf16 *)ddt->data, o.ddt_row = ddt->stride[0], o.add_ddt = KR_ACC(c, KR_SCAN_DDT);
+    o.dx = rows_out(c, KR_SCAN_DX, &o.dx_row, &o.add_dx);
+    o.ddt = rows_out(c, KR_SCAN_DDT, &o.ddt_row, &o.add_ddt);
+    o.dgain = rows_out(c, KR_SCAN_DGAIN, &o.dgain_row, &o.add_dgain);
+    if (k.g.decay.p) o.ddecay = rows_out(c, KR_SCAN_DA, &o.ddecay_row, &o.add_ddecay);
     o.da = (float *)(scratch + s.da), o.dbias = (float *)(scratch + s.dbias);
     o.dd = (float *)(scratch + s.dd);
     if (k.slices > 1) {
@@ -477,8 +488,8 @@ static back_out outputs_of(const kr_call *c, const kr_ssd &k) {
         o.db_row = o.dc_row = k.g.G * k.g.N;
         o.slice = k.g.M * o.db_row;
     } else {
-        o.db = (bf16 *)db->data, o.db_row = db->stride[0], o.add_db = KR_ACC(c, KR_SCAN_DB);
-        o.dc = (bf16 *)dc->data, o.dc_row = dc->stride[0], o.add_dc = KR_ACC(c, KR_SCAN_DC);
+        o.db = rows_out(c, KR_SCAN_DB, &o.db_row, &o.add_db);
+        o.dc = rows_out(c, KR_SCAN_DC, &o.dc_row, &o.add_dc);
     }
     return o;
 }
@@ -507,7 +518,7 @@ extern "C" void kr_scan_ssd_grad_cuda(const kr_call *c) {
     (k.g.N == 128 ? gradients_launch<128> : gradients_launch<64>)(k, o);
     sum_slices_launch(k, o.db, c, KR_SCAN_DB);
     sum_slices_launch(k, o.dc, c, KR_SCAN_DC);
-    sum_pieces_launch(k, o.da, c, KR_SCAN_DA);
+    if (k.g.A) sum_pieces_launch(k, o.da, c, KR_SCAN_DA);
     sum_pieces_launch(k, o.dbias, c, KR_SCAN_DBIAS);
     sum_pieces_launch(k, o.dd, c, KR_SCAN_DD);
 }
