@@ -20,6 +20,7 @@ template <typename S>
 union pack {
     enum { SIZE = 16 / sizeof(S), PACKS = KR_MATRIX_N / SIZE / LANES /* of a lane, a channel */ };
     uint4 bits;
+    __nv_bfloat162 two[4];
     S of[SIZE];
     __device__ pack() {}
 };
@@ -53,27 +54,23 @@ static __device__ __forceinline__ void store_pack(S *to, int N, int n, const pac
     }
 }
 
-/* This lane's states of CHANNELS channels. */
-template <typename S, int CHANNELS>
-struct lane_states {
-    pack<S> lain[CHANNELS][pack<S>::PACKS]; /* as they came */
-    float h[CHANNELS][pack<S>::PACKS][pack<S>::SIZE];
-
-    __device__ __forceinline__ void widen() {
+/* Four states of a pack, from the first-th on, and the way back. */
+static __device__ __forceinline__ void get_quad(const pack<float> &p, int, float (&h)[4]) {
 #pragma unroll
-        for (int i = 0; i < CHANNELS; i++)
+    for (int j = 0; j < 4; j++) h[j] = p.of[j];
+}
+static __device__ __forceinline__ void get_quad(const pack<bf16> &p, int first, float (&h)[4]) {
+    float2 x = __bfloat1622float2(p.two[first / 2]), y = __bfloat1622float2(p.two[first / 2 + 1]);
+    h[0] = x.x, h[1] = x.y, h[2] = y.x, h[3] = y.y;
+}
+static __device__ __forceinline__ void put_quad(pack<float> &p, int, const float (&h)[4]) {
 #pragma unroll
-            for (int k = 0; k < pack<S>::PACKS; k++)
-#pragma unroll
-                for (int j = 0; j < pack<S>::SIZE; j++) h[i][k][j] = kr_load(&lain[i][k].of[j]);
-    }
-    __device__ __forceinline__ pack<S> narrowed(int i, int k) const {
-        pack<S> p;
-#pragma unroll
-        for (int j = 0; j < pack<S>::SIZE; j++) kr_store(&p.of[j], h[i][k][j]);
-        return p;
-    }
-};
+    for (int j = 0; j < 4; j++) p.of[j] = h[j];
+}
+static __device__ __forceinline__ void put_quad(pack<bf16> &p, int first, const float (&h)[4]) {
+    p.two[first / 2] = __floats2bfloat162_rn(h[0], h[1]);
+    p.two[first / 2 + 1] = __floats2bfloat162_rn(h[2], h[3]);
+}
 
 /* b and c of a row; zeros behind their end. */
 template <typename T>
@@ -100,9 +97,9 @@ static __device__ __forceinline__ float2 step_of(const kr_matrix_in<T> &g, int64
 /* Moves this lane's states on by a row, of which its channels add x; sum: their reads, in all their
  * lanes. A decay of 0 forgets states whatever they are. */
 template <typename S, int CHANNELS>
-static __device__ __forceinline__ void move(lane_states<S, CHANNELS> &s, const step_row &row,
-                                            float2 step, const float (&x)[CHANNELS],
-                                            float (&sum)[CHANNELS]) {
+static __device__ __forceinline__ void move(pack<S> (&states)[CHANNELS][pack<S>::PACKS],
+                                            const step_row &row, float2 step,
+                                            const float (&x)[CHANNELS], float (&sum)[CHANNELS]) {
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++) sum[i] = 0;
 #pragma unroll
@@ -111,13 +108,17 @@ static __device__ __forceinline__ void move(lane_states<S, CHANNELS> &s, const s
         float4 b = *(const float4 *)(row.b + n), c = *(const float4 *)(row.c + n);
         float bs[4] = {b.x, b.y, b.z, b.w}, cs[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll
-        for (int i = 0; i < CHANNELS; i++)
+        for (int i = 0; i < CHANNELS; i++) {
+            float h[4];
+            get_quad(states[i][k], first, h);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                float &h = s.h[i][k][first + j], kept = step.x != 0 ? h * step.x : 0;
-                h = fmaf(step.y * x[i], bs[j], kept);
-                sum[i] = fmaf(h, cs[j], sum[i]);
+                float kept = step.x != 0 ? h[j] * step.x : 0;
+                h[j] = fmaf(step.y * x[i], bs[j], kept);
+                sum[i] = fmaf(h[j], cs[j], sum[i]);
             }
+            put_quad(states[i][k], first, h);
+        }
     }
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++)
@@ -140,15 +141,14 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
     kr_sequence q = kr_sequence_of(g, blockIdx.x / g.parts / g.H);
     const S *from = g.state ? (const S *)g.state + q.slot * g.state_slot + place : NULL;
     S *to = out ? out + q.slot * out_slot + place : NULL;
-    if (q.count == 0 && from == to) return; /* no one's */
-    lane_states<S, CHANNELS> s;
+    if (q.count == 0 && from == to) return;   /* no one's */
+    pack<S> states[CHANNELS][pack<S>::PACKS]; /* halves are rounded behind every row */
 #pragma unroll
     for (int i = 0; i < CHANNELS; i++)
 #pragma unroll
         for (int k = 0; k < pack<S>::PACKS; k++)
             load_pack<WIDE>(from + i * TOGETHER * N, from && first + i * TOGETHER < g.P ? N : 0,
-                            pack_at<S>(k), s.lain[i][k]);
-    if (q.count == 0) s.widen();
+                            pack_at<S>(k), states[i][k]);
     for (int64_t t = 0; t < q.count; t++) {
         int64_t row = kr_row_at(g, q, t), at = head * g.P + first;
         float2 step = step_of(g, row, head, kr_starts(g, q, t));
@@ -161,8 +161,7 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
                 x[i] = kr_load(g.x.p + row * g.x.row + at + i * TOGETHER);
         }
         __syncthreads();
-        if (t == 0) s.widen(); /* no earlier: all that is asked for comes at once */
-        move<S, CHANNELS>(s, rows[t % 2], step, x, sum);
+        move<S, CHANNELS>(states, rows[t % 2], step, x, sum);
 #pragma unroll
         for (int i = 0; i < CHANNELS; i++) {
             if (threadIdx.x % LANES || first + i * TOGETHER >= g.P) continue;
@@ -180,7 +179,7 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
 #pragma unroll
         for (int k = 0; k < pack<S>::PACKS; k++)
             if (to && first + i * TOGETHER < g.P)
-                store_pack<WIDE>(to + i * TOGETHER * N, N, pack_at<S>(k), s.narrowed(i, k));
+                store_pack<WIDE>(to + i * TOGETHER * N, N, pack_at<S>(k), states[i][k]);
 }
 
 template <typename T, typename S, int CHANNELS, bool WIDE>

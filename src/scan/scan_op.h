@@ -9,7 +9,7 @@
  * U8 [M]: a segment starts at this row, so no state passes between it and the row before it (in
  * REVERSE order: from it to the row before it; in INDEX order: from the row visited before).
  * state_in, state_out [slots, H*P, N]: may share memory; slots that seqs does not name stay as they
- * are; of one decay a head, in a half graph, both may be bf16: rounded to the nearest at the end.
+ * are; of one decay a head, in a half graph, both may be bf16: rounded to the nearest.
  * index I32 [T]. Any of dt A D z dt_bias reset state_in index gain may be absent where the
  * member does not need it; state_in absent is zeros; dy and dstate_out absent are zeros. */
 #ifndef KR_SCAN_OP_H
