@@ -43,6 +43,7 @@ krait_rows 1.4b decode --dtype bf16 --batch 128 --tokens 2048 --runs "$runs"
 for batch in 1 128; do
   krait_rows mamba2-1.3b decode --dtype bf16 --batch $batch --tokens 128 --runs "$runs"
 done
+krait_rows mamba2-1.3b decode --dtype bf16 --batch 128 --tokens 128 --state-type bf16 --runs "$runs"
 krait_rows 1.4b prefill --dtype bf16 --batch 64 --tokens 2048 --runs "$runs"
 "$python" "$here/gpu.py" peer >>"$work/peer" || echo 'peers: some rows are missing' >&2
 

@@ -41,9 +41,13 @@ static int matrix_type(const char *name, kr_dtype *type, krait_error *e) {
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: no type \"%s\"; use f32, bf16 or f16", name);
 }
 
+static bool half_states(const kr_bench *b) {
+    return b->o.state_type && strcmp(b->o.state_type, "bf16") == 0;
+}
+
 static int state_type(const kr_bench *b, krait_dtype *type, krait_error *e) {
     const char *name = b->o.state_type;
-    *type = name && strcmp(name, "bf16") == 0 ? KRAIT_BF16 : KRAIT_F32;
+    *type = half_states(b) ? KRAIT_BF16 : KRAIT_F32;
     if (!name || *type == KRAIT_BF16 || strcmp(name, "f32") == 0) return 0;
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: no type of states \"%s\"; use f32 or bf16", name);
 }
@@ -126,8 +130,7 @@ static int run_passes(void *user, krait_error *e) {
 static double ceiling(const kr_bench *b, const subject *s, double tokens, double rows) {
     double head = (double)s->info.vocabulary * (double)s->info.width;
     double body = (double)s->info.parameters - head;
-    bool half_states = b->o.state_type && strcmp(b->o.state_type, "bf16") == 0;
-    double states = 2 * rows * (double)kr_lm_state_bytes(&s->model->config, half_states);
+    double states = 2 * rows * (double)kr_lm_state_bytes(&s->model->config, half_states(b));
     double reading = ((double)s->info.weight_bytes + states) / b->read_rate;
     bool halves = b->level == KR_LEVEL_CUDA && strcmp(s->info.dtype, "bf16") == 0;
     double computing = 2 * (body * tokens + head * rows) / (halves ? b->half_rate : b->gemm_rate);
@@ -218,7 +221,8 @@ static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_
     s->spans = kr_calloc((size_t)lanes, sizeof *s->spans);
     if (!s->spans) return kr_fail_memory(e, "the benchmark's lanes");
     KR_TRY(start_lanes(s, lanes, prompt, e));
-    snprintf(name, sizeof name, "decode b%lld", (long long)lanes);
+    snprintf(name, sizeof name, "decode b%lld%s", (long long)lanes,
+             half_states(b) ? ", bf16 states" : "");
     kr_bench_report r = {.name = name,
                          .unit = "tok/s",
                          .amount = (double)(lanes * NEW_TOKENS),
