@@ -1,8 +1,8 @@
 /* phase.cu - angles through time on the GPU. phase.h has the equations.
  *
- * Forward: a thread an angle of a head, through its sequence (they go round the blocks of y), in
- * double: angles are whole turns apart. Backward: the same from behind leaves G in each row; then a
- * thread sums a row's. */
+ * A block takes 32 angles of heads through their sequence (sequences go round the blocks of y), 256
+ * rows at once. Sums are double: angles are whole turns apart. Backward: the same from behind leaves
+ * G in each row; then a thread sums a row's. */
 #include "device/cuda/kernel.cuh"
 #include "ops/phase/phase.h"
 
@@ -25,47 +25,119 @@ struct states {
     int64_t slot;
 };
 
-template <typename T>
-__device__ void pass(const lanes<T> &g, const int64_t *q, int64_t j, const states &from, T *phi_out,
-                     int64_t row, const states &to) {
-    double phi = from.p ? (double)from.p[q[2] * from.slot + j] : 0;
-    for (int64_t t = q[0]; t < q[0] + q[1]; t++) {
-        double turn = KR_PI * tanh((double)kr_load(g.angle + t * g.angle_row + j % g.S));
-        if (g.reset && g.reset[t]) phi = 0;
-        phi += turn * (double)kr_load(g.delta + t * g.delta_row + j / g.S);
-        phi -= 2 * KR_PI * floor(phi / (2 * KR_PI) + 0.5);
-        kr_store(phi_out + t * row + j, (float)phi);
+/* ---- through time ----
+ *
+ * A block has 32 lanes of a sequence, and takes RUNS x EACH rows at once: a thread sums EACH rows
+ * of a lane, the runs' sums are chained, and what comes in is added to each row. */
+enum { LANES = 32, RUNS = 16, EACH = 16, TOGETHER = RUNS * EACH };
+
+struct ends {
+    double sum[RUNS][LANES]; /* of a run, from its last segment start on */
+    bool cut[RUNS];          /* whether it has one */
+};
+
+/* What comes into run `run`; carry: into the first run, and then out of the last. */
+__device__ __forceinline__ double chain(const ends &e, int run, double &carry) {
+    double sum = carry, mine = carry;
+    int lane = threadIdx.x;
+    for (int k = 0; k < RUNS; k++) {
+        if (k == run) mine = sum;
+        sum = e.cut[k] ? e.sum[k][lane] : sum + e.sum[k][lane];
     }
-    if (to.p) to.p[q[2] * to.slot + j] = (float)phi;
+    carry = sum;
+    return mine;
+}
+
+__device__ __forceinline__ double wrapped(double phi) {
+    return phi - 2 * KR_PI * floor(phi / (2 * KR_PI) + 0.5);
 }
 
 template <typename T>
-__global__ void forward(const lanes<T> g, const states from, T *phi_out, int64_t row,
-                        const states to) {
-    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    for (int64_t s = blockIdx.y; j < g.H * g.S && s < g.n; s += gridDim.y)
-        pass(g, g.seqs + s * g.seqs_row, j, from, phi_out, row, to);
+__device__ void pass(const lanes<T> &g, const int64_t *q, int64_t j, ends &e, const states &from,
+                     T *phi_out, int64_t row, const states &to) {
+    bool there = j < g.H * g.S;
+    int run = threadIdx.y;
+    double phi = there && from.p ? (double)from.p[q[2] * from.slot + j] : 0;
+    for (int64_t t0 = 0; t0 < q[1]; t0 += TOGETHER) {
+        double local[EACH], sum = 0;
+        uint32_t cut = 0; /* rows behind a segment start of the run */
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int64_t t = t0 + run * EACH + i, m = q[0] + t;
+            bool row_there = t < q[1];
+            if (row_there && g.reset && g.reset[m]) sum = 0, cut |= ~0u << i;
+            if (row_there && there)
+                sum += KR_PI * (double)tanhf(kr_load(g.angle + m * g.angle_row + j % g.S)) *
+                       (double)kr_load(g.delta + m * g.delta_row + j / g.S);
+            local[i] = sum;
+        }
+        e.sum[run][threadIdx.x] = sum;
+        if (threadIdx.x == 0) e.cut[run] = cut != 0;
+        __syncthreads();
+        double in = chain(e, run, phi);
+        phi = wrapped(phi);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int64_t t = t0 + run * EACH + i;
+            if (there && t < q[1])
+                kr_store(phi_out + (q[0] + t) * row + j,
+                         (float)wrapped(cut >> i & 1 ? local[i] : in + local[i]));
+        }
+        __syncthreads();
+    }
+    if (there && to.p && run == 0) to.p[q[2] * to.slot + j] = (float)phi;
 }
 
-/* G [M,H S] */
 template <typename T>
-__device__ void pass_back(const lanes<T> &g, const int64_t *q, int64_t j, const T *dphi,
+__global__ void __launch_bounds__(LANES *RUNS)
+    forward(const lanes<T> g, const states from, T *phi_out, int64_t row, const states to) {
+    __shared__ ends e;
+    int64_t j = (int64_t)blockIdx.x * LANES + threadIdx.x;
+    for (int64_t s = blockIdx.y; s < g.n; s += gridDim.y)
+        pass(g, g.seqs + s * g.seqs_row, j, e, from, phi_out, row, to);
+}
+
+/* G [M,H S]: the same from the last row to the first, where a segment start cuts behind itself. */
+template <typename T>
+__device__ void pass_back(const lanes<T> &g, const int64_t *q, int64_t j, ends &e, const T *dphi,
                           int64_t row, const states &behind, float *G, const states &to) {
-    float sum = behind.p ? behind.p[q[2] * behind.slot + j] : 0;
-    for (int64_t t = q[0] + q[1] - 1; t >= q[0]; t--) {
-        if (dphi) sum += kr_load(dphi + t * row + j);
-        G[t * g.H * g.S + j] = sum;
-        if (g.reset && g.reset[t]) sum = 0;
+    bool there = j < g.H * g.S;
+    int run = threadIdx.y;
+    double all = there && behind.p ? (double)behind.p[q[2] * behind.slot + j] : 0;
+    for (int64_t t0 = 0; t0 < q[1]; t0 += TOGETHER) {
+        double local[EACH], sum = 0;
+        uint32_t cut = 0;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int64_t t = t0 + run * EACH + i, m = q[0] + q[1] - 1 - t;
+            bool row_there = t < q[1];
+            if (row_there && there && dphi) sum += (double)kr_load(dphi + m * row + j);
+            local[i] = sum;
+            if (row_there && g.reset && g.reset[m]) sum = 0, cut |= ~1u << i;
+        }
+        e.sum[run][threadIdx.x] = sum;
+        if (threadIdx.x == 0) e.cut[run] = cut != 0;
+        __syncthreads();
+        double in = chain(e, run, all);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int64_t t = t0 + run * EACH + i, m = q[0] + q[1] - 1 - t;
+            if (there && t < q[1])
+                G[m * g.H * g.S + j] = (float)(cut >> i & 1 ? local[i] : in + local[i]);
+        }
+        __syncthreads();
     }
-    if (to.p) to.p[q[2] * to.slot + j] += sum;
+    if (there && to.p && run == 0) to.p[q[2] * to.slot + j] += (float)all;
 }
 
 template <typename T>
-__global__ void gather_back(const lanes<T> g, const T *dphi, int64_t row, const states behind,
-                            float *G, const states to) {
-    int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    for (int64_t s = blockIdx.y; j < g.H * g.S && s < g.n; s += gridDim.y)
-        pass_back(g, g.seqs + s * g.seqs_row, j, dphi, row, behind, G, to);
+__global__ void __launch_bounds__(LANES *RUNS)
+    gather_back(const lanes<T> g, const T *dphi, int64_t row, const states behind, float *G,
+                const states to) {
+    __shared__ ends e;
+    int64_t j = (int64_t)blockIdx.x * LANES + threadIdx.x;
+    for (int64_t s = blockIdx.y; s < g.n; s += gridDim.y)
+        pass_back(g, g.seqs + s * g.seqs_row, j, e, dphi, row, behind, G, to);
 }
 
 __global__ void clear(const states to, int64_t slots, int64_t width) {
@@ -124,19 +196,19 @@ lanes<T> lanes_of(const kr_tensor *in) {
             (const uint8_t *)in[3].data};
 }
 
-dim3 grid_of(int64_t width, int64_t high) {
-    return dim3(kr_blocks(width, THREADS), (unsigned)(high < HIGH ? high : HIGH));
+dim3 grid_of(int64_t width, int64_t each, int64_t high) {
+    return dim3(kr_blocks(width, each), (unsigned)(high < HIGH ? high : HIGH));
 }
 
 template <typename T>
 void run_forward(const kr_call *c) {
     lanes<T> g = lanes_of<T>(c->in);
     states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
-    dim3 grid = grid_of(g.H * g.S, g.n);
+    dim3 grid = grid_of(g.H * g.S, LANES, g.n);
     if (g.n > 0)
-        forward<T><<<grid, THREADS, 0, kr_cuda_stream()>>>(g, states_of(&c->in[4]),
-                                                           (T *)c->out[0].data, c->out[0].stride[0],
-                                                           to);
+        forward<T><<<grid, dim3(LANES, RUNS), 0, kr_cuda_stream()>>>(g, states_of(&c->in[4]),
+                                                                     (T *)c->out[0].data,
+                                                                     c->out[0].stride[0], to);
 }
 
 template <typename T>
@@ -145,14 +217,15 @@ void run_backward(const kr_call *c) {
     states none = {NULL, 0}, to = c->n_out > 2 ? states_of(&c->out[2]) : none;
     float *G = (float *)c->scratch;
     int64_t width = g.H * g.S, slots = c->n_out > 2 ? c->out[2].shape[0] : 0;
-    dim3 grid = grid_of(width, g.n);
+    dim3 grid = grid_of(width, LANES, g.n);
     if (to.p && !KR_ACC(c, 2) && slots > 0)
-        clear<<<grid_of(width, slots), THREADS, 0, kr_cuda_stream()>>>(to, slots, width);
+        clear<<<grid_of(width, THREADS, slots), THREADS, 0, kr_cuda_stream()>>>(to, slots, width);
     if (g.n > 0)
         gather_back<T>
-            <<<grid, THREADS, 0, kr_cuda_stream()>>>(g, (const T *)c->in[0].data,
-                                                     c->in[0].data ? c->in[0].stride[0] : 0,
-                                                     states_of(&c->in[6]), G, to);
+            <<<grid, dim3(LANES, RUNS), 0, kr_cuda_stream()>>>(g, (const T *)c->in[0].data,
+                                                               c->in[0].data ? c->in[0].stride[0]
+                                                                             : 0,
+                                                               states_of(&c->in[6]), G, to);
     if (g.M > 0)
         rows_back<T><<<kr_blocks(g.M * (g.S + g.H), THREADS), THREADS, 0, kr_cuda_stream()>>>(
             g, G, result_of<T>(c, 0), result_of<T>(c, 1));

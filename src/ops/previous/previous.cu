@@ -1,13 +1,14 @@
 /* previous.cu - rows beside those before them, on the GPU. previous.h has the contract.
  *
- * A block takes rows of a sequence in turn, its threads their columns; sequences go round the
- * blocks of y. */
+ * A block takes rows of a sequence in turn, its threads their columns, 16 bytes of them where rows
+ * begin on that; sequences go round the blocks of y. Bound by bytes: x is read and written twice.
+ */
 #include "device/cuda/kernel.cuh"
 #include "ops/previous/previous.h"
 
 namespace {
 
-enum { THREADS = 128, BLOCKS = 256, HIGH = 32768 };
+enum { THREADS = 128, BLOCKS = 2048, HIGH = 32768 };
 
 struct sequences {
     const int64_t *seqs;
@@ -26,18 +27,33 @@ struct rows {
     int64_t row;
 };
 
-template <typename T>
+/* Columns of a row that a thread takes at once: 16 bytes, or one. */
+template <typename T, bool WIDE>
+struct columns {
+    static const int V = WIDE ? 16 / (int)sizeof(T) : 1;
+    struct alignas(V * sizeof(T)) pack {
+        T x[V];
+    };
+};
+
+template <typename T, bool WIDE>
 __device__ void pass(const sequences &g, const int64_t *q, const rows<T> &x, const states &from,
                      const rows<T> &y, const states &to) {
+    typedef typename columns<T, WIDE>::pack pack;
+    const int V = columns<T, WIDE>::V;
     const float *state = from.p ? from.p + q[2] * from.slot : NULL;
     for (int64_t t = blockIdx.x; t < q[1]; t += gridDim.x) {
         const T *now = x.p + (q[0] + t) * x.row;
         T *out = y.p + (q[0] + t) * y.row;
         bool fresh = g.reset && g.reset[q[0] + t];
-        for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
-            float old = fresh ? 0 : t > 0 ? kr_load(now - x.row + j) : state ? state[j] : 0;
-            out[j] = now[j];
-            kr_store(out + g.W + j, old);
+        for (int64_t j = threadIdx.x * V; j < g.W; j += THREADS * V) {
+            pack old;
+            *(pack *)(out + j) = *(const pack *)(now + j);
+            if (t > 0) old = *(const pack *)(now - x.row + j);
+#pragma unroll
+            for (int i = 0; i < V; i++)
+                if (fresh || t == 0) kr_store(old.x + i, !fresh && state ? state[j + i] : 0);
+            *(pack *)(out + g.W + j) = old;
         }
     }
     if (!to.p || blockIdx.x) return;
@@ -48,11 +64,11 @@ __device__ void pass(const sequences &g, const int64_t *q, const rows<T> &x, con
     }
 }
 
-template <typename T>
+template <typename T, bool WIDE>
 __global__ void forward(const sequences g, const rows<T> x, const states from, const rows<T> y,
                         const states to) {
     for (int64_t s = blockIdx.y; s < g.S; s += gridDim.y)
-        pass(g, g.seqs + s * g.seqs_row, x, from, y, to);
+        pass<T, WIDE>(g, g.seqs + s * g.seqs_row, x, from, y, to);
 }
 
 /* What row t of a sequence, or (-1) its state, gives to what follows. */
@@ -64,23 +80,36 @@ __device__ __forceinline__ float given(const sequences &g, const int64_t *q, con
     return kr_load(dy.p + (q[0] + t + 1) * dy.row + g.W + j);
 }
 
-template <typename T>
+template <typename T, bool WIDE>
 __device__ void pass_back(const sequences &g, const int64_t *q, const rows<T> &dy,
                           const states &behind, const rows<T> &dx, bool add, const states &to) {
+    typedef typename columns<T, WIDE>::pack pack;
+    const int V = columns<T, WIDE>::V;
     for (int64_t t = blockIdx.x; dx.p && t < q[1]; t += gridDim.x)
-        for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
-            float own = dy.p ? kr_load(dy.p + (q[0] + t) * dy.row + j) : 0;
-            kr_put(dx.p + (q[0] + t) * dx.row + j, own + given(g, q, dy, behind, t, j), add);
+        for (int64_t j = threadIdx.x * V; j < g.W; j += THREADS * V) {
+            pack *out = (pack *)(dx.p + (q[0] + t) * dx.row + j), own = {}, next = {}, sum = {};
+            const T *now = dy.p + (q[0] + t) * dy.row + j;
+            bool last = t + 1 == q[1], from_next = !last && !(g.reset && g.reset[q[0] + t + 1]);
+            if (dy.p) own = *(const pack *)now;
+            if (dy.p && from_next) next = *(const pack *)(now + dy.row + g.W);
+            if (add) sum = *out;
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                float v = last && behind.p ? behind.p[q[2] * behind.slot + j + i] : 0;
+                if (from_next) v = kr_load(next.x + i);
+                kr_put(sum.x + i, kr_load(own.x + i) + v, add);
+            }
+            *out = sum;
         }
     for (int64_t j = threadIdx.x; to.p && blockIdx.x == 0 && j < g.W; j += THREADS)
         to.p[q[2] * to.slot + j] += given(g, q, dy, behind, -1, j);
 }
 
-template <typename T>
+template <typename T, bool WIDE>
 __global__ void backward(const sequences g, const rows<T> dy, const states behind, const rows<T> dx,
                          bool add, const states to) {
     for (int64_t s = blockIdx.y; s < g.S; s += gridDim.y)
-        pass_back(g, g.seqs + s * g.seqs_row, dy, behind, dx, add, to);
+        pass_back<T, WIDE>(g, g.seqs + s * g.seqs_row, dy, behind, dx, add, to);
 }
 
 __global__ void clear(const states to, int64_t W) {
@@ -98,6 +127,12 @@ sequences sequences_of(const kr_call *c, int i, int64_t W) {
             (const uint8_t *)c->in[i + 1].data};
 }
 
+/* Whether rows of W columns, and of 2 W, begin on 16 bytes. */
+template <typename T>
+bool wide(const rows<T> &x, int64_t W) {
+    return (uintptr_t)x.p % 16 == 0 && x.row * sizeof(T) % 16 == 0 && W * sizeof(T) % 16 == 0;
+}
+
 /* Blocks for the rows of a sequence, and sequences. */
 dim3 grid_of(int64_t M, int64_t S) {
     int64_t each = (M + S - 1) / S;
@@ -112,10 +147,12 @@ void run_forward(const kr_call *c) {
     const kr_tensor *x = &c->in[0];
     int64_t S = c->in[1].shape[0];
     states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
+    rows<T> in = rows_of<T>(x), out = rows_of<T>(&c->out[0]);
+    bool vectors = wide(in, x->shape[1]) && wide(out, x->shape[1]);
+    auto kernel = vectors ? forward<T, true> : forward<T, false>;
     if (S > 0)
-        forward<T><<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(
-            sequences_of(c, 1, x->shape[1]), rows_of<T>(x), states_of(&c->in[3]),
-            rows_of<T>(&c->out[0]), to);
+        kernel<<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(
+            sequences_of(c, 1, x->shape[1]), in, states_of(&c->in[3]), out, to);
 }
 
 template <typename T>
@@ -125,10 +162,13 @@ void run_backward(const kr_call *c) {
     states none = {NULL, 0}, to = c->n_out > 1 ? states_of(&c->out[1]) : none;
     if (to.p && !KR_ACC(c, 1))
         clear<<<(unsigned)c->out[1].shape[0], THREADS, 0, kr_cuda_stream()>>>(to, W);
+    rows<T> dy = rows_of<T>(&c->in[0]), dx = rows_of<T>(&c->out[0]);
+    bool vectors = wide(dy, W) && wide(dx, W);
+    auto kernel = vectors ? backward<T, true> : backward<T, false>;
     if (S > 0)
-        backward<T><<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(
-            sequences_of(c, 2, W), rows_of<T>(&c->in[0]), states_of(&c->in[5]),
-            rows_of<T>(&c->out[0]), KR_ACC(c, 0) != 0, to);
+        kernel<<<grid_of(x->shape[0], S), THREADS, 0, kr_cuda_stream()>>>(sequences_of(c, 2, W), dy,
+                                                                          states_of(&c->in[5]), dx,
+                                                                          KR_ACC(c, 0) != 0, to);
 }
 
 } // namespace
