@@ -50,12 +50,15 @@ static __device__ void weigh(const kr_matrix_in<T> &g, const forward_tiles<T> &f
 
 template <typename T>
 static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> &f,
-                               const kr_sequence &q, int64_t from, int width, int64_t t0, T *y,
-                               int64_t y_row, bool add) {
+                               const kr_sequence &q, int64_t head, int64_t from, int width,
+                               int64_t t0, T *y, int64_t y_row, bool add) {
     const int across = g.P16 / 16;
     for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * across; tile += KR_MATRIX_WARPS) {
         int m = tile / across * 16, n = tile % across * 16;
+        kr_lane_rows rows = kr_lane_rows_of(g, q, t0, m, g.K);
+        float2 z[2][2];
         kr_sums sum;
+        kr_load_gates(g, rows, from, n, width, z);
         kr_clear(sum);
         kr_tile<KR_ALONG, KR_ALONG>(sum, f.c, f.N, f.h, f.N, m, n, 0, g.N16);
 #pragma unroll
@@ -67,21 +70,25 @@ static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> 
             }
         kr_tile<KR_ALONG, KR_ACROSS>(sum, f.w, f.S, f.x, f.P, m, n, 0, kr_inputs_seen(f.times, m));
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int i = 0; i < 2; i++) {
+            if (rows.row[i] < 0) continue;
+            const T *x = f.x + (rows.row[i] * g.R + rows.which[i]) * f.P;
+            T *to = y + rows.at[i] * y_row + rows.which[i] * g.H * g.P + from;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
-                kr_place to = kr_place_of(r, g.K);
-                if (to.row >= g.rows || t0 + to.row >= q.count || p >= width) continue;
-                int64_t row = kr_row_at(g, q, t0 + to.row), at = from + p;
-                int64_t column = to.which * g.H * g.P + at;
-                float u = sum[j][i], slope;
-                if (g.D)
-                    u = fmaf(g.D[g.skip_per_channel ? at : at / g.P],
-                             kr_load(f.x + (to.row * g.R + to.which) * f.P + p), u);
-                if (g.z.p) u *= kr_gate(kr_load(g.z.p + row * g.z.row + column), &slope);
-                kr_put(y + row * y_row + column, u, add);
+            for (int j = 0; j < 2; j++) {
+                int p = n + kr_sum_column(j, 0);
+                float u[2], slope;
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    int64_t at = from + (p + k < width ? p + k : 0);
+                    u[k] = sum[j][2 * i + k];
+                    if (g.D)
+                        u[k] = fmaf(g.D[g.skip_per_channel ? at : head], kr_load(x + p + k), u[k]);
+                    if (g.z.p) u[k] *= kr_gate(k ? z[i][j].y : z[i][j].x, &slope);
+                }
+                kr_put_two(to + p, u[0], u[1], width - p, g.pairs, add);
             }
+        }
     }
 }
 
@@ -109,7 +116,7 @@ static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 2)
         kr_scale_rows(f.kept, f.x, f.P, Q, g.P16, f.times->left);
         weigh(g, f);
         __syncthreads();
-        write_y(g, f, q, from, width, t0, y, y_row, add);
+        write_y(g, f, q, head, from, width, t0, y, y_row, add);
         __syncthreads();
         kr_state_add<T>(h, f.times->decay, f.kept, f.P, f.b, f.N, Q, g.P16, g.N16);
         __syncthreads();
@@ -130,6 +137,7 @@ static void run(const kr_call *c) {
     kr_matrix_in<T> g = kr_matrix_unpack<T>(c);
     const kr_tensor *y = &c->out[KR_SCAN_OUT_Y], *out = &c->out[KR_SCAN_OUT_STATE];
     bool keep = c->n_out > KR_SCAN_OUT_STATE && out->data;
+    g.pairs = g.pairs && kr_matrix_even<T>(y, g.P);
     if (g.S * g.H == 0) return;
     while (g.P16 > 16 && g.S * g.H * g.parts * 2 <= KR_MATRIX_BLOCKS) g.P16 /= 2, g.parts *= 2;
     size_t bytes = forward_tiles<T>::bytes(g.P16, g.N16);

@@ -43,12 +43,13 @@ struct kr_matrix_in : kr_scan_time {
     const void *state; /* floats, or halves */
     int64_t state_slot, dstate_slot, H, P, N, G;
     float dt_min, dt_max, kappa;
-    bool softplus, gain, decays, log, skip_per_channel, wide; /* wide: 16 bytes at once */
-    bool half_states;                                         /* those in and out */
-    int P16, N16;  /* of a block: channels, 16, 32 or 64, and states, whole 16s */
-    int parts;     /* blocks that share the channels of a head */
-    int R, K;      /* inputs and reads of a row */
-    int rows, K16; /* of a chunk: rows, and reads, whole 16s */
+    bool softplus, gain, decays, log, skip_per_channel;
+    bool wide, pairs; /* x, b, c, dy by 16 bytes; all others by two columns */
+    bool half_states; /* those in and out */
+    int P16, N16;     /* of a block: channels, 16, 32 or 64, and states, whole 16s */
+    int parts;        /* blocks that share the channels of a head */
+    int R, K;         /* inputs and reads of a row */
+    int rows, K16;    /* of a chunk: rows, and reads, whole 16s */
 };
 
 /* ---- products ---- */
@@ -487,6 +488,77 @@ __device__ __forceinline__ void kr_state_load(kr_state &h, const void *states, b
     });
 }
 
+/* Two columns of a row, of which `count` are there; at once where `pairs`. */
+__device__ __forceinline__ void kr_put_two(float *p, float a, float b, int count, bool pairs,
+                                           bool add) {
+    if (pairs && count > 1) {
+        float2 old = add ? *(float2 *)p : make_float2(0, 0);
+        *(float2 *)p = make_float2(old.x + a, old.y + b);
+        return;
+    }
+    if (count > 0) kr_put(p, a, add);
+    if (count > 1) kr_put(p + 1, b, add);
+}
+__device__ __forceinline__ void kr_put_two(bf16 *p, float a, float b, int count, bool pairs,
+                                           bool add) {
+    if (pairs && count > 1) {
+        __nv_bfloat162 *to = (__nv_bfloat162 *)p;
+        float x = add ? __low2float(*to) : 0, y = add ? __high2float(*to) : 0;
+        *to = __floats2bfloat162_rn(x + a, y + b);
+        return;
+    }
+    if (count > 0) kr_put(p, a, add);
+    if (count > 1) kr_put(p + 1, b, add);
+}
+__device__ __forceinline__ float2 kr_load_two(const float *p, int count, bool pairs) {
+    if (pairs && count > 1) return *(const float2 *)p;
+    return make_float2(count > 0 ? p[0] : 0, count > 1 ? p[1] : 0);
+}
+__device__ __forceinline__ float2 kr_load_two(const bf16 *p, int count, bool pairs) {
+    if (pairs && count > 1) {
+        __nv_bfloat162 v = *(const __nv_bfloat162 *)p;
+        return make_float2(__low2float(v), __high2float(v));
+    }
+    return make_float2(count > 0 ? kr_load(p) : 0, count > 1 ? kr_load(p + 1) : 0);
+}
+
+/* Where the numbers of a tile are that a lane has: of row i, from column 8 j on, two. */
+struct kr_lane_rows {
+    int row[2], which[2]; /* of the chunk; -1: not there */
+    int64_t at[2];        /* of all rows */
+};
+template <typename T>
+__device__ __forceinline__ kr_lane_rows kr_lane_rows_of(const kr_matrix_in<T> &g,
+                                                        const kr_sequence &q, int64_t t0, int m,
+                                                        int each) {
+    kr_lane_rows r;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        kr_place at = kr_place_of(m + kr_sum_row(2 * i), each);
+        bool there = at.row < g.rows && t0 + at.row < q.count;
+        r.row[i] = there ? at.row : -1, r.which[i] = at.which;
+        r.at[i] = kr_row_at(g, q, there ? t0 + at.row : t0);
+    }
+    return r;
+}
+
+/* z of the tile at reads m and column n of `width`, from `from` on in a row; zeros where there is
+ * none. Loaded in front of products, which hide how long it takes. */
+template <typename T>
+__device__ __forceinline__ void kr_load_gates(const kr_matrix_in<T> &g, const kr_lane_rows &r,
+                                              int64_t from, int n, int width, float2 (&z)[2][2]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int p = n + kr_sum_column(j, 0);
+            z[i][j] = make_float2(0, 0);
+            if (g.z.p && r.row[i] >= 0)
+                z[i][j] = kr_load_two(g.z.p + r.at[i] * g.z.row + r.which[i] * g.H * g.P + from + p,
+                                      width - p, g.pairs);
+        }
+}
+
 /* silu(z) and its slope. */
 __device__ __forceinline__ float kr_gate(float z, float *slope) {
     float s = 1 / (1 + expf(-z));
@@ -507,11 +579,17 @@ static inline const float *kr_matrix_floats(const kr_call *c, int i) {
     return i < c->n_in ? (const float *)c->in[i].data : NULL;
 }
 
-/* Whether columns of `width` at a time begin and end on 16 bytes in every row.
- */
+/* Whether columns of `width` at a time begin and end on `bytes` in every row. */
 template <typename T>
-static bool kr_matrix_wide(const kr_matrix_rows<T> &r, int64_t width) {
-    return (uintptr_t)r.p % 16 == 0 && r.row * sizeof(T) % 16 == 0 && width * sizeof(T) % 16 == 0;
+static bool kr_matrix_wide(const kr_matrix_rows<T> &r, int64_t width, size_t bytes = 16) {
+    return (uintptr_t)r.p % bytes == 0 && r.row * sizeof(T) % bytes == 0 &&
+           width * sizeof(T) % bytes == 0;
+}
+/* The same of an output, or a gradient, by two columns. */
+template <typename T>
+static bool kr_matrix_even(const kr_tensor *t, int64_t width) {
+    kr_matrix_rows<T> r = {(const T *)t->data, t->data ? t->stride[0] : 0};
+    return kr_matrix_wide(r, width, 2 * sizeof(T));
 }
 
 template <typename T>
@@ -548,6 +626,7 @@ static kr_matrix_in<T> kr_matrix_unpack(const kr_call *c) {
     g.P16 = (int)kr_matrix_padded(g.P), g.N16 = (int)(g.N + 15) / 16 * 16, g.parts = 1;
     g.wide = kr_matrix_wide(g.x, g.P) && kr_matrix_wide(g.b, g.N) && kr_matrix_wide(g.c, g.N) &&
              kr_matrix_wide(g.dy, g.P);
+    g.pairs = kr_matrix_wide(g.z, g.P, 2 * sizeof(T));
     return g;
 }
 

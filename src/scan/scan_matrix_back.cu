@@ -122,7 +122,10 @@ static __device__ void gate_back(const kr_matrix_in<T> &g, const back_tiles<T> &
     __syncthreads();
     for (int tile = threadIdx.x / 32; tile < g.K16 / 16 * across; tile += KR_MATRIX_WARPS) {
         int m = tile / across * 16, n = tile % across * 16;
+        kr_lane_rows rows = kr_lane_rows_of(g, q, t0, m, g.K);
+        float2 z[2][2];
         kr_sums u;
+        kr_load_gates(g, rows, head * g.P, n, (int)g.P, z);
         kr_clear(u);
         kr_tile<KR_ALONG, KR_ALONG>(u, f.c, f.N, f.h, f.N, m, n, 0, g.N16);
 #pragma unroll
@@ -134,24 +137,28 @@ static __device__ void gate_back(const kr_matrix_in<T> &g, const back_tiles<T> &
             }
         kr_tile<KR_ALONG, KR_ACROSS>(u, f.v, f.S, f.x, f.P, m, n, 0, kr_inputs_seen(f.times, m));
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int i = 0; i < 2; i++) {
+            if (rows.row[i] < 0) continue;
+            T *dy = f.dy + (m + kr_sum_row(2 * i)) * f.P;
+            const T *xs = f.x + (rows.row[i] * g.R + rows.which[i]) * f.P;
+            T *to = o.dz + rows.at[i] * o.dz_row + (rows.which[i] * g.H + head) * g.P;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
-                kr_place at = kr_place_of(r, g.K);
-                if (at.row >= g.rows || t0 + at.row >= q.count || p >= g.P) continue;
-                int64_t row = kr_row_at(g, q, t0 + at.row), column = (at.which * g.H + head) * g.P;
-                T *dy = f.dy + r * f.P + p;
-                float slope, gate = kr_gate(kr_load(g.z.p + row * g.z.row + column + p), &slope);
-                float out = kr_load(dy);
-                float x = kr_load(f.x + (at.row * g.R + at.which) * f.P + p);
-                if (g.D)
-                    u[j][i] = fmaf(g.D[g.skip_per_channel ? head * g.P + p : head], x, u[j][i]);
-                if (o.dz)
-                    kr_put(o.dz + row * o.dz_row + column + p, out * u[j][i] * slope, o.add_dz);
-                skip[j][i & 1] = fmaf(out * gate, x, skip[j][i & 1]);
-                *dy = kr_as(dy, out * gate);
+            for (int j = 0; j < 2; j++) {
+                int p = n + kr_sum_column(j, 0);
+                float dz[2];
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    float slope, gate = kr_gate(k ? z[i][j].y : z[i][j].x, &slope);
+                    float out = kr_load(dy + p + k), x = kr_load(xs + p + k), v = u[j][2 * i + k];
+                    int channel = p + k < g.P ? p + k : 0;
+                    if (g.D) v = fmaf(g.D[g.skip_per_channel ? head * g.P + channel : head], x, v);
+                    dz[k] = out * v * slope;
+                    skip[j][k] = fmaf(out * gate, x, skip[j][k]);
+                    dy[p + k] = kr_as(dy, out * gate);
+                }
+                if (o.dz) kr_put_two(to + p, dz[0], dz[1], (int)g.P - p, g.pairs, o.add_dz);
             }
+        }
     }
     __syncthreads();
 }
@@ -214,21 +221,32 @@ static __device__ void inputs_back(const kr_matrix_in<T> &g, const back_tiles<T>
             for (int i = 0; i < 4; i++) sum[j][i] *= f.times->keep[m + kr_sum_row(i)];
         kr_tile<KR_ACROSS, KR_ACROSS>(sum, f.w, f.S, f.dy, f.P, m, n, kr_first_read(g, m), g.K16);
         float own[2] = {0, 0};
+        kr_lane_rows rows = kr_lane_rows_of(g, q, t0, m, g.R);
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int i = 0; i < 2; i++) {
+            if (rows.row[i] < 0) continue;
+            int r = m + kr_sum_row(2 * i), read = rows.row[i] * g.K + rows.which[i];
+            bool reads = rows.which[i] < g.K;
+            T *to = o.dx + rows.at[i] * o.dx_row + (rows.which[i] * g.H + head) * g.P;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int r = m + kr_sum_row(i), p = n + kr_sum_column(j, i);
-                kr_place in = kr_place_of(r, g.R);
-                if (in.row >= g.rows || t0 + in.row >= q.count || p >= g.P) continue;
-                int64_t row = kr_row_at(g, q, t0 + in.row), at = head * g.P + p;
-                float x = kr_load(f.x + r * f.P + p), dx = sum[j][i] * f.times->gain[r], dy = 0;
-                if (in.which < g.K) dy = kr_load(f.dy + (in.row * g.K + in.which) * f.P + p);
-                own[i >> 1] = fmaf(x, sum[j][i], own[i >> 1]);
-                if (!g.z.p) skip[j][i & 1] = fmaf(dy, x, skip[j][i & 1]);
-                if (g.D) dx = fmaf(g.D[g.skip_per_channel ? at : head], dy, dx);
-                if (o.dx) kr_put(o.dx + row * o.dx_row + in.which * g.H * g.P + at, dx, o.add_dx);
+            for (int j = 0; j < 2; j++) {
+                int p = n + kr_sum_column(j, 0);
+                float dx[2];
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    float v = sum[j][2 * i + k], x = kr_load(f.x + r * f.P + p + k);
+                    float dy = reads ? kr_load(f.dy + read * f.P + p + k) : 0;
+                    int channel = p + k < g.P ? p + k : 0;
+                    dx[k] = v * f.times->gain[r];
+                    own[i] = fmaf(x, v, own[i]);
+                    if (!g.z.p) skip[j][k] = fmaf(dy, x, skip[j][k]);
+                    if (g.D)
+                        dx[k] =
+                            fmaf(g.D[g.skip_per_channel ? head * g.P + channel : head], dy, dx[k]);
+                }
+                if (o.dx) kr_put_two(to + p, dx[0], dx[1], (int)g.P - p, g.pairs, o.add_dx);
             }
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float total = kr_quad_sum(own[i]);
@@ -277,15 +295,16 @@ static __device__ void sides_back(const kr_matrix_in<T> &g, const back_tiles<T> 
                 (READS ? f.sums->seen : f.sums->left)[tile % across][m + kr_sum_row(2 * i)] = total;
         }
         if (!out) continue;
+        kr_lane_rows rows = kr_lane_rows_of(g, q, t0, m, READS ? g.K : g.R);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            kr_place at = kr_place_of(m + kr_sum_row(i), READS ? g.K : g.R);
-            if (at.row >= g.rows || t0 + at.row >= q.count) continue;
-            T *to = out + kr_row_at(g, q, t0 + at.row) * out_row + (at.which * g.H + head) * g.N;
+        for (int i = 0; i < 2; i++) {
+            if (rows.row[i] < 0) continue;
+            T *to = out + rows.at[i] * out_row + (rows.which[i] * g.H + head) * g.N;
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                int column = n + kr_sum_column(j, i);
-                if (column < g.N) kr_put(to + column, sum[j][i], add);
+                int column = n + kr_sum_column(j, 0);
+                kr_put_two(to + column, sum[j][2 * i], sum[j][2 * i + 1], (int)g.N - column,
+                           g.pairs, add);
             }
         }
     }
@@ -527,6 +546,10 @@ static void run(const kr_call *c) {
     kr_matrix_in<T> g = kr_matrix_unpack<T>(c);
     back_out<T> o = outputs<T>(c);
     size_t bytes = back_tiles<T>::bytes(g.P16, g.N16);
+    kr_matrix_rows<T> db = {o.db, o.db_row}, dc = {o.dc, o.dc_row};
+    g.pairs = g.pairs && kr_matrix_even<T>(&c->out[KR_SCAN_DX], g.P) &&
+              kr_matrix_even<T>(&c->out[KR_SCAN_DZ], g.P) &&
+              kr_matrix_wide(db, g.N, 2 * sizeof(T)) && kr_matrix_wide(dc, g.N, 2 * sizeof(T));
     if (o.dstate && !o.add_dstate)
         cudaMemsetAsync(o.dstate, 0, kr_tensor_bytes(&c->out[KR_SCAN_DSTATE_IN]), kr_cuda_stream());
     cudaFuncSetAttribute(backward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
