@@ -68,11 +68,12 @@ static size_t backward_scratch(const kr_call *c) {
     return (size_t)(kr_turned_keys_chunks(x->shape[0]) * each) * sizeof(double);
 }
 
-/* Sums of dbias and dweight for each chunk; 1 / rms of each x. */
+/* Sums of dbias, and for each group of dweight, for each chunk. */
 static size_t scratch_cuda(const kr_call *c) {
     const kr_tensor *x = &c->in[1], *bias = &c->in[3];
-    int64_t sums = 2 * kr_turned_keys_chunks(x->shape[0]) * kr_tensor_count(bias);
-    return (size_t)(sums + kr_tensor_count(x) / bias->shape[2]) * sizeof(float);
+    int64_t groups = ((const kr_turned_keys_attr *)c->attr)->groups;
+    int64_t each = kr_tensor_count(bias) + groups * bias->shape[2];
+    return (size_t)(kr_turned_keys_chunks_cuda(x->shape[0]) * each) * sizeof(float);
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
@@ -93,7 +94,8 @@ static const struct {
              {"halves, all", 20, 2, 3, 18, 9, {1e-5, 1, true}},
              {"halves, odd N", 5, 6, 1, 21, 7, {1e-3, 3, true}},
              {"P=64 N=128", 130, 2, 1, 128, 32, {1e-5, 1, false}},
-             {"far", 5, 2, 1, 8, 2, {1e-5, 1, false}}};
+             {"far", 5, 2, 1, 8, 2, {1e-5, 1, false}},
+             {"sums past shared memory", 33, 50, 4, 130, 32, {1e-5, 1, true}}};
 
 static bool inputs(int index, kr_case *k, int first) {
     if (index >= (int)(sizeof table / sizeof *table)) return false;

@@ -30,5 +30,9 @@ extern const kr_op kr_op_turned_keys_grad;
 static inline int kr_turned_keys_chunks(int64_t M) {
     return M < 64 ? 1 : M < 2048 ? (int)(M / 64) : 32;
 }
+/* The same on the GPU, where a chunk is a block's. */
+static inline int kr_turned_keys_chunks_cuda(int64_t M) {
+    return M < 32 ? 1 : M < 264 * 16 ? (int)(M / 16) : 264;
+}
 
 #endif
