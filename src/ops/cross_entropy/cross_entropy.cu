@@ -7,7 +7,12 @@
 #include "device/cuda/pack.cuh"
 #include "ops/cross_entropy/cross_entropy.h"
 
-enum { THREADS = 512, WARPS = THREADS / 32, BACK_THREADS = 256 };
+enum {
+    THREADS = 512,
+    WARPS = THREADS / 32,
+    BACK_THREADS = 256,
+    HIGH = 65535 /* a grid, at most */
+};
 
 typedef struct loss_of {
     const float *logits; /* [M,V] */
@@ -106,13 +111,15 @@ static __global__ void backward(slope_of p) {
     int64_t m = blockIdx.x, v = ((int64_t)blockIdx.y * BACK_THREADS + threadIdx.x) * V;
     int64_t target = p.targets[m];
     bool loss = target >= 0 && target < p.V;
-    if (v >= p.V) return;
-    float x[V], lse = p.lse[m], scale = p.dnll[m];
-    kr_load_pack<V>(p.logits + m * p.row + v, x);
+    float lse = p.lse[m], scale = p.dnll[m];
+    for (; v < p.V; v += (int64_t)gridDim.y * BACK_THREADS * V) {
+        float x[V];
+        kr_load_pack<V>(p.logits + m * p.row + v, x);
 #pragma unroll
-    for (int j = 0; j < V; j++)
-        x[j] = loss ? (expf(x[j] - lse) - (v + j == target ? 1 : 0)) * scale : 0;
-    kr_put_pack<V>(p.d + m * p.d_row + v, x, p.add);
+        for (int j = 0; j < V; j++)
+            x[j] = loss ? (expf(x[j] - lse) - (v + j == target ? 1 : 0)) * scale : 0;
+        kr_put_pack<V>(p.d + m * p.d_row + v, x, p.add);
+    }
 }
 
 extern "C" void kr_cross_entropy_grad_cuda(const kr_call *c) {
@@ -128,7 +135,8 @@ extern "C" void kr_cross_entropy_grad_cuda(const kr_call *c) {
                   KR_ACC(c, 0) != 0};
     if (logits->shape[0] == 0 || p.V == 0) return;
     bool packs = kr_packs(logits, 4) && kr_packs(d, 4);
-    dim3 grid((unsigned)logits->shape[0], kr_blocks(p.V, BACK_THREADS * (packs ? 4 : 1)));
+    unsigned high = kr_blocks(p.V, BACK_THREADS * (packs ? 4 : 1));
+    dim3 grid((unsigned)logits->shape[0], high < HIGH ? high : HIGH);
     if (packs)
         backward<4><<<grid, BACK_THREADS, 0, kr_cuda_stream()>>>(p);
     else

@@ -7,7 +7,7 @@
 #include "ops/gated_rmsnorm/gated_rmsnorm.h"
 #include "ops/parts.cuh"
 
-enum { HELD_MOST = 2, MOST = 512 };
+enum { HELD_MOST = 2, MOST = 512, HIGH = 65535 /* a grid, at most */ };
 
 typedef struct norm_call {
     const void *x, *z, *dy; /* [M,E] of the kernel's T; dy: gradient only */
@@ -240,22 +240,45 @@ static int packs_of(const kr_call *c, int outs, const norm_call &n) {
     return n.W % v == 0 ? v : 1;
 }
 
+/* The call without its first `groups` groups. */
+template <typename T>
+static norm_call behind_groups(norm_call n, int64_t groups) {
+    int64_t d = groups * n.W;
+    n.x = (const T *)n.x + d, n.z = (const T *)n.z + d, n.weight += d;
+    if (n.dy) n.dy = (const T *)n.dy + d;
+    if (n.rstd) n.rstd += groups;
+    if (n.y) n.y = (T *)n.y + d;
+    if (n.dx) n.dx = (T *)n.dx + d;
+    if (n.dz) n.dz = (T *)n.dz + d;
+    if (n.parts) n.parts += d;
+    return n;
+}
+
+/* launch(call, grid) for as many groups at a time as a grid is high; `wide` blocks to a group. */
+template <typename T, typename F>
+static void each_grid(const norm_call &n, int64_t wide, F launch) {
+    int64_t groups = n.E / n.W;
+    for (int64_t done = 0; done < groups; done += HIGH) {
+        int64_t high = groups - done < HIGH ? groups - done : HIGH;
+        launch(behind_groups<T>(n, done), dim3((unsigned)wide, (unsigned)high));
+    }
+}
+
 template <typename T, int V>
 static void launch_forward(const norm_call &n) {
-    dim3 grid((unsigned)n.M, (unsigned)(n.E / n.W));
     void (*kernel)(norm_call) = held_for(n.W, V) == 1 ? forward<T, V, 1> : forward<T, V, HELD_MOST>;
-    kr_launch_early(kernel, true, grid, threads_for(n.W, V), 0, n);
+    each_grid<T>(n, n.M, [&](norm_call part, dim3 grid) {
+        kr_launch_early(kernel, true, grid, threads_for(n.W, V), 0, part);
+    });
 }
 
 template <typename T, int V>
 static void launch_backward(const norm_call &n, int64_t parts) {
-    dim3 grid((unsigned)parts, (unsigned)(n.E / n.W));
-    unsigned threads = threads_for(n.W, V);
-    cudaStream_t stream = kr_cuda_stream();
-    if (held_for(n.W, V) == 1)
-        backward<T, V, 1><<<grid, threads, 0, stream>>>(n);
-    else
-        backward<T, V, HELD_MOST><<<grid, threads, 0, stream>>>(n);
+    void (*kernel)(norm_call) =
+        held_for(n.W, V) == 1 ? backward<T, V, 1> : backward<T, V, HELD_MOST>;
+    each_grid<T>(n, parts, [&](norm_call part, dim3 grid) {
+        kr_launch_early(kernel, false, grid, threads_for(n.W, V), 0, part);
+    });
 }
 
 extern "C" void kr_gated_rmsnorm_cuda(const kr_call *c) {
