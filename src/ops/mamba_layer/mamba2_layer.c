@@ -2,11 +2,7 @@
  * equations. */
 #include "ops/mamba_layer/mamba2_layer.h"
 
-#include <math.h>
-
-#include "base/err.h"
-#include "ops/case.h"
-#include "ops/mamba_layer/mamba_layer.h"
+#include "ops/mamba_layer/mamba_layer_rules.h"
 
 static kr_mamba2_layer_sizes sizes_of(const kr_tensor *in) {
     return (kr_mamba2_layer_sizes){in[KR_LAYER2_X].shape[0],   in[KR_LAYER2_X].shape[1],
@@ -14,15 +10,19 @@ static kr_mamba2_layer_sizes sizes_of(const kr_tensor *in) {
                                    in[KR_LAYER2_A].shape[0],   in[KR_LAYER2_CONV].shape[2]};
 }
 
-static int check_ranks(const kr_tensor *in, krait_error *e) {
-    static const struct {
-        int input, rank;
-        const char *name;
-    } of[] = {{KR_LAYER2_X, 2, "x"}, {KR_LAYER2_OUT, 2, "out_proj"}, {KR_LAYER2_STATE, 3, "state"},
-              {KR_LAYER2_A, 1, "a"}, {KR_LAYER2_CONV, 3, "conv"},    {KR_LAYER2_D, 1, "d"}};
-    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
-        KR_TRY(kr_need_rank("mamba2_layer", of[i].name, &in[of[i].input], of[i].rank, e));
-    return 0;
+static kr_layer_shape shape_of(const kr_mamba2_layer_sizes *s, int64_t skips) {
+    int64_t keys = 2 * s->N;
+    return (kr_layer_shape){.M = s->M,
+                            .D = s->D,
+                            .E = s->E,
+                            .N = s->N,
+                            .K = s->K,
+                            .in = 2 * s->E + keys + s->H,
+                            .mixed = s->E + keys,
+                            .steps = s->H,
+                            .skips = skips,
+                            .a = {s->H},
+                            .a_rank = 1};
 }
 
 static int check_sizes(const kr_mamba2_layer_sizes *s, krait_error *e) {
@@ -35,55 +35,40 @@ static int check_sizes(const kr_mamba2_layer_sizes *s, krait_error *e) {
 }
 
 static int shape(const kr_call *c, kr_tensor *out, krait_error *e) {
-    const kr_tensor *in = c->in, *x = &in[KR_LAYER2_X];
-    KR_TRY(check_ranks(in, e));
+    const kr_tensor *in = c->in;
+    kr_need needs[KR_LAYER2_INS];
+    KR_TRY(kr_layer_need_ranks("mamba2_layer", in, 1, e));
     kr_mamba2_layer_sizes s = sizes_of(in);
-    int64_t M = s.M, D = s.D, E = s.E, N = s.N, H = s.H, K = s.K;
-    int64_t all = 2 * E + 2 * N + H, mixed = E + 2 * N;
-    int64_t skips = in[KR_LAYER2_D].shape[0] == H ? H : E;
-    const kr_need needs[KR_LAYER2_INS] = {
-        {"x", 2, {M, D}, false},           {"norm", 1, {D}, false},
-        {"in_proj", 2, {all, D}, false},   {"in_bias", 1, {all}, true},
-        {"conv", 3, {mixed, 1, K}, false}, {"conv_bias", 1, {mixed}, true},
-        {"dt_bias", 1, {H}, false},        {"a", 1, {H}, false},
-        {"d", 1, {skips}, false},          {"gate_norm", 1, {E}, false},
-        {"out_proj", 2, {D, E}, false},    {"out_bias", 1, {D}, true},
-        {"seqs", 2, {M, 3}, false},        {"window", 3, {-1, K - 1, mixed}, false},
-        {"state", 3, {-1, E, N}, false}};
+    kr_layer_shape both = shape_of(&s, in[KR_LAYER2_D].shape[0] == s.H ? s.H : s.E);
     KR_TRY(check_sizes(&s, e));
+    kr_layer_needs(&both, needs);
+    needs[KR_LAYER2_GATE_NORM] = (kr_need){"gate_norm", 1, {s.E}, false};
     KR_TRY(kr_need_all("mamba2_layer", in, needs, KR_LAYER2_INS, e));
     KR_TRY(kr_need_type("mamba2_layer", "seqs", &in[KR_LAYER2_SEQS], KR_I64, e));
-    KR_TRY(kr_need_type("mamba2_layer", "out_proj", &in[KR_LAYER2_OUT], in[KR_LAYER2_IN].dtype, e));
+    KR_TRY(kr_layer_need_like_in("mamba2_layer", "out_proj", in, KR_LAYER2_OUT, e));
     if (in[KR_LAYER2_STATE].dtype == KR_BF16)
         KR_TRY(kr_need_type("mamba2_layer", "in_proj of states in bf16", &in[KR_LAYER2_IN], KR_BF16,
                             e));
     KR_TRY(kr_need_type("mamba2_layer", "state out", &c->out[KR_LAYER2_STATE_OUT],
                         in[KR_LAYER2_STATE].dtype, e));
-    out[KR_LAYER2_Y] = kr_tensor_make(NULL, x->dtype, 2, (int64_t[]){M, D});
-    out[KR_LAYER2_Y].dim0 = x->dim0;
+    kr_layer_shape_y(&in[KR_LAYER2_X], out);
     return 0;
 }
 
 bool kr_mamba2_layer_serves(const kr_mamba2_layer_sizes *s) {
-    int64_t words = 2 * s->N + s->H;
-    return s->M <= KR_LAYER_FEW && s->D <= KR_LAYER_WIDTH && s->E <= KR_LAYER_INNER &&
-           words <= KR_LAYER_XP_WIDTH && words % 2 == 0 && s->K >= 2 && s->K <= KR_LAYER_TAPS &&
-           s->D % KR_LAYER_MULTIPLE == 0 && s->E % KR_LAYER_MULTIPLE == 0 && s->H > 0 &&
-           s->E % s->H == 0;
+    return kr_layer_serves(s->M, s->D, s->E, s->K, 2 * s->N + s->H) && s->H > 0 && s->E % s->H == 0;
 }
 
 #if defined(KR_CUDA)
-/* Of the ring of the GPU's kernel, that its shared memory has room for (mamba2_layer.cu). */
-int kr_mamba2_layer_slots(const kr_mamba2_layer_sizes *s, bool half);
-/* All of its blocks, which wait for each other, are on the card at once. */
-bool kr_mamba2_layer_resident(const kr_mamba2_layer_sizes *s, bool half);
+/* Whether the GPU has room for the ring of its kernel, and for all blocks at once
+ * (mamba2_layer.cu). */
+bool kr_mamba2_layer_has_room(const kr_mamba2_layer_sizes *s, bool half);
 void kr_mamba2_layer_chain_cuda(const kr_call *const *calls, int n);
 #endif
 
 bool kr_mamba2_layer_fits(const kr_mamba2_layer_sizes *s, bool half) {
 #if defined(KR_CUDA)
-    return kr_mamba2_layer_serves(s) && kr_mamba2_layer_slots(s, half) >= 2 &&
-           kr_mamba2_layer_resident(s, half);
+    return kr_mamba2_layer_serves(s) && kr_mamba2_layer_has_room(s, half);
 #else
     (void)s;
     (void)half;
@@ -94,11 +79,7 @@ bool kr_mamba2_layer_fits(const kr_mamba2_layer_sizes *s, bool half) {
 static int check_cuda(const kr_call *c, krait_error *e) {
     kr_mamba2_layer_sizes s = sizes_of(c->in);
     if (kr_mamba2_layer_fits(&s, c->in[KR_LAYER2_IN].dtype == KR_BF16)) return 0;
-    return kr_fail(
-        e, KRAIT_ERR_UNSUPPORTED,
-        "mamba2_layer: %lld rows of %lld do not fit into the GPU's shared memory, or not all "
-        "blocks of the kernel at once on the GPU",
-        (long long)s.M, (long long)s.E);
+    return kr_layer_no_room("mamba2_layer", s.M, s.E, e);
 }
 
 /* The reference's numbers of a row: normed x, then what in_proj makes, then y. */
@@ -118,34 +99,6 @@ static void cost(const kr_call *c, double *flops, double *bytes) {
 }
 
 static const kr_mamba2_layer_attr plain = {1e-5, 0, 0}, clamped = {1e-5, 0.3, 0.9};
-
-static void matrix(kr_case *k, int i, int64_t rows, int64_t columns) {
-    kr_case_in(k, i, KR_F32, 2, (int64_t[]){rows, columns}, KR_FILL_NORMAL,
-               1 / sqrt((double)columns), 0);
-}
-
-static void add_inputs(kr_case *k, const kr_mamba2_layer_sizes *s, int64_t skips) {
-    int64_t M = s->M, D = s->D, E = s->E, N = s->N, H = s->H, K = s->K;
-    int64_t all = 2 * E + 2 * N + H, mixed = E + 2 * N;
-    kr_case_normal(k, KR_LAYER2_X, 2, (int64_t[]){M, D});
-    kr_case_normal(k, KR_LAYER2_NORM, 1, &D);
-    matrix(k, KR_LAYER2_IN, all, D);
-    kr_case_normal(k, KR_LAYER2_IN_BIAS, 1, &all);
-    kr_case_in(k, KR_LAYER2_CONV, KR_F32, 3, (int64_t[]){mixed, 1, K}, KR_FILL_NORMAL, 0.5, 0);
-    kr_case_normal(k, KR_LAYER2_CONV_BIAS, 1, &mixed);
-    kr_case_normal(k, KR_LAYER2_DT_BIAS, 1, &H);
-    kr_case_in(k, KR_LAYER2_A, KR_F32, 1, &H, KR_FILL_UNIFORM, -4, -0.1);
-    kr_case_normal(k, KR_LAYER2_D, 1, &skips);
-    kr_case_normal(k, KR_LAYER2_GATE_NORM, 1, &E);
-    matrix(k, KR_LAYER2_OUT, D, E);
-    kr_case_normal(k, KR_LAYER2_OUT_BIAS, 1, &D);
-    kr_case_in(k, KR_LAYER2_SEQS, KR_I64, 2, (int64_t[]){M, 3}, KR_FILL_SEQS, 0, 0);
-    kr_case_normal(k, KR_LAYER2_WINDOW, 3, (int64_t[]){M + 1, K - 1, mixed});
-    kr_case_normal(k, KR_LAYER2_STATE, 3, (int64_t[]){M + 1, E, N});
-    k->out[KR_LAYER2_WINDOW_OUT] =
-        kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){M + 1, K - 1, mixed});
-    k->out[KR_LAYER2_STATE_OUT] = kr_tensor_make(NULL, KR_F32, 3, (int64_t[]){M + 1, E, N});
-}
 
 static bool cases(int index, kr_case *k) {
     static const struct {
@@ -171,19 +124,16 @@ static bool cases(int index, kr_case *k) {
         {"M=3, N=5, states in bf16", {3, 64, 160, 5, 10, 3}, 2, false, false, true, &clamped}};
     if (index >= (int)(sizeof rows / sizeof *rows)) return false;
     const kr_mamba2_layer_sizes *s = &rows[index].s;
+    kr_layer_shape both = shape_of(s, rows[index].per_channel ? s->E : s->H);
     k->name = rows[index].name;
-    k->n_out = KR_LAYER2_OUTS;
     k->tokens = rows[index].tokens;
     k->attr = rows[index].attr;
     k->attr_size = sizeof *rows[index].attr;
-    k->half.tolerance = 2e-2; /* u, z and gate_norm * g are halves in between */
     k->half.wide = rows[index].half_states ? 0 : 1u << KR_LAYER2_STATE;
     k->half.out = rows[index].half_states ? 1u << KR_LAYER2_STATE_OUT : 0;
-    add_inputs(k, s, rows[index].per_channel ? s->E : s->H);
-    if (!rows[index].no_bias) return true;
-    kr_case_without(k, KR_LAYER2_IN_BIAS);
-    kr_case_without(k, KR_LAYER2_CONV_BIAS);
-    kr_case_without(k, KR_LAYER2_OUT_BIAS);
+    kr_layer_case(k, &both);
+    kr_case_normal(k, KR_LAYER2_GATE_NORM, 1, &s->E);
+    if (rows[index].no_bias) kr_layer_case_unbiased(k);
     return true;
 }
 

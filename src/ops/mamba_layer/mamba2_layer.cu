@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "ops/mamba_layer/mamba_layer_ends.cuh"
+#include "ops/mamba_layer/mamba_layer_launch.cuh"
 
 enum { LANES = 8 /* of a channel */, QUADS = 4 /* of states, that a lane asks for at once */ };
 enum { MOST_BLOCKS = 512 };
@@ -26,20 +27,7 @@ struct sizes : layer_sizes {
     float one_of_E, dt_min, dt_max, unused;
 };
 
-/* Where things lie in shared memory behind the ring, in bytes. */
-struct places {
-    int slots, ld_rows, rows, parts, shared, u, gate, layers, end;
-};
-
-struct arguments {
-    sizes s;
-    places at;
-    const float *x;
-    const int64_t *seqs;
-    int n, ahead;
-    bool whole; /* rows of weights and states are 16-byte vectors */
-    layer layers[KR_LAYER_LAYERS];
-};
+typedef arguments_of<sizes, layer> arguments;
 
 /* keys: rows of in_proj that make B, C and the raw steps; of_all [M,2N+H]: these of all blocks. */
 struct mamba2_block : block {
@@ -362,7 +350,7 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
                       strip_keys<T>(a.s),
                       strip_in<T>(a.s),
                       strip_out<T>(a.s),
-                      (float *)(bytes + a.at.shared),
+                      (float *)(bytes + a.at.words),
                       (float *)(bytes + a.at.u),
                       (float *)(bytes + a.at.gate),
                       sums};
@@ -371,163 +359,61 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
 
 /* ---- launching ------------------------------------------------------------------------------- */
 
-/* As many slots as there is memory for. */
-static places places_of(const sizes &s, int n, int size, int blocks, int most) {
-    int channels = (s.E / KR_LAYER_UNIT / blocks + 1) * KR_LAYER_UNIT, words = s.keys + s.H;
-    int tiles = 2 * channels / TILE + words / blocks / TILE + 3, R = rows_made(s.M);
-    tiles = larger(tiles, s.D / blocks / TILE + 2);
-    places p = {};
-    p.ld_rows = row_bytes(s, size);
-    p.parts = up((int64_t)p.ld_rows * R);
-    p.shared = p.parts + up((int64_t)tiles * WARPS * R * TILE * 4);
-    p.u = p.shared + up((int64_t)s.M * words * 4);
-    p.gate = p.u + up((int64_t)s.M * channels * 4);
-    p.layers = p.gate + up((int64_t)s.M * channels * 4);
-    p.end = p.layers + up((int64_t)n * (int64_t)sizeof(layer));
-    p.slots = slots_beside(p.end, most);
-    int ring = p.slots * SLOT;
-    p.rows += ring, p.parts += ring, p.shared += ring, p.u += ring, p.gate += ring;
-    p.layers += ring;
-    p.end += ring;
-    return p;
-}
+/* As mamba_layer_launch.cuh wants it; S: type of the states. */
+template <typename S>
+struct mamba2 {
+    typedef ::sizes sizes;
+    typedef ::layer layer;
 
-static places most_places(const kr_mamba2_layer_sizes *of, bool half) {
+    template <typename T, int R>
+    static auto kernel() {
+        return step<T, S, R>;
+    }
+    static int words(const sizes &s) { return s.keys + s.H; }
+    static int tiles(const sizes &s, int channels, int blocks) {
+        int made = 2 * channels / TILE + words(s) / blocks / TILE + 3;
+        return larger(made, s.D / blocks / TILE + 2);
+    }
+    static layer layer_of(const kr_call *c) {
+        layer l = {};
+        fill_parts(c, &l);
+        l.gate_norm = (const float *)c->in[KR_LAYER2_GATE_NORM].data;
+        return l;
+    }
+    static sizes sizes_of(const kr_call *c) {
+        const kr_mamba2_layer_attr *attr = (const kr_mamba2_layer_attr *)c->attr;
+        sizes s = {};
+        fill_sizes(c, &s);
+        s.H = (int)c->in[KR_LAYER2_A].shape[0];
+        s.x_row = s.E;
+        s.P = s.E / s.H;
+        s.keys = 2 * s.N;
+        s.skip = s.E / (int)c->in[KR_LAYER2_D].shape[0];
+        s.eps = (float)attr->eps;
+        s.one_of_E = 1 / (float)s.E;
+        s.dt_min = (float)attr->dt_min;
+        s.dt_max = (float)attr->dt_max;
+        return s;
+    }
+    static bool is_whole(const sizes &s, const layer &l, int size) {
+        return parts_whole(s, l, size) && aligned(NULL, words(s) * 4);
+    }
+};
+
+extern "C" bool kr_mamba2_layer_has_room(const kr_mamba2_layer_sizes *of, bool half) {
     sizes s = {};
     s.M = (int)of->M, s.D = (int)of->D, s.E = (int)of->E, s.N = (int)of->N, s.H = (int)of->H;
     s.keys = 2 * s.N;
-    return places_of(s, KR_LAYER_LAYERS, half ? 2 : 4, blocks_of(s), kr_cuda_shared());
-}
-
-extern "C" int kr_mamba2_layer_slots(const kr_mamba2_layer_sizes *of, bool half) {
-    return most_places(of, half).slots;
-}
-
-template <typename T>
-static bool rows_resident(int64_t M, int shared) {
-    if (M <= 1) return resident(step<T, float, 1>, shared);
-    if (M <= 2) return resident(step<T, float, 2>, shared);
-    return M <= 4 ? resident(step<T, float, 4>, shared) : resident(step<T, float, 8>, shared);
-}
-
-extern "C" bool kr_mamba2_layer_resident(const kr_mamba2_layer_sizes *of, bool half) {
-    int shared = most_places(of, half).end;
     if (kr_cuda_processors() > MOST_BLOCKS) return false;
-    return half ? rows_resident<bf16>(of->M, shared) : rows_resident<float>(of->M, shared);
-}
-
-static layer layer_of(const kr_call *c) {
-    const kr_tensor *in = c->in, *out = c->out;
-    layer l = {};
-    l.w_in = in[KR_LAYER2_IN].data;
-    l.w_out = in[KR_LAYER2_OUT].data;
-    l.norm = (const float *)in[KR_LAYER2_NORM].data;
-    l.in_bias = (const float *)in[KR_LAYER2_IN_BIAS].data;
-    l.conv = (const float *)in[KR_LAYER2_CONV].data;
-    l.conv_bias = (const float *)in[KR_LAYER2_CONV_BIAS].data;
-    l.dt_bias = (const float *)in[KR_LAYER2_DT_BIAS].data;
-    l.A = (const float *)in[KR_LAYER2_A].data;
-    l.D = (const float *)in[KR_LAYER2_D].data;
-    l.gate_norm = (const float *)in[KR_LAYER2_GATE_NORM].data;
-    l.out_bias = (const float *)in[KR_LAYER2_OUT_BIAS].data;
-    l.window = (const float *)in[KR_LAYER2_WINDOW].data;
-    l.state = (const float *)in[KR_LAYER2_STATE].data;
-    l.window_out = (float *)out[KR_LAYER2_WINDOW_OUT].data;
-    l.state_out = (float *)out[KR_LAYER2_STATE_OUT].data;
-    l.y = (float *)out[KR_LAYER2_Y].data;
-    return l;
-}
-
-static sizes sizes_of(const kr_call *c) {
-    const kr_tensor *in = c->in, *out = c->out;
-    const kr_mamba2_layer_attr *attr = (const kr_mamba2_layer_attr *)c->attr;
-    sizes s = {};
-    s.ld_in = in[KR_LAYER2_IN].stride[0];
-    s.ld_out = in[KR_LAYER2_OUT].stride[0];
-    s.ld_y = out[KR_LAYER2_Y].stride[0];
-    s.ld_from = in[KR_LAYER2_X].stride[0];
-    s.from_slot = in[KR_LAYER2_WINDOW].stride[0];
-    s.from_tap = in[KR_LAYER2_WINDOW].stride[1];
-    s.to_slot = out[KR_LAYER2_WINDOW_OUT].stride[0];
-    s.to_tap = out[KR_LAYER2_WINDOW_OUT].stride[1];
-    s.from_h = in[KR_LAYER2_STATE].stride[0];
-    s.to_h = out[KR_LAYER2_STATE_OUT].stride[0];
-    s.D = (int)in[KR_LAYER2_X].shape[1];
-    s.E = (int)in[KR_LAYER2_OUT].shape[1];
-    s.N = (int)in[KR_LAYER2_STATE].shape[2];
-    s.M = (int)in[KR_LAYER2_X].shape[0];
-    s.K = (int)in[KR_LAYER2_CONV].shape[2];
-    s.H = (int)in[KR_LAYER2_A].shape[0];
-    s.x_row = s.E;
-    s.P = s.E / s.H;
-    s.keys = 2 * s.N;
-    s.skip = s.E / (int)in[KR_LAYER2_D].shape[0];
-    s.eps = (float)attr->eps;
-    s.one_of_D = 1 / (float)s.D;
-    s.one_of_E = 1 / (float)s.E;
-    s.dt_min = (float)attr->dt_min;
-    s.dt_max = (float)attr->dt_max;
-    return s;
-}
-
-static bool is_whole(const sizes &s, const layer &l, int size) {
-    return aligned(l.w_in, s.ld_in * size) && aligned(l.w_out, s.ld_out * size) &&
-           aligned(l.state, s.from_h * 4) && aligned(l.state_out, s.to_h * 4) &&
-           aligned(NULL, s.N * 4) && aligned(NULL, (s.keys + s.H) * 4);
-}
-
-template <typename T, typename S, int R>
-static void launch(arguments &a) {
-    a.at = places_of(a.s, a.n, sizeof(T), blocks_of(a.s), kr_cuda_shared());
-    a.ahead = pieces_ahead(a.s, sizeof(T), a.at.slots);
-    cudaFuncSetAttribute(step<T, S, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, a.at.end);
-    kr_launch_early(step<T, S, R>, true, dim3(blocks_of(a.s)), THREADS + 32, (size_t)a.at.end, a);
-}
-
-template <typename T, typename S>
-static void launch_rows(arguments &a) {
-    if (a.s.M <= 1)
-        launch<T, S, 1>(a);
-    else if (a.s.M <= 2)
-        launch<T, S, 2>(a);
-    else if (a.s.M <= 4)
-        launch<T, S, 4>(a);
-    else
-        launch<T, S, 8>(a);
-}
-
-/* How many of the calls one kernel can do. */
-static int gather(const kr_call *const *calls, int n, int size, arguments *a) {
-    a->s = sizes_of(calls[0]);
-    a->x = (const float *)calls[0]->in[KR_LAYER2_X].data;
-    a->seqs = (const int64_t *)calls[0]->in[KR_LAYER2_SEQS].data;
-    a->whole = true;
-    for (a->n = 0; a->n < n && a->n < KR_LAYER_LAYERS; a->n++) {
-        const kr_call *c = calls[a->n];
-        sizes s = sizes_of(c);
-        if (a->n > 0) s.ld_from = a->s.ld_from;
-        if (memcmp(&s, &a->s, sizeof s) != 0 || c->in[KR_LAYER2_SEQS].data != a->seqs ||
-            c->in[KR_LAYER2_STATE].dtype != calls[0]->in[KR_LAYER2_STATE].dtype)
-            break;
-        a->layers[a->n] = layer_of(c);
-        a->whole = a->whole && is_whole(s, a->layers[a->n], size);
-    }
-    return a->n;
+    return half ? has_room<mamba2<float>, bf16>(s) : has_room<mamba2<float>, float>(s);
 }
 
 extern "C" void kr_mamba2_layer_chain_cuda(const kr_call *const *calls, int n) {
-    bool half = calls[0]->in[KR_LAYER2_IN].dtype == KR_BF16;
-    if (calls[0]->in[KR_LAYER2_X].shape[0] == 0) return;
-    for (int done = 0; done < n;) {
-        arguments a;
-        done += gather(calls + done, n - done, half ? 2 : 4, &a);
-        if (!half)
-            launch_rows<float, float>(a);
-        else if (calls[0]->in[KR_LAYER2_STATE].dtype == KR_BF16)
-            launch_rows<bf16, bf16>(a);
-        else
-            launch_rows<bf16, float>(a);
-    }
+    launch_all(calls, n, [](const kr_call *const *some, int left) {
+        if (in_halves(some[0], KR_LAYER2_STATE)) return launch<mamba2<bf16>, bf16>(some, left);
+        if (in_halves(some[0], KR_LAYER2_IN)) return launch<mamba2<float>, bf16>(some, left);
+        return launch<mamba2<float>, float>(some, left);
+    });
 }
 
 extern "C" void kr_mamba2_layer_cuda(const kr_call *c) { kr_mamba2_layer_chain_cuda(&c, 1); }

@@ -15,7 +15,7 @@
 #ifndef KR_MAMBA2_LAYER_H
 #define KR_MAMBA2_LAYER_H
 
-#include "ops/op.h"
+#include "ops/mamba_layer/mamba_layer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,27 +28,27 @@ typedef struct kr_mamba2_layer_attr {
 } kr_mamba2_layer_attr;
 
 enum {
-    KR_LAYER2_X,         /* [M,D] */
-    KR_LAYER2_NORM,      /* [D] */
-    KR_LAYER2_IN,        /* [2E+2N+H,D] */
-    KR_LAYER2_IN_BIAS,   /* [2E+2N+H], or absent */
-    KR_LAYER2_CONV,      /* [E+2N,1,K] */
-    KR_LAYER2_CONV_BIAS, /* [E+2N], or absent */
-    KR_LAYER2_DT_BIAS,   /* [H] */
-    KR_LAYER2_A,         /* [H] */
-    KR_LAYER2_D,         /* [H], or [E] */
-    KR_LAYER2_GATE_NORM, /* [E] */
-    KR_LAYER2_OUT,       /* [D,E] */
-    KR_LAYER2_OUT_BIAS,  /* [D], or absent */
-    KR_LAYER2_SEQS,      /* I64 [M,3] */
-    KR_LAYER2_WINDOW,    /* [slots,K-1,E+2N]: a state */
-    KR_LAYER2_STATE,     /* h [slots,E,N]: a state */
+    KR_LAYER2_X = KR_LAYER_X,                 /* [M,D] */
+    KR_LAYER2_NORM = KR_LAYER_NORM,           /* [D] */
+    KR_LAYER2_IN = KR_LAYER_IN,               /* [2E+2N+H,D] */
+    KR_LAYER2_IN_BIAS = KR_LAYER_IN_BIAS,     /* [2E+2N+H], or absent */
+    KR_LAYER2_CONV = KR_LAYER_CONV,           /* [E+2N,1,K] */
+    KR_LAYER2_CONV_BIAS = KR_LAYER_CONV_BIAS, /* [E+2N], or absent */
+    KR_LAYER2_DT_BIAS = KR_LAYER_DT_BIAS,     /* [H] */
+    KR_LAYER2_A = KR_LAYER_A,                 /* [H] */
+    KR_LAYER2_D = KR_LAYER_D,                 /* [H], or [E] */
+    KR_LAYER2_OUT = KR_LAYER_OUT,             /* [D,E] */
+    KR_LAYER2_OUT_BIAS = KR_LAYER_OUT_BIAS,   /* [D], or absent */
+    KR_LAYER2_SEQS = KR_LAYER_SEQS,           /* I64 [M,3] */
+    KR_LAYER2_WINDOW = KR_LAYER_WINDOW,       /* [slots,K-1,E+2N]: a state */
+    KR_LAYER2_STATE = KR_LAYER_STATE,         /* h [slots,E,N]: a state */
+    KR_LAYER2_GATE_NORM = KR_LAYER_BOTH,      /* [E] */
     KR_LAYER2_INS
 };
 enum {
-    KR_LAYER2_Y,          /* [M,D]: x of the next layer */
-    KR_LAYER2_WINDOW_OUT, /* given; may be the memory of the state */
-    KR_LAYER2_STATE_OUT,  /* the same */
+    KR_LAYER2_Y = KR_LAYER_Y,                   /* [M,D]: x of the next layer */
+    KR_LAYER2_WINDOW_OUT = KR_LAYER_WINDOW_OUT, /* given; may be the memory of the state */
+    KR_LAYER2_STATE_OUT = KR_LAYER_STATE_OUT,   /* the same */
     KR_LAYER2_OUTS
 };
 extern const kr_op kr_op_mamba2_layer;

@@ -9,6 +9,7 @@
  * each has made, and exchange it by dated words (mamba_layer_block.cuh). All blocks have to run at
  * the same time; there is at most one for each multiprocessor. */
 #include "ops/mamba_layer/mamba_layer_ends.cuh"
+#include "ops/mamba_layer/mamba_layer_launch.cuh"
 
 enum { LOADS = 6 };
 
@@ -22,20 +23,7 @@ struct sizes : layer_sizes {
     float mixer_eps;
 };
 
-/* Where things lie in shared memory behind the ring, in bytes. */
-struct places {
-    int slots, ld_rows, rows, parts, xp, u, gate, layers, end;
-};
-
-struct arguments {
-    sizes s;
-    places at;
-    const float *x;
-    const int64_t *seqs;
-    int n, ahead;
-    bool whole; /* rows of weights are 16-byte vectors */
-    layer layers[KR_LAYER_LAYERS];
-};
+typedef arguments_of<sizes, layer> arguments;
 
 struct mamba_block : block {
     const layer *layers;
@@ -286,7 +274,7 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
                      strip_in<T>(a.s),
                      cut_strip<T>(other_share(a.s.r + 2 * a.s.N), a.s.E, 0),
                      strip_out<T>(a.s),
-                     (float *)(bytes + a.at.xp),
+                     (float *)(bytes + a.at.words),
                      (float *)(bytes + a.at.u),
                      (float *)(bytes + a.at.gate)};
     run_layers<T, R>(a, b, begin(a.seqs, a.s.M, slot), r);
@@ -294,158 +282,57 @@ static __global__ void __launch_bounds__(THREADS + 32, 1)
 
 /* ---- launching ------------------------------------------------------------------------------- */
 
-/* As many slots as there is memory for. */
-static places places_of(const sizes &s, int n, int size, int blocks, int most) {
-    int channels = (s.E / KR_LAYER_UNIT / blocks + 1) * KR_LAYER_UNIT, rows = s.D / blocks + 1;
-    int most_rows = larger(2 * channels, larger(rows, (s.r + 2 * s.N) / blocks + 1));
-    int tiles = most_rows / TILE + 1, R = rows_made(s.M);
-    places p = {};
-    p.ld_rows = row_bytes(s, size);
-    p.parts = up((int64_t)p.ld_rows * R);
-    p.xp = p.parts + up((int64_t)tiles * WARPS * R * TILE * 4);
-    p.u = p.xp + up((int64_t)s.M * (s.r + 2 * s.N) * 4);
-    p.gate = p.u + up((int64_t)s.M * channels * 4);
-    p.layers = p.gate + up((int64_t)s.M * channels * 4);
-    p.end = p.layers + up((int64_t)n * (int64_t)sizeof(layer));
-    p.slots = slots_beside(p.end, most);
-    int ring = p.slots * SLOT;
-    p.rows += ring, p.parts += ring, p.xp += ring, p.u += ring, p.gate += ring;
-    p.layers += ring;
-    p.end += ring;
-    return p;
-}
+/* As mamba_layer_launch.cuh wants it. */
+struct mamba {
+    typedef ::sizes sizes;
+    typedef ::layer layer;
 
-static places most_places(const kr_mamba_layer_sizes *of, bool half) {
+    template <typename T, int R>
+    static auto kernel() {
+        return step<T, R>;
+    }
+    static int words(const sizes &s) { return s.r + 2 * s.N; }
+    static int tiles(const sizes &s, int channels, int blocks) {
+        int rows = larger(s.D / blocks + 1, words(s) / blocks + 1);
+        return larger(2 * channels, rows) / TILE + 1;
+    }
+    static layer layer_of(const kr_call *c) {
+        layer l = {};
+        fill_parts(c, &l);
+        l.w_x = c->in[KR_LAYER_X_PROJ].data;
+        l.w_dt = c->in[KR_LAYER_DT].data;
+        return l;
+    }
+    static sizes sizes_of(const kr_call *c) {
+        const kr_mamba_layer_attr *attr = (const kr_mamba_layer_attr *)c->attr;
+        sizes s = {};
+        fill_sizes(c, &s);
+        s.ld_x = c->in[KR_LAYER_X_PROJ].stride[0];
+        s.ld_dt = c->in[KR_LAYER_DT].stride[0];
+        s.ld_A = c->in[KR_LAYER_A].stride[0];
+        s.r = (int)c->in[KR_LAYER_DT].shape[1];
+        s.eps = (float)attr->eps;
+        s.mixer_eps = (float)attr->mixer_eps;
+        return s;
+    }
+    static bool is_whole(const sizes &s, const layer &l, int size) {
+        return parts_whole(s, l, size) && aligned(l.w_x, s.ld_x * size) &&
+               aligned(l.w_dt, s.ld_dt * size) && aligned(l.A, s.ld_A * 4) &&
+               aligned(NULL, s.r * size);
+    }
+};
+
+extern "C" bool kr_mamba_layer_has_room(const kr_mamba_layer_sizes *of, bool half) {
     sizes s = {};
     s.M = (int)of->M, s.D = (int)of->D, s.E = (int)of->E, s.N = (int)of->N, s.r = (int)of->r;
-    int size = half ? 2 : 4;
-    return places_of(s, KR_LAYER_LAYERS, size, blocks_of(s), kr_cuda_shared());
-}
-
-extern "C" int kr_mamba_layer_slots(const kr_mamba_layer_sizes *of, bool half) {
-    return most_places(of, half).slots;
-}
-
-template <typename T>
-static bool rows_resident(int64_t M, int shared) {
-    if (M <= 1) return resident(step<T, 1>, shared);
-    if (M <= 2) return resident(step<T, 2>, shared);
-    return M <= 4 ? resident(step<T, 4>, shared) : resident(step<T, 8>, shared);
-}
-
-extern "C" bool kr_mamba_layer_resident(const kr_mamba_layer_sizes *of, bool half) {
-    int shared = most_places(of, half).end;
-    return half ? rows_resident<bf16>(of->M, shared) : rows_resident<float>(of->M, shared);
-}
-
-static layer layer_of(const kr_call *c) {
-    const kr_tensor *in = c->in, *out = c->out;
-    layer l = {};
-    l.w_in = in[KR_LAYER_IN].data;
-    l.w_x = in[KR_LAYER_X_PROJ].data;
-    l.w_dt = in[KR_LAYER_DT].data;
-    l.w_out = in[KR_LAYER_OUT].data;
-    l.norm = (const float *)in[KR_LAYER_NORM].data;
-    l.in_bias = (const float *)in[KR_LAYER_IN_BIAS].data;
-    l.conv = (const float *)in[KR_LAYER_CONV].data;
-    l.conv_bias = (const float *)in[KR_LAYER_CONV_BIAS].data;
-    l.dt_bias = (const float *)in[KR_LAYER_DT_BIAS].data;
-    l.A = (const float *)in[KR_LAYER_A].data;
-    l.D = (const float *)in[KR_LAYER_D].data;
-    l.out_bias = (const float *)in[KR_LAYER_OUT_BIAS].data;
-    l.window = (const float *)in[KR_LAYER_WINDOW].data;
-    l.state = (const float *)in[KR_LAYER_STATE].data;
-    l.window_out = (float *)out[KR_LAYER_WINDOW_OUT].data;
-    l.state_out = (float *)out[KR_LAYER_STATE_OUT].data;
-    l.y = (float *)out[KR_LAYER_Y].data;
-    return l;
-}
-
-static sizes sizes_of(const kr_call *c) {
-    const kr_tensor *in = c->in, *out = c->out;
-    const kr_mamba_layer_attr *attr = (const kr_mamba_layer_attr *)c->attr;
-    sizes s = {};
-    s.ld_in = in[KR_LAYER_IN].stride[0];
-    s.ld_x = in[KR_LAYER_X_PROJ].stride[0];
-    s.ld_dt = in[KR_LAYER_DT].stride[0];
-    s.ld_out = in[KR_LAYER_OUT].stride[0];
-    s.ld_A = in[KR_LAYER_A].stride[0];
-    s.ld_y = out[KR_LAYER_Y].stride[0];
-    s.ld_from = in[KR_LAYER_X].stride[0];
-    s.from_slot = in[KR_LAYER_WINDOW].stride[0];
-    s.from_tap = in[KR_LAYER_WINDOW].stride[1];
-    s.to_slot = out[KR_LAYER_WINDOW_OUT].stride[0];
-    s.to_tap = out[KR_LAYER_WINDOW_OUT].stride[1];
-    s.from_h = in[KR_LAYER_STATE].stride[0];
-    s.to_h = out[KR_LAYER_STATE_OUT].stride[0];
-    s.D = (int)in[KR_LAYER_X].shape[1];
-    s.E = (int)in[KR_LAYER_OUT].shape[1];
-    s.N = (int)in[KR_LAYER_A].shape[1];
-    s.r = (int)in[KR_LAYER_DT].shape[1];
-    s.M = (int)in[KR_LAYER_X].shape[0];
-    s.K = (int)in[KR_LAYER_CONV].shape[2];
-    s.eps = (float)attr->eps;
-    s.mixer_eps = (float)attr->mixer_eps;
-    s.one_of_D = 1 / (float)s.D;
-    return s;
-}
-
-/* Whether every row of weights, A and the states is made of 16-byte vectors. */
-static bool is_whole(const sizes &s, const layer &l, int size) {
-    return aligned(l.w_in, s.ld_in * size) && aligned(l.w_x, s.ld_x * size) &&
-           aligned(l.w_dt, s.ld_dt * size) && aligned(l.w_out, s.ld_out * size) &&
-           aligned(l.A, s.ld_A * 4) && aligned(l.state, s.from_h * 4) &&
-           aligned(l.state_out, s.to_h * 4) && aligned(NULL, s.r * size) && aligned(NULL, s.N * 4);
-}
-
-template <typename T, int R>
-static void launch(arguments &a) {
-    a.at = places_of(a.s, a.n, sizeof(T), blocks_of(a.s), kr_cuda_shared());
-    a.ahead = pieces_ahead(a.s, sizeof(T), a.at.slots);
-    cudaFuncSetAttribute(step<T, R>, cudaFuncAttributeMaxDynamicSharedMemorySize, a.at.end);
-    kr_launch_early(step<T, R>, true, dim3(blocks_of(a.s)), THREADS + 32, (size_t)a.at.end, a);
-}
-
-template <typename T>
-static void launch_rows(arguments &a) {
-    if (a.s.M <= 1)
-        launch<T, 1>(a);
-    else if (a.s.M <= 2)
-        launch<T, 2>(a);
-    else if (a.s.M <= 4)
-        launch<T, 4>(a);
-    else
-        launch<T, 8>(a);
-}
-
-/* How many of the calls one kernel can do. */
-static int gather(const kr_call *const *calls, int n, int size, arguments *a) {
-    a->s = sizes_of(calls[0]);
-    a->x = (const float *)calls[0]->in[KR_LAYER_X].data;
-    a->seqs = (const int64_t *)calls[0]->in[KR_LAYER_SEQS].data;
-    a->whole = true;
-    for (a->n = 0; a->n < n && a->n < KR_LAYER_LAYERS; a->n++) {
-        const kr_call *c = calls[a->n];
-        sizes s = sizes_of(c);
-        if (a->n > 0) s.ld_from = a->s.ld_from;
-        if (memcmp(&s, &a->s, sizeof s) != 0 || c->in[KR_LAYER_SEQS].data != a->seqs) break;
-        a->layers[a->n] = layer_of(c);
-        a->whole = a->whole && is_whole(s, a->layers[a->n], size);
-    }
-    return a->n;
+    return half ? has_room<mamba, bf16>(s) : has_room<mamba, float>(s);
 }
 
 extern "C" void kr_mamba_layer_chain_cuda(const kr_call *const *calls, int n) {
-    bool half = calls[0]->in[KR_LAYER_IN].dtype == KR_BF16;
-    if (calls[0]->in[KR_LAYER_X].shape[0] == 0) return;
-    for (int done = 0; done < n;) {
-        arguments a;
-        done += gather(calls + done, n - done, half ? 2 : 4, &a);
-        if (half)
-            launch_rows<bf16>(a);
-        else
-            launch_rows<float>(a);
-    }
+    launch_all(calls, n, [](const kr_call *const *some, int left) {
+        if (in_halves(some[0], KR_LAYER_IN)) return launch<mamba, bf16>(some, left);
+        return launch<mamba, float>(some, left);
+    });
 }
 
 extern "C" void kr_mamba_layer_cuda(const kr_call *c) { kr_mamba_layer_chain_cuda(&c, 1); }

@@ -40,6 +40,7 @@ typedef struct kr_mamba_layer_attr {
     double eps, mixer_eps;
 } kr_mamba_layer_attr;
 
+/* Those in front of KR_LAYER_BOTH a layer of Mamba-2 has, too (mamba2_layer.h). */
 enum {
     KR_LAYER_X,         /* [M,D], M <= KR_LAYER_FEW */
     KR_LAYER_NORM,      /* [D] */
@@ -47,8 +48,6 @@ enum {
     KR_LAYER_IN_BIAS,   /* [2E], or absent */
     KR_LAYER_CONV,      /* [E,1,K], 2 <= K <= KR_LAYER_TAPS */
     KR_LAYER_CONV_BIAS, /* [E], or absent */
-    KR_LAYER_X_PROJ,    /* [r+2N,E] */
-    KR_LAYER_DT,        /* [E,r] */
     KR_LAYER_DT_BIAS,   /* [E] */
     KR_LAYER_A,         /* [E,N] */
     KR_LAYER_D,         /* [E] */
@@ -57,6 +56,9 @@ enum {
     KR_LAYER_SEQS,      /* I64 [M,3] */
     KR_LAYER_WINDOW,    /* [slots,K-1,E]: a state */
     KR_LAYER_STATE,     /* h [slots,E,N]: a state */
+    KR_LAYER_BOTH,
+    KR_LAYER_X_PROJ = KR_LAYER_BOTH, /* [r+2N,E] */
+    KR_LAYER_DT,                     /* [E,r] */
     KR_LAYER_INS
 };
 enum {

@@ -1,10 +1,7 @@
 /* mamba_layer_ends.cuh - what the kernels of mamba_layer.cu and mamba2_layer.cu do alike at the
- * ends of a layer: the residual stream and its norm, the convolution behind in_proj, out_proj; and
- * what launching them takes. */
+ * ends of a layer: the residual stream and its norm, the convolution behind in_proj, out_proj. */
 #ifndef KR_MAMBA_LAYER_ENDS_CUH
 #define KR_MAMBA_LAYER_ENDS_CUH
-
-#include <string.h>
 
 #include "ops/mamba_layer/mamba_layer_block.cuh"
 
@@ -239,54 +236,6 @@ static __device__ __forceinline__ void make_signals(const ring &r) {
     if (threadIdx.x == 0) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
     __syncthreads();
-}
-
-/* ---- launching ------------------------------------------------------------------------------- */
-
-static int up(int64_t bytes) { return (int)((bytes + 127) / 128 * 128); }
-
-static int larger(int a, int b) { return a > b ? a : b; }
-
-/* Slots of the ring that `most` bytes of shared memory have room for beside others. */
-static int slots_beside(int others, int most) {
-    int slots = (most - 1024 - others) / SLOT;
-    return slots < MOST_SLOTS ? slots : MOST_SLOTS;
-}
-
-/* Rows of x that a kernel is made for. */
-static int rows_made(int64_t M) { return M <= 1 ? 1 : M <= 2 ? 2 : M <= 4 ? 4 : 8; }
-
-/* Bytes of a row of x in shared memory: neighbours in different banks. */
-static int row_bytes(const layer_sizes &s, int size) {
-    return (larger(s.E, s.D) * size + 63) / 64 * 64 | 64;
-}
-
-static int blocks_of(const layer_sizes &s) {
-    int blocks = kr_cuda_processors(), units = s.E / KR_LAYER_UNIT;
-    blocks = blocks < units ? blocks : units;
-    return blocks < s.D ? blocks : s.D;
-}
-
-/* All blocks of a kernel, no more than multiprocessors, are on the card at once. */
-template <typename K>
-static bool resident(K *kernel, int shared) {
-    int each = 0;
-    bool known = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      shared) == cudaSuccess &&
-                 cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, THREADS + 32,
-                                                               (size_t)shared) == cudaSuccess;
-    if (!known) cudaGetLastError();
-    return known && each >= 1;
-}
-
-/* How many pieces of the ring are under way at a time. */
-static int pieces_ahead(const layer_sizes &s, int size, int slots) {
-    int piece = piece_of(s.D * size) * TILE, ahead = (UNDER_WAY + piece / 2) / piece;
-    return ahead < slots ? ahead : slots;
-}
-
-static bool aligned(const void *p, int64_t bytes) {
-    return (((uintptr_t)p | (uintptr_t)bytes) & 15) == 0;
 }
 
 #endif
