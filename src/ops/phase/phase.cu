@@ -1,8 +1,8 @@
 /* phase.cu - angles through time on the GPU. phase.h has the equations.
  *
  * A block takes 32 angles of heads through their sequence (sequences go round the blocks of y), 256
- * rows at once. Sums are double: angles are whole turns apart. Backward: the same from behind leaves
- * G in each row; then a thread sums a row's. */
+ * rows at once. Sums are double: angles are whole turns apart. Backward: the same from behind
+ * leaves G in each row; then a thread sums a row's. */
 #include "device/cuda/kernel.cuh"
 #include "ops/phase/phase.h"
 
