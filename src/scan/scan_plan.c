@@ -24,12 +24,17 @@ static bool rows_fit(const krait_scan_desc *d, bool backward) {
            d->reads <= KR_SCAN_RANKS;
 }
 
+/* Chunks of products: one decay a head, or none, and in a chunk a row at least. */
+static bool chunk_may(const krait_scan_desc *d) {
+    if (d->decay != KRAIT_DECAY_NONE && d->decay != KRAIT_DECAY_SCALAR) return false;
+    return !d->b_constant && !d->c_constant && !d->dt_constant && d->inputs <= KR_SCAN_PRODUCT &&
+           d->reads <= KR_SCAN_PRODUCT;
+}
+
 /* Logarithms of decays are summed: a decay that is given must be above 0. */
 static bool chunk_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    if (d->decay != KRAIT_DECAY_NONE && d->decay != KRAIT_DECAY_SCALAR) return false;
-    if (d->b_constant || d->c_constant || d->dt_constant) return false;
-    if (d->inputs > KR_SCAN_RANKS || d->reads > KR_SCAN_RANKS) return false;
+    if (!chunk_may(d)) return false;
     if (d->decay == KRAIT_DECAY_NONE || d->form != KRAIT_FORM_GIVEN) return true;
     for (int64_t h = 0; d->a_constant && h < d->heads; h++)
         if (!(((const float *)c->in[KR_SCAN_A].data)[h] > 0)) return false;
@@ -221,7 +226,7 @@ size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
                         c->threads * (conv > steps ? conv : steps));
     }
     if (d->complex_state) return 0;
-    if (!lanes_fit(d)) return rows_fit(d, backward) ? rows_scratch(c, backward) : 0;
+    if (!lanes_fit(d)) return rows_fit(d, backward) || chunk_may(d) ? rows_scratch(c, backward) : 0;
     if (!backward) return (size_t)(c->threads * KR_SCAN_GROUP * (2 * d->state + 2));
     kr_scan_cut s;
     kr_scan_cut_lanes(d, M, &s);

@@ -65,7 +65,7 @@ enum {
     KR_SCAN_CHUNK_WIDTH = 8,     /* channels of a head */
     KR_SCAN_CHUNK_STATES = 4096, /* numbers of the states of a part, if there are so many */
     KR_SCAN_TILE = 4, /* channels that the backward pass takes through a chunk together */
-    KR_SCAN_RANKS = 8 /* inputs, and reads, that it has registers for */
+    KR_SCAN_RANKS = 8 /* inputs, and reads, that ROWS has registers for in the backward pass */
 };
 
 typedef struct kr_scan_rows_cut {

@@ -171,6 +171,8 @@ static void chunks(void **state) {
     run("mamba3", krait_scan_mamba3(2, 8, 16, 1), 293, 5, ragged, true);
     run("mamba3 of rank 3", krait_scan_mamba3(2, 9, 18, 3), 150, 2, NULL, false);
     run("mamba3 of rank 4", krait_scan_mamba3(2, 12, 18, 4), 150, 2, NULL, false);
+    run("mamba3 of rank 7", krait_scan_mamba3(4, 9, 18, 7), 150, 2, NULL, true);
+    run("mamba3 of rank 32", krait_scan_mamba3(2, 8, 5, 32), 40, 1, NULL, false);
     run("linear attention", krait_scan_linear_attention(3, 10, 20), 200, 2, NULL, false);
     run("retnet", krait_scan_retnet(3, 13, 20), 200, 2, NULL, true);
 }

@@ -40,7 +40,7 @@ static const kr_setting settings[] = {
     KR_SETTING_INT_OF(kr_mamba3, head_dim, 64, 1, 1 << 16, "channels of a head"),
     KR_SETTING_INT_OF(kr_mamba3, state, 128, 2, 4096, "state size N of each channel"),
     KR_SETTING_INT_OF(kr_mamba3, groups, 1, 1, 1 << 16, "groups of heads that share B and C"),
-    KR_SETTING_INT_OF(kr_mamba3, rank, 0, 0, 64, "inputs of a head (MIMO), fast up to 4; 0: SISO"),
+    KR_SETTING_INT_OF(kr_mamba3, rank, 0, 0, 64, "inputs of a head (MIMO), fast up to 32; 0: SISO"),
     KR_SETTING_CHOICE_OF(kr_mamba3, turned, KR_MAMBA3_HALF, "half|all",
                          "how much of the state turns"),
     KR_SETTING_CHOICE_OF(kr_mamba3, rate, KR_RATE_HEAVY_TAIL, "heavy_tail|softplus",
