@@ -69,9 +69,10 @@ static void advance(const item *p, float *to, const float *from) {
 /* What comes behind the part's head i: the next head, or the first one of the chunk at `next`. */
 static void fetch(const item *p, int64_t i, int64_t t0, int64_t next, bool reads) {
     const kr_scan_view *v = p->v;
-    int64_t head = p->first + (i + 1 < p->heads ? i + 1 : 0), t = i + 1 < p->heads ? t0 : next;
-    kr_chunk_fetch(&p->k, v->x, v->x_row, p->R, t, head);
-    if (reads) kr_chunk_fetch(&p->k, v->dy, v->dy_row, p->Q, t, head);
+    bool last = i + 1 == p->heads;
+    int64_t head = p->first + (last ? 0 : i + 1), t = last ? next : t0;
+    kr_chunk_fetch_head(&p->k, t, head, last);
+    if (reads) kr_chunk_fetch(&p->k, v->dy, v->dy_row, p->Q, v->E, t, head * v->P, v->P);
 }
 
 static void load_state(const item *p, float *to, const float *from, int64_t slot, int64_t row) {

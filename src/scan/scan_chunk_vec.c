@@ -123,8 +123,8 @@ static void run_chunk(piece *p, int64_t t0, int64_t first, int64_t heads) {
         kr_chunk_ways(k);
         kr_chunk_inputs(k, p->head, p->x);
         bool last = i + 1 == heads;
-        kr_chunk_fetch(k, k->v->x, k->v->x_row, k->R, last ? t0 + kr_scan_chunk_rows(k->v->d) : t0,
-                       last ? first : p->head + 1);
+        kr_chunk_fetch_head(k, last ? t0 + kr_scan_chunk_rows(k->v->d) : t0,
+                            last ? first : p->head + 1, last);
         weigh(p);
         reads(p, state);
         write_y(p);

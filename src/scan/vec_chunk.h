@@ -227,17 +227,29 @@ KR_VINLINE kr_vf kr_chunk_weight(const kr_chunk *k, int64_t t, int64_t l) {
     return kr_vselect(kr_vlt(at, kr_vset((float)(k->stop[t] * k->Q))), e, zero);
 }
 
-/* Has the rows of a chunk that comes next, [ranks,E] from `from` on, brought nearer: a head's part
- * of each is short, so that reading them in turn would be waiting. */
+/* Has the rows of a chunk that comes next, [ranks,columns] from `from` on, brought nearer: a part
+ * [first, first + width) of each is short, so that reading them in turn would be waiting. */
 static inline __attribute__((unused)) void kr_chunk_fetch(const kr_chunk *k, const float *from,
                                                           int64_t from_row, int64_t ranks,
-                                                          int64_t t0, int64_t head) {
-    int64_t P = k->v->P, C = kr_scan_chunk_rows(k->v->d);
+                                                          int64_t columns, int64_t t0,
+                                                          int64_t first, int64_t width) {
+    int64_t C = kr_scan_chunk_rows(k->v->d);
     for (int64_t t = t0 > 0 ? t0 : 0; from && t < t0 + C && t < k->q.T; t++) {
-        const float *row = from + kr_scan_row(&k->q, t) * from_row + head * P;
-        for (int64_t r = 0; r < ranks; r++, row += k->v->E)
-            for (int64_t c = 0; c < P; c += KR_SCAN_LINE) __builtin_prefetch(row + c, 0, 2);
+        const float *row = from + kr_scan_row(&k->q, t) * from_row + first;
+        for (int64_t r = 0; r < ranks; r++, row += columns)
+            for (int64_t c = 0; c < width; c += KR_SCAN_LINE) __builtin_prefetch(row + c, 0, 2);
     }
+}
+
+/* The same of x of a head; and, before the part's first head, of b and c. */
+static inline __attribute__((unused)) void kr_chunk_fetch_head(const kr_chunk *k, int64_t t0,
+                                                               int64_t head, bool first) {
+    const kr_scan_view *v = k->v;
+    int64_t N = v->N, GN = v->G * N, at = k->group * N;
+    kr_chunk_fetch(k, v->x, v->x_row, k->R, v->E, t0, head * v->P, v->P);
+    if (!first) return;
+    kr_chunk_fetch(k, v->b, v->b_row, k->R, GN, t0, at, N);
+    kr_chunk_fetch(k, v->c, v->c_row, k->Q, GN, t0, at, N);
 }
 
 /* gain x of every input of a head: [C R, P16]. */

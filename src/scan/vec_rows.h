@@ -47,10 +47,10 @@ static inline __attribute__((unused)) void kr_rows_sum_(const kr_call *c, int i,
                                                         int64_t step, bool more) {
     float *to = c->out[i].data;
     bool add = more || c->accumulate >> i & 1;
-    for (int64_t k = 0; to && k < n; k++) {
-        float sum = add ? to[at + k] : 0;
-        for (int64_t j = 0; j < count; j++) sum += from[j * step + k];
-        to[at + k] = sum;
+    for (int64_t k = 0; to && k < n; k += KR_W) {
+        kr_vf sum = add ? kr_vload_n(to + at + k, n - k) : kr_vzero();
+        for (int64_t j = 0; j < count; j++) sum += kr_vload_n(from + j * step + k, n - k);
+        kr_vstore_n(to + at + k, n - k, sum);
     }
 }
 
