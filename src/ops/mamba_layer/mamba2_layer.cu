@@ -171,7 +171,7 @@ static __device__ __forceinline__ eighth<S> fetch_eighth(const arguments &a, con
     if (!q.alive) q.m = q.i = 0;
     q.c = b.in.mine.first + q.i;
     int64_t slot = b.slot[q.m];
-    q.rate = l.A[q.c / a.s.P] * 1.44269504f;
+    q.rate = l.A[q.c / a.s.P]; /* not used here: nobody waits for it yet */
     q.bias = l.dt_bias[q.c / a.s.P];
     q.D = l.D[q.c / a.s.skip];
     q.weight = l.gate_norm[q.c];
@@ -219,7 +219,7 @@ static __device__ __forceinline__ float step_channel(const arguments &a, const m
     int at = q.m * b.in.mine.count + q.i;
     float u = b.u[at], gate = b.gate[at];
     float delta = step_size(a.s, x[a.s.keys + q.c / a.s.P] + q.bias);
-    float read = q.state ? move(a, q, x, power_of_2(delta * q.rate), delta * u) : 0;
+    float read = q.state ? move(a, q, x, power_of_2(delta * (q.rate * 1.44269504f)), delta * u) : 0;
 #pragma unroll
     for (int lanes = 1; lanes < LANES; lanes *= 2)
         read += __shfl_xor_sync(0xffffffffu, read, lanes);
