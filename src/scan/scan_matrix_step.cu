@@ -4,7 +4,7 @@
  * Bound by the states, which are read and written once. A block takes up to 64 channels of a head
  * of a sequence; eight lanes take a channel, each every eighth 16 bytes of its states, all of them
  * on their way before the first is used. The 32 KB of a block (floats; halves: 16) have to be that
- * many: blocks wait for little else, and a multiprocessor holds three of them. */
+ * many: blocks wait for little else, and a multiprocessor holds three of them (five). */
 #include "scan/scan_matrix.cuh"
 
 enum { LANES = 8 /* of a channel */, TOGETHER = 32 };
@@ -129,7 +129,7 @@ static __device__ __forceinline__ void move(pack<S> (&states)[CHANNELS][pack<S>:
 
 /* CHANNELS of a thread's eight lanes, 32 apart; WIDE: their states come by 16 bytes. */
 template <typename T, typename S, int CHANNELS, bool WIDE>
-static __global__ void __launch_bounds__(KR_MATRIX_THREADS, 3)
+static __global__ void __launch_bounds__(KR_MATRIX_THREADS, sizeof(S) == 2 ? 5 : 3)
     steps(kr_matrix_in<T> g, T *y, int64_t y_row, bool add, S *out, int64_t out_slot) {
     __shared__ __align__(16) step_row rows[2];
     int N = (int)g.N, first = (int)(blockIdx.x % g.parts) * CHANNELS * TOGETHER;
