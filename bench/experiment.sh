@@ -74,8 +74,9 @@ steps_in() {
     END { n = int(s / ((to - from) / (NR - 4))); print n < 20 ? 20 : n }' <<<"$times"
 }
 
-# train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}. The warm-up is a
-# twentieth of the steps, and there are eight evaluations.
+# train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}. The warm-up is
+# $warm percent of the steps, and there are eight evaluations.
+warm=5
 train() {
   local name=$1 budget=$2 steps to=$runs/$1
   shift 2
@@ -89,7 +90,7 @@ train() {
   echo "$script: $name, $steps steps" >&2
   echo "krait train $* --set steps=$steps" >"$to/command"
   if "$krait" train "$@" --device "$device" --out "$to/model" --json --set "steps=$steps" \
-    --set "warmup=$((steps / 20))" --set "eval_every=$(((steps + 7) / 8))" \
+    --set "warmup=$((steps * warm / 100))" --set "eval_every=$(((steps + 7) / 8))" \
     --set checkpoint_every=0 >"$to/events.jsonl" 2>"$to/errors"; then
     "$krait" info "$to/model" --json >"$to/info.json"
     rm -rf "$to/model/checkpoints"

@@ -223,29 +223,52 @@ def found_in_task(folder, task):
 # ---- recall against the size of the state --------------------------------------------------------
 
 def mqar(folder, page):
-    names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and "." in n]
-    runs = load(folder, sorted(names, key=lambda n: (n.split(".")[0], int(n.split(".")[1]))))
-    curves, rows = {}, []
-    for name, r in runs.items():
-        if not r.test:
-            continue
-        m, size = name.split(".")[0], r.info["state_bytes"] // 4
-        curves.setdefault(m, []).append((size, 100 * r.test["accuracy"]))
-        rows.append([MEMBERS[m], name.split(".")[1], count(size), count(r.info["parameters"]),
-                     percent(r.test["accuracy"]), str(len(r.steps)), f"{r.seconds:.0f} s"])
-    first = next(iter(runs.values()))
-    shape = ", ".join(f"{k} {first.setting(k)}" for k in ("length", "pairs", "symbols"))
-    longest = span([r.seconds for r in runs.values()], "{:.0f} s")
+    names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and n.count(".") > 1]
+    every = load(folder, sorted(names, key=lambda n: (list(MEMBERS).index(n.split(".")[0]),
+                                                      int(n.split(".")[1]))))
+    best = {}  # of the rates of a size, by what was kept from training
+    for name, r in every.items():
+        key = tuple(name.split(".")[:2])
+        if key not in best or r.evals[-1]["loss"] < best[key].evals[-1]["loss"]:
+            best[key] = r
+    runs = list(best.values())
+    pairs = tests_of(runs)
+    shape = (f"length {runs[0].setting('length')}, {runs[0].setting('symbols')} symbols, "
+             f"{runs[0].setting('fewest')} to {runs[0].setting('pairs')} pairs in training")
+    longest = span([r.seconds for r in every.values()], "{:.0f} s")
     write(page, "mqar.md", f"Associative recall ({shape}): {longest} of training a run, on "
-          f"{machine(runs.values())}.\n\n" + table(
-              ["", "size set", "numbers of state a sequence", "parameters", "answers right, %",
-               "steps", "training"], rows))
-    plot.lines(os.path.join(page, "mqar.svg"),
-               [(MEMBERS[m], sorted(curves[m]), "both", COLOURS[m]) for m in curves],
-               "Associative recall against the size of the state, one seed",
-               "numbers of state a sequence", "answers right, %",
-               subtitle=f"{shape}; two layers of width {first.info['width']}, {longest} each",
-               log_x=True, y_range=(0, 100))
+          f"{machine(runs)}; answers right in percent, in tests of so many pairs.\n\n" + table(
+              ["", "size set", "numbers of state a sequence", "parameters",
+               *(f"{k} pairs" for k in pairs), "rate", "steps", "training"],
+              [[MEMBERS[m], size, count(r.info["state_bytes"] // 4), count(r.info["parameters"]),
+                *(percent(accuracy(r, k)) for k in pairs), r.setting("learning_rate"),
+                str(len(r.steps)), f"{r.seconds:.0f} s"] for (m, size), r in best.items()]))
+    plot.stacked(os.path.join(page, "mqar.svg"),
+                 [recalled(best, k, f"{shape}; two layers of width {runs[0].info['width']}, "
+                                    f"{longest} each") for k in pairs])
+
+
+def recalled(best, pairs, subtitle):
+    """The panel of the tests of so many pairs."""
+    curves = {}
+    for (m, _), r in best.items():
+        if accuracy(r, pairs) is not None:
+            curves.setdefault(m, []).append((r.info["state_bytes"] // 4,
+                                             100 * accuracy(r, pairs)))
+    return {"series": [(MEMBERS[m], c, "both", COLOURS[m]) for m, c in curves.items()],
+            "title": f"{pairs} pairs recalled, against the size of the state, one seed",
+            "subtitle": subtitle, "x_label": "numbers of state a sequence",
+            "y_label": "answers right, %", "log_x": True, "y_range": (0, 100)}
+
+
+def tests_of(runs):
+    """The numbers N of all their tests N.json."""
+    return sorted({int(f[:-5]) for r in runs for f in os.listdir(r.folder)
+                   if re.fullmatch(r"\d+\.json", f)})
+
+
+def accuracy(run, test):
+    return (run.tested(str(test)) or {}).get("accuracy")
 
 
 # ---- selective copying ---------------------------------------------------------------------------
@@ -289,8 +312,7 @@ def selective_copying(folder, page):
 def induction_heads(folder, page):
     names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and "." in n]
     runs = load(folder, sorted(names, key=lambda n: (list(MEMBERS).index(n.split(".")[0]), n)))
-    lengths = sorted({int(f[:-5]) for r in runs.values() for f in os.listdir(r.folder)
-                      if re.fullmatch(r"\d+\.json", f)})
+    lengths = tests_of(runs.values())
     first = next(iter(runs.values()))
     rows, series = [], []
     for name, r in runs.items():
