@@ -3,17 +3,18 @@
 # special token when it stood there first. Writes induction_heads.md, induction_heads.svg. Mamba's
 # rate is eight times the published one: with small rates the gates for ordinary tokens stay open a
 # little, which 256 rows forgive and a million do not. It is reached slowly, in batches of 64: in
-# batches of 16, or after a short warm-up, two of three seeds never learned. experiment.sh says what
+# batches of 16, after a warm-up of 5%, two of three seeds never learned. experiment.sh says what
 # can be set; here too:
 #
 #   LENGTH LONGEST     rows of training, and of the longest test; tests are each power of two from
 #                      64 on (256 1048576)
 #   MEMBERS SEEDS      of the family, each trained once a seed (mamba mamba2 lru linear; 1)
 #   EXAMPLES           of each test (128)
+#   WARM               percent of the steps for the warm-up (30)
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"
 budget=${BUDGET:-20s}
-warm=30 # percent of the steps
+warm=${WARM:-30}
 
 for name in ${MEMBERS:-mamba mamba2 lru linear}; do
   more=(learning_rate=0.002)
