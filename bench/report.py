@@ -330,8 +330,8 @@ def induction_heads(folder, page):
           "Published (Gu & Dao 2023): Mamba 100% at each length, after 204,800 steps.\n\n" + table(
               ["", "seed", "parameters", "training", *(power(n) for n in lengths)], rows))
     plot.lines(os.path.join(page, "induction_heads.svg"), series,
-               "Learned in 256 rows, asked in a million" if lengths[-1] == 1 << 20 else
-               f"Learned in {first.setting('length')} rows, asked in {count(lengths[-1])}",
+               f"Learned in {first.setting('length')} rows, asked in "
+               f"{'a million' if lengths[-1] == 1 << 20 else count(lengths[-1])}",
                "rows of the test", "answers right, %",
                subtitle=f"induction heads: two layers of width {first.info['width']}, "
                f"trained in {first.setting('length')} rows", log_x=True, y_range=(0, 100))

@@ -17,7 +17,8 @@ typedef struct delay {
 } delay;
 
 static const kr_setting settings[] = {
-    KR_SETTING_INT_OF(delay, length, 4000, 8, 1 << 16, "rows of an example"),
+    KR_SETTING_INT_OF(delay, length, 4000, 8, 1 << 16,
+                      "rows of an example (slow with a large prime factor)"),
     KR_SETTING_INT_OF(delay, lag, 1000, 0, 1 << 16, "rows between hearing and saying"),
     KR_SETTING_REAL_OF(delay, cutoff, 0.25, 1e-6, 0.5, "highest frequency, in cycles a row"),
     {.name = NULL}};

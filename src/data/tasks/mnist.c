@@ -3,7 +3,7 @@
  * Files are the four of the set, unpacked: IDX, big-endian numbers and then bytes, one a pixel or a
  * label. Of those for training every tenth is for validation. Source: LeCun et al. 1998; sMNIST and
  * psMNIST of the S4 repository, whose order pixel_order.h has. */
-#include <string.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "base/file.h"
@@ -12,7 +12,7 @@
 #include "data/tasks/task.h"
 
 enum { SIDE = 28, PIXELS = SIDE * SIDE, CLASSES = 10, VALID_OF = 10 };
-enum { IMAGES, LABELS, IMAGES_HEAD = 16, LABELS_HEAD = 8 };
+enum { IMAGES, LABELS, IMAGES_HEAD = 16, LABELS_HEAD = 8, MOST_ITEMS = 1 << 20 };
 
 typedef struct mnist {
     bool permuted;
@@ -23,8 +23,10 @@ static const kr_setting settings[] = {
                        "pixels in the order of their indices' bits read backward (psMNIST)"),
     {.name = NULL}};
 
+/* Of each part, training and test: images [count,PIXELS] and labels [count]. In memory: a file that
+ * another process cuts off while it is mapped would end the program. */
 typedef struct mnist_files {
-    kr_map map[2][2]; /* training and test: images, labels */
+    unsigned char *items[2][2];
     int64_t count[2];
     int32_t order[PIXELS];
 } mnist_files;
@@ -36,31 +38,53 @@ static int64_t number(const unsigned char *p) {
     return (int64_t)p[0] << 24 | (int64_t)p[1] << 16 | (int64_t)p[2] << 8 | p[3];
 }
 
-/* The number of items of an IDX file: its first numbers are as they must be, and its size fits. */
-static int count_items(const kr_map *map, int kind, const char *path, int64_t *count,
-                       krait_error *e) {
-    size_t head = kind == IMAGES ? IMAGES_HEAD : LABELS_HEAD, item = kind == IMAGES ? PIXELS : 1;
+/* The number of items of an IDX file, by its first numbers, which are as they must be. */
+static int read_head(FILE *stream, int kind, const char *path, int64_t *count, krait_error *e) {
+    unsigned char head[IMAGES_HEAD];
+    size_t size = kind == IMAGES ? IMAGES_HEAD : LABELS_HEAD;
     int64_t magic = kind == IMAGES ? 0x803 : 0x801;
-    if (map->size < head || number(map->data) != magic)
+    if (fread(head, 1, size, stream) != size || number(head) != magic)
         return kr_fail(e, KRAIT_ERR_FORMAT,
                        "%s: no IDX file of %s (it must be unpacked, and begin with %lld)", path,
                        kind == IMAGES ? "images" : "labels", (long long)magic);
-    if (kind == IMAGES && (number(map->data + 8) != SIDE || number(map->data + 12) != SIDE))
+    if (kind == IMAGES && (number(head + 8) != SIDE || number(head + 12) != SIDE))
         return kr_fail(e, KRAIT_ERR_FORMAT, "%s: %lld x %lld pixels, must be %d x %d", path,
-                       (long long)number(map->data + 12), (long long)number(map->data + 8), SIDE,
-                       SIDE);
-    *count = number(map->data + 4);
-    if ((map->size - head) / item == (size_t)*count && (map->size - head) % item == 0) return 0;
-    return kr_fail(e, KRAIT_ERR_FORMAT, "%s: %zu bytes are not those of %lld items", path,
-                   map->size, (long long)*count);
+                       (long long)number(head + 12), (long long)number(head + 8), SIDE, SIDE);
+    *count = number(head + 4);
+    if (*count <= MOST_ITEMS) return 0;
+    return kr_fail(e, KRAIT_ERR_FORMAT, "%s: %lld items, at most %d are read", path,
+                   (long long)*count, MOST_ITEMS);
+}
+
+static int read_items(FILE *stream, int kind, const char *path, unsigned char **items,
+                      int64_t *count, krait_error *e) {
+    KR_TRY(read_head(stream, kind, path, count, e));
+    size_t size = (size_t)*count * (kind == IMAGES ? PIXELS : 1);
+    *items = kr_malloc(size ? size : 1);
+    if (!*items) return kr_fail_memory(e, "a task");
+    if (fread(*items, 1, size, stream) == size && getc(stream) == EOF) return 0;
+    return kr_fail(e, KRAIT_ERR_FORMAT, "%s: its bytes are not those of %lld items", path,
+                   (long long)*count);
+}
+
+static int check_labels(const unsigned char *labels, int64_t count, const char *path,
+                        krait_error *e) {
+    for (int64_t i = 0; i < count; i++)
+        if (labels[i] >= CLASSES)
+            return kr_fail(e, KRAIT_ERR_FORMAT, "%s: label %lld is %d, must be below %d", path,
+                           (long long)i, labels[i], CLASSES);
+    return 0;
 }
 
 static int open_file(mnist_files *f, const char *folder, int test, int kind, int64_t *count,
                      krait_error *e) {
     char *path = kr_path_join(folder, names[test][kind]);
     if (!path) return kr_fail_memory(e, "a task");
-    int rc = kr_map_open(&f->map[test][kind], path, e);
-    if (rc == 0) rc = count_items(&f->map[test][kind], kind, path, count, e);
+    FILE *stream = kr_is_file(path) ? fopen(path, "rb") : NULL;
+    int rc = stream ? read_items(stream, kind, path, &f->items[test][kind], count, e)
+                    : kr_fail(e, KRAIT_ERR_IO, "%s: no file that can be read", path);
+    if (stream) fclose(stream);
+    if (rc == 0 && kind == LABELS) rc = check_labels(f->items[test][LABELS], *count, path, e);
     kr_free(path);
     return rc;
 }
@@ -98,7 +122,7 @@ static int open_task(kr_task_source *s, krait_error *e) {
 
 static void close_task(kr_task_source *s) {
     mnist_files *f = s->inside;
-    for (int i = 0; f && i < 4; i++) kr_map_close(&f->map[i / 2][i % 2]);
+    for (int i = 0; f && i < 4; i++) kr_free(f->items[i / 2][i % 2]);
     kr_free(f);
 }
 
@@ -109,11 +133,8 @@ static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rn
     (void)r;
     if (part == KR_TASK_TRAIN) index += index / (VALID_OF - 1);
     if (part == KR_TASK_VALID) index = index * VALID_OF + VALID_OF - 1;
-    const unsigned char *from = f->map[test][IMAGES].data + IMAGES_HEAD + index * PIXELS;
-    x->label = f->map[test][LABELS].data[LABELS_HEAD + index];
-    if (x->label >= CLASSES)
-        return kr_fail(e, KRAIT_ERR_FORMAT, "%s/%s: label %lld is %d, must be below %d",
-                       s->paths[0], names[test][LABELS], (long long)index, x->label, CLASSES);
+    const unsigned char *from = f->items[test][IMAGES] + index * PIXELS;
+    x->label = f->items[test][LABELS][index];
     KR_TRY(kr_example_size(x, s, PIXELS, e));
     for (int i = 0; i < PIXELS; i++) x->values[i] = (float)from[permuted ? f->order[i] : i] / 255;
     return 0;
