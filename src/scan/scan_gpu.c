@@ -56,10 +56,19 @@ static bool matrix_takes(const kr_call *c) {
     return matrix_fits(c->attr) && (one_input(c->attr) || !few) && has_room(c);
 }
 
+/* Whether it has, too, for Mamba-2's own kernels: where not, they get no scratch. */
+static bool ssd_has_room(void) {
+#if defined(KR_CUDA)
+    return kr_scan_ssd_has_room();
+#else
+    return true;
+#endif
+}
+
 bool kr_scan_ssd_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    return matrix_fits(d) && one_input(d) && d->kappa > 0 && absent(c, KR_SCAN_Z) &&
-           c->in[KR_SCAN_X].dtype == KR_BF16 && d->width == KR_MATRIX_P &&
+    return ssd_has_room() && matrix_fits(d) && one_input(d) && d->kappa > 0 &&
+           absent(c, KR_SCAN_Z) && c->in[KR_SCAN_X].dtype == KR_BF16 && d->width == KR_MATRIX_P &&
            (d->state == KR_MATRIX_N || d->state == KR_MATRIX_N / 2) && !d->skip_per_channel;
 }
 

@@ -100,8 +100,9 @@ typedef struct kr_scan_ssd_cut {
     int64_t times, before, behind, db, dc, da, dbias, dd, total;
 } kr_scan_ssd_cut;
 
-/* Whether the member, and the type of x, are for these kernels; what else they need
+/* Whether the member, the type of x and the card are for these kernels; what else they need
  * kr_scan_ssd_takes says at the call: aligned rows. */
+bool kr_scan_ssd_has_room(void); /* on the card */
 bool kr_scan_ssd_fits(const kr_call *c);
 void kr_scan_ssd_plan(const kr_call *c, kr_scan_ssd_cut *s);
 bool kr_scan_ssd_takes(const kr_call *c);

@@ -331,11 +331,13 @@ static bool wide(const kr_tensor *t) {
     return (uintptr_t)t->data % 16 == 0 && t->stride[0] % 8 == 0;
 }
 
+extern "C" bool kr_scan_ssd_has_room(void) { return kr_cuda_shared() >= KR_SCAN_SSD_SHARED; }
+
 extern "C" bool kr_scan_ssd_takes(const kr_call *c) {
     static const int ins[] = {KR_SCAN_X, KR_SCAN_B, KR_SCAN_C, KR_SCAN_DY};
     static const int outs[] = {KR_SCAN_DX, KR_SCAN_DB, KR_SCAN_DC, KR_SCAN_Y_AGAIN};
     bool back = c->n_in > KR_SCAN_INS;
-    if (!kr_scan_ssd_fits(c) || kr_cuda_shared() < KR_SCAN_SSD_SHARED) return false;
+    if (!kr_scan_ssd_fits(c)) return false;
     for (int i : ins)
         if (i < c->n_in && c->in[i].data && !wide(&c->in[i])) return false;
     if (!back) return wide(&c->out[KR_SCAN_OUT_Y]);
