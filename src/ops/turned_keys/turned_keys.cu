@@ -243,7 +243,8 @@ void run_backward(const kr_call *c) {
                     true};
     g.dy = (const T *)c->in[0].data;
     g.dy_row = c->in[0].stride[0];
-    int64_t each = (C / g.G + 2 * g.N) * (int64_t)sizeof(float), warps = SHARED / each;
+    int64_t room = kr_cuda_shared() < SHARED ? kr_cuda_shared() : SHARED;
+    int64_t each = (C / g.G + 2 * g.N) * (int64_t)sizeof(float), warps = room / each;
     o.in_shared = warps > 0;
     if (!o.in_shared) warps = 1, each = 2 * g.N * (int64_t)sizeof(float);
     if (warps > BACK_WARPS) warps = BACK_WARPS;
