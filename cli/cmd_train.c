@@ -16,12 +16,13 @@ static volatile sig_atomic_t interrupted;
 /* The first signal asks for a checkpoint and an end; the second one kills, as usual. */
 static void on_signal(int number) { interrupted = number; }
 
-/* Signals have a stack of their own: on AVX-512 machines matrix products of oneDNN keep data where
- * a signal's frame would go, so that an interrupted run now and then ended in a damaged heap. */
+/* Signals have a stack of their own in this thread: on AVX-512 machines matrix products of oneDNN
+ * keep data where a signal's frame would go, so that an interrupted run now and then ended in a
+ * damaged heap. */
 static void catch_signals(void) {
     static _Alignas(16) char stack[1 << 16];
     stack_t own = {.ss_sp = stack, .ss_size = sizeof stack};
-    struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND | SA_RESTART};
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     if (sigaltstack(&own, NULL) == 0) act.sa_flags |= SA_ONSTACK;
     sigemptyset(&act.sa_mask);
     sigaction(SIGINT, &act, NULL);

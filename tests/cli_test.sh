@@ -115,7 +115,7 @@ holds test ! -e run4/log.jsonl
 
 # ---- info, convert
 refused 1 'no system in continuous time' generate --model run --prompt x --rate 2
-refused 1 'states in bf16 are for Mamba-2' generate --model run --prompt x --state-type bf16
+refused 1 'states in bf16: the mixer mamba1 has none' generate --model run --prompt x --state-type bf16
 refused 2 'rate' eval --model run --data text --rate 0
 expect 0 info run
 has 'parameters'
@@ -353,6 +353,7 @@ refused 2 'nearest is machine' bench machin
 refused 2 'batch has no effect on machine' bench machine --batch 4
 refused 2 'dtype has no effect on scan' bench scan --dtype bf16
 refused 2 'state-type has no effect on decode' bench decode --state-type bf16
+refused 2 'state-type has no effect on any part on the CPU' bench --state-type bf16
 expect 0 bench machine --runs 1 --json
 json name unit median minimum maximum
 

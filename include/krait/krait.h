@@ -90,7 +90,7 @@ typedef struct krait_model_info {
     int64_t vocabulary_used; /* ids that the tokenizer can produce; samplers draw below it */
     int64_t parameters;      /* tied tensors counted once */
     int64_t weight_bytes;    /* in memory */
-    int64_t state_bytes;     /* of one lane: what krait_session_save_state writes */
+    int64_t state_bytes;     /* of one lane, in f32: what krait_session_save_state writes */
     const char *dtype;       /* of the matrices in memory: "f32", "bf16", "f16" */
     uint64_t hash;           /* of configuration and weights: binds state files to the model */
     int32_t end_token;       /* -1: none */
@@ -177,13 +177,15 @@ typedef struct krait_session_options {
     int64_t lanes; /* timelines that can run together (default 1) */
     /* token rows of one pass: longer input runs in chunks of this many; 0: 512, on a GPU 4096 */
     int64_t max_tokens;
-    int threads; /* 0: OMP_NUM_THREADS or all cores */
+    int threads;  /* 0: OMP_NUM_THREADS or all cores */
+    int reserved; /* 0 */
     /* Of the recurrence's states: KRAIT_F32, or KRAIT_BF16 for Mamba-2 in bf16 on a GPU: half the
-     * memory, and many lanes decode faster; they are rounded at every step */
+     * memory, and many lanes decode faster; they are rounded at every step. Other types are
+     * KRAIT_ERR_ARGUMENT, other models or places KRAIT_ERR_UNSUPPORTED. */
     krait_dtype state_type;
 } krait_session_options;
 #define KRAIT_SESSION_OPTIONS_INIT                                                                 \
-    { sizeof(krait_session_options), 1, 0, 0, KRAIT_F32 }
+    { sizeof(krait_session_options), 1, 0, 0, 0, KRAIT_F32 }
 
 /* Makes the timelines, all at position 0 with zero states, and the one arena they compute in. */
 KRAIT_API int krait_session_create(krait_session **out, const krait_model *model,
@@ -211,8 +213,8 @@ KRAIT_API int krait_session_forward(krait_session *s, const krait_span *spans, i
                                     float *logits, krait_error *e);
 KRAIT_API int64_t krait_session_position(const krait_session *s, int64_t lane); /* tokens read */
 KRAIT_API int krait_session_reset(krait_session *s, int64_t lane, krait_error *e);
-/* Copies a lane's state and position; the sessions' models must have the same hash. This is how a
- * timeline forks. */
+/* Copies a lane's state and position; the sessions' models must have the same hash, and
+ * their states the same type (else KRAIT_ERR_MISMATCH). This is how a timeline forks. */
 KRAIT_API int krait_session_copy(krait_session *to, int64_t to_lane, const krait_session *from,
                                  int64_t from_lane, krait_error *e);
 

@@ -33,11 +33,12 @@ typedef struct kr_setting {
     double fallback, least, most;
     const char *choices; /* "pool|last|every" */
     const char *help;
+    bool later; /* 0 is as before there was this setting */
 } kr_setting;
 
 /* Rows of a table: a setting is called as its member is. */
 #define KR_SETTING_OF(type, kind, field, fallback, least, most, choices, help)                     \
-    { #field, kind, offsetof(type, field), fallback, least, most, choices, help }
+    { #field, kind, offsetof(type, field), fallback, least, most, choices, help, false }
 #define KR_SETTING_INT_OF(type, field, fallback, least, most, help)                                \
     KR_SETTING_OF(type, KR_SETTING_INT, field, fallback, least, most, NULL, help)
 #define KR_SETTING_REAL_OF(type, field, fallback, least, most, help)                               \

@@ -18,10 +18,11 @@ typedef struct mine {
 } mine;
 
 static const kr_setting table[] = {
-    {"length", KR_SETTING_INT, offsetof(mine, length), 256, 4, 4096, NULL, "tokens"},
-    {"rate", KR_SETTING_REAL, offsetof(mine, rate), 0.5, 0, 1, NULL, "a share"},
-    {"open", KR_SETTING_BOOL, offsetof(mine, open), 1, 0, 1, NULL, "a switch"},
-    {"head", KR_SETTING_CHOICE, offsetof(mine, head), 1, 0, 0, "pool|last|every", "a choice"},
+    {"length", KR_SETTING_INT, offsetof(mine, length), 256, 4, 4096, NULL, "tokens", false},
+    {"rate", KR_SETTING_REAL, offsetof(mine, rate), 0.5, 0, 1, NULL, "a share", false},
+    {"open", KR_SETTING_BOOL, offsetof(mine, open), 1, 0, 1, NULL, "a switch", false},
+    {"head", KR_SETTING_CHOICE, offsetof(mine, head), 1, 0, 0, "pool|last|every", "a choice",
+     false},
     {.name = NULL}};
 
 static void reading(void **state) {

@@ -112,13 +112,20 @@ static int check_effects(const kr_bench *b, krait_error *e) {
                    {"state-type", b->o.state_type != NULL},
                    {"threads", b->o.threads > 0}};
     bool gpu = b->level == KR_LEVEL_CUDA;
-    for (size_t p = 0; b->o.what && p < sizeof uses / sizeof *uses; p++)
-        for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
-            if (strcmp(uses[p].part, b->o.what) != 0 || !options[i].given) continue;
-            if (strstr(gpu ? uses[p].gpu : uses[p].cpu, options[i].name)) continue;
-            return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: %s has no effect on %s%s",
-                           options[i].name, b->o.what, gpu ? " on the GPU" : "");
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        bool asked = false, used = false;
+        for (size_t p = 0; p < sizeof uses / sizeof *uses; p++) {
+            if (b->o.what && strcmp(uses[p].part, b->o.what) != 0) continue;
+            asked = true;
+            used |= strstr(gpu ? uses[p].gpu : uses[p].cpu, options[i].name) != NULL;
         }
+        if (asked && options[i].given && !used)
+            return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: %s has no effect on %s%s",
+                           options[i].name, b->o.what ? b->o.what : "any part",
+                           gpu         ? " on the GPU"
+                           : b->o.what ? ""
+                                       : " on the CPU");
+    }
     return 0;
 }
 

@@ -131,7 +131,7 @@ static const char *missing(const kr_call *c) {
     if (d->read != KRAIT_READ_AFTER) return "reads other than after the write";
     if (d->order == KRAIT_ORDER_INDEX) return "order INDEX";
     if (d->complex_lanes) return missing_complex(c);
-    if (kr_scan_half_states(c) && kr_scan_gpu_pick(c) != KR_SCAN_GPU_MATRIX)
+    if (kr_scan_half_states(c) && !(matrix_fits(d) && one_input(d) && has_room(c)))
         return "states in bf16 but of one decay a head and at most 64 channels and 128 states";
     if (kr_scan_gpu_pick(c) != KR_SCAN_GPU_ROWS) return NULL;
     if (d->b_constant && d->inputs > 1) return "several inputs with a constant b";
@@ -400,10 +400,12 @@ static int64_t complex_scratch(const kr_call *c, bool backward) {
 static int64_t matrix_scratch(const kr_call *c, bool backward) {
     kr_scan_matrix_cut m = {.total = 0};
     kr_scan_ssd_cut s = {.total = 0};
-    int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];
-    bool steps = !backward && M < KR_MATRIX_STEP * S; /* kr_scan_cuda: these need none */
+    kr_call fewer = *c;
+    int64_t *S = &fewer.in[KR_SCAN_SEQS].shape[0], most = c->in[KR_SCAN_X].shape[0];
+    if (!backward) most /= KR_MATRIX_STEP; /* kr_scan_cuda: more than these need none */
+    if (*S > most) *S = most;              /* a run may have fewer than were planned for */
     if (backward) kr_scan_matrix_plan(c, &m);
-    if (kr_scan_ssd_fits(c) && !steps) kr_scan_ssd_plan(c, &s);
+    if (kr_scan_ssd_fits(c) && *S > 0) kr_scan_ssd_plan(backward ? c : &fewer, &s);
     return at_least(m.total, s.total);
 }
 

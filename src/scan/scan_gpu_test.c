@@ -8,9 +8,9 @@
 
 #include <cmocka.h>
 
-static kr_call call_of(const krait_scan_desc *d, int64_t M, int64_t S) {
+static kr_call call_of(const krait_scan_desc *d, kr_dtype type, int64_t M, int64_t S) {
     kr_call c = {.attr = d, .n_in = KR_SCAN_GRAD_INS, .n_out = KR_SCAN_GRAD_OUTS};
-    c.in[KR_SCAN_X] = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){M, kr_scan_lanes(d)});
+    c.in[KR_SCAN_X] = kr_tensor_make(NULL, type, 2, (int64_t[]){M, kr_scan_lanes(d)});
     c.in[KR_SCAN_SEQS] = kr_tensor_make(NULL, KR_I64, 2, (int64_t[]){S, 3});
     return c;
 }
@@ -40,11 +40,11 @@ static void refuses(void **state) {
                              early,
                              paths};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        kr_call c = call_of(&good[i], 10, 1);
+        kr_call c = call_of(&good[i], KR_F32, 10, 1);
         assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        kr_call c = call_of(&bad[i], 10, 1);
+        kr_call c = call_of(&bad[i], KR_F32, 10, 1);
         assert_int_equal(kr_scan_gpu_check(&c, &e), KRAIT_ERR_UNSUPPORTED);
         printf("refused: %s\n", e.message);
         assert_non_null(strstr(e.message, "GPU"));
@@ -52,17 +52,17 @@ static void refuses(void **state) {
 }
 
 /* A plan made for some rows and sequences has room for any fewer. */
-static void check_room(krait_scan_desc d) {
+static void check_room(krait_scan_desc d, kr_dtype type) {
     static const int64_t rows[] = {0, 1, 127, 128, 129, 500, 2048, 16384, 131072, 1048576};
     static const int64_t sequences[] = {1, 2, 5, 8, 64, 300};
     size_t largest = 0, n = sizeof rows / sizeof *rows, m = sizeof sequences / sizeof *sequences;
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < m; k++) {
-            kr_call c = call_of(&d, rows[i], sequences[k]);
+            kr_call c = call_of(&d, type, rows[i], sequences[k]);
             size_t forward = kr_scan_gpu_scratch(&c), back = kr_scan_gpu_scratch_grad(&c);
             for (size_t j = 0; j <= i; j++)
                 for (size_t q = 0; q <= k; q++) {
-                    kr_call fewer = call_of(&d, rows[j], sequences[q]);
+                    kr_call fewer = call_of(&d, type, rows[j], sequences[q]);
                     assert_true(kr_scan_gpu_scratch(&fewer) <= forward);
                     assert_true(kr_scan_gpu_scratch_grad(&fewer) <= back);
                 }
@@ -73,10 +73,11 @@ static void check_room(krait_scan_desc d) {
 
 static void scratch_has_room_for_fewer(void **state) {
     (void)state;
-    check_room(krait_scan_mamba1(1536, 16));
-    check_room(krait_scan_lru(192));
-    check_room(krait_scan_s4(64, 32, 2));
-    check_room(krait_scan_lssl(8, 40));
+    check_room(krait_scan_mamba1(1536, 16), KR_F32);
+    check_room(krait_scan_mamba2(24, 64, 128, 1), KR_BF16);
+    check_room(krait_scan_lru(192), KR_F32);
+    check_room(krait_scan_s4(64, 32, 2), KR_F32);
+    check_room(krait_scan_lssl(8, 40), KR_F32);
 }
 
 /* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */
@@ -86,7 +87,7 @@ static void pieces_do_not_meet(void **state) {
     krait_scan_desc d = krait_scan_mamba1(48, 16);
     int64_t M = 0, S = sizeof lengths / sizeof *lengths, next = 0, first = 0;
     for (int64_t s = 0; s < S; s++) M += lengths[s];
-    kr_call c = call_of(&d, M, S);
+    kr_call c = call_of(&d, KR_F32, M, S);
     kr_scan_gpu_cut cut;
     kr_scan_gpu_plan(&c, true, &cut);
     assert_true(cut.chunk <= M);

@@ -80,7 +80,7 @@ static __device__ void write_y(const kr_matrix_in<T> &g, const forward_tiles<T> 
                 float u[2], slope;
 #pragma unroll
                 for (int k = 0; k < 2; k++) {
-                    int64_t at = from + (p + k < width ? p + k : 0);
+                    int64_t at = p + k < width ? from + p + k : head * g.P;
                     u[k] = sum[j][2 * i + k];
                     if (g.D)
                         u[k] = fmaf(g.D[g.skip_per_channel ? at : head], kr_load(x + p + k), u[k]);

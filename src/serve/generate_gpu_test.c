@@ -17,8 +17,8 @@ enum { V = 257, N = 13, MOST = 200 };
 
 static krait_model *cpu, *gpu; /* gpu NULL: there is none */
 
-/* Mixers with a decode step of their own, in turn. */
-static const char *const mixers[] = {"mamba1", "mamba2"};
+/* Mixers with kernels of their own for decoding, in turn. */
+static const char *const mixers[] = {"mamba1", "mamba2", "mamba3"};
 static int turn;
 
 static int setup(void **state) {

@@ -37,7 +37,9 @@ static int check_options(const krait_session_options *o, krait_error *e) {
                        "session: max_tokens is %" PRId64 "; 0 (as it suits) or more is needed",
                        o->max_tokens);
     if (o->state_type == KRAIT_F32 || o->state_type == KRAIT_BF16) return 0;
-    return kr_fail(e, KRAIT_ERR_ARGUMENT, "session: states are f32 or bf16");
+    return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                   "session: state_type is %d; KRAIT_F32 (%d) or KRAIT_BF16 (%d) is needed",
+                   (int)o->state_type, KRAIT_F32, KRAIT_BF16);
 }
 
 /* Whether there are states in bf16 here. */
@@ -46,7 +48,7 @@ static int check_state_type(const krait_session *s, krait_error *e) {
     if (s->state_type == KR_F32) return 0;
     if (kr_lm_state_bytes(c, true) == kr_lm_state_bytes(c, false))
         return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                       "states in bf16 are for Mamba-2; those of %s are f32", c->mixer);
+                       "states in bf16: the mixer %s has none, its states are f32", c->mixer);
     if (s->level == KR_LEVEL_CUDA && s->model->half) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
                    "states in bf16 go with a model in bf16 on a GPU (--device cuda --dtype bf16)");
@@ -426,8 +428,8 @@ static int check_state(const krait_session *s, const kr_state_file *f, const cha
                        path, f->model_hash, s->model->hash);
     if (f->dtype != s->state_type)
         return kr_fail(e, KRAIT_ERR_MISMATCH,
-                       "%s: a state of type %s; this session's are %s (--state-type)", path,
-                       kr_dtype_name(f->dtype), kr_dtype_name(s->state_type));
+                       "%s: its state is of type %s, this session's states are %s (--state-type)",
+                       path, kr_dtype_name(f->dtype), kr_dtype_name(s->state_type));
     bool fits = f->n_tensors == (uint32_t)s->lm.n_states && f->next < s->model->config.vocabulary;
     for (uint32_t i = 0; fits && i < f->n_tensors; i++)
         fits = kr_state_tensor_bytes(f, i) == s->state_bytes[i];

@@ -54,8 +54,10 @@ static int64_t index_of(kr_task_batches *b, int64_t position) {
 uint64_t kr_task_batches_check(const kr_task_batches *b) {
     const kr_task_source *s = b->source;
     uint64_t hash = kr_hash_string(s->task->name) ^ s->seed * 0x9E3779B97F4A7C15u;
-    for (const kr_setting *k = s->task->settings; k && k->name; k++)
-        hash = (hash ^ kr_setting_bits(k, s->settings)) * 0x100000001B3u;
+    for (const kr_setting *k = s->task->settings; k && k->name; k++) {
+        uint64_t bits = kr_setting_bits(k, s->settings);
+        if (bits != 0 || !k->later) hash = (hash ^ bits) * 0x100000001B3u;
+    }
     return hash ^ (uint64_t)s->examples[b->part];
 }
 

@@ -5,7 +5,7 @@
  * after another with chances proportional to (j+1)^(power-1): most queries come early. Key i is
  * asked in the i-th slot drawn, and its value is to be said in that same row. Every other row
  * after the pairs is 0, or with `fill` a uniform id that may look like a key. K is `pairs`, or with
- * `fewest` uniform in [fewest, pairs]: easy examples among the hard ones, as in its newer recipe.
+ * `fewest` uniform in [fewest, pairs]: easy examples among the hard ones.
  * Source: Arora et al. 2023 (Zoology), data/multiquery_ar.py. */
 #include <math.h>
 
@@ -22,8 +22,8 @@ typedef struct mqar {
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(mqar, length, 64, 4, 1 << 22, "rows of an example"),
     KR_SETTING_INT_OF(mqar, pairs, 4, 1, 4096, "pairs of key and value, each asked for once"),
-    KR_SETTING_INT_OF(mqar, fewest, 0, 0, 4096,
-                      "pairs of the easiest examples, up to `pairs` of others; 0: always `pairs`"),
+    {"fewest", KR_SETTING_INT, offsetof(mqar, fewest), 0, 0, 4096, NULL,
+     "pairs of the easiest examples, up to `pairs` of others; 0: always `pairs`", true},
     KR_SETTING_INT_OF(mqar, symbols, 8192, 6, 1 << 20,
                       "size of the alphabet: half are keys, half are values"),
     KR_SETTING_REAL_OF(mqar, power, 0.01, 1e-6, 100,

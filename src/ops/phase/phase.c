@@ -91,6 +91,7 @@ static const struct {
              {"ragged, reset", 100, 5, 8, 7, true, true},
              {"steps", 9, 4, 32, 9, false, true},
              {"no state", 40, 2, 3, 3, true, false},
+             {"long, reset", 600, 4, 9, 2, true, true},
              {"far", 5, 2, 6, 2, true, true},
              {"more sequences than a grid is high", 66000, 1, 2, 65800, true, true}};
 
@@ -107,7 +108,7 @@ static bool inputs(int index, kr_case *k, int first) {
     kr_case_normal(k, first + STATE, 3, (int64_t[]){n, H, S});
     if (!table[index].reset) kr_case_without(k, first + RESET);
     if (!table[index].state) kr_case_without(k, first + STATE);
-    k->large = index == 6;
+    k->large = index == 7;
     return true;
 }
 
@@ -115,7 +116,7 @@ static bool forward_cases(int index, kr_case *k) {
     if (!inputs(index, k, 0)) return false;
     k->n_out = table[index].state ? 2 : 1;
     if (table[index].state) k->out[1] = kr_tensor_make(NULL, KR_F32, 3, k->in[STATE].shape);
-    if (index == 5) kr_case_far(k);
+    if (index == 6) kr_case_far(k);
     return true;
 }
 
@@ -125,7 +126,7 @@ static bool backward_cases(int index, kr_case *k) {
     kr_case_normal(k, 1 + INS, 3, k->in[1 + STATE].shape);
     if (!table[index].state) kr_case_without(k, 1 + INS);
     k->n_out = table[index].state ? 3 : 2;
-    if (index == 5) kr_case_far(k);
+    if (index == 6) kr_case_far(k);
     return true;
 }
 

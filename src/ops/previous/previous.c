@@ -68,6 +68,7 @@ static const struct {
              {"T=63 with reset", 63, 17, 1, true, true},
              {"ragged, reset", 100, 33, 7, true, true},
              {"steps", 9, 64, 9, false, true},
+             {"whole pieces, reset", 100, 64, 3, true, true},
              {"no state", 40, 5, 3, true, false},
              {"more sequences than rows", 2, 6, 4, true, true},
              {"far", 5, 9, 2, true, true},
@@ -84,7 +85,7 @@ static bool inputs(int index, kr_case *k, int first) {
     kr_case_normal(k, first + 3, 2, (int64_t[]){S, table[index].W});
     if (!table[index].reset) kr_case_without(k, first + 2);
     if (!table[index].state) kr_case_without(k, first + 3);
-    k->large = index == 7;
+    k->large = index == 8;
     k->n_out = table[index].state ? 2 : 1;
     return true;
 }
@@ -92,7 +93,7 @@ static bool inputs(int index, kr_case *k, int first) {
 static bool forward_cases(int index, kr_case *k) {
     if (!inputs(index, k, 0)) return false;
     if (table[index].state) k->out[1] = kr_tensor_make(NULL, KR_F32, 2, k->in[3].shape);
-    if (index == 6) kr_case_far(k);
+    if (index == 7) kr_case_far(k);
     return true;
 }
 
@@ -101,7 +102,7 @@ static bool backward_cases(int index, kr_case *k) {
     kr_case_normal(k, 0, 2, (int64_t[]){table[index].M, 2 * table[index].W});
     kr_case_normal(k, 5, 2, k->in[4].shape);
     if (!table[index].state) kr_case_without(k, 5);
-    if (index == 6) kr_case_far(k);
+    if (index == 7) kr_case_far(k);
     return true;
 }
 

@@ -57,6 +57,7 @@ __device__ void pass(const sequences &g, const int64_t *q, const rows<T> &x, con
         }
     }
     if (!to.p || blockIdx.x) return;
+    __syncthreads(); /* the state may be written where it is read */
     for (int64_t j = threadIdx.x; j < g.W; j += THREADS) {
         float last = state ? state[j] : 0;
         if (q[1] > 0) last = kr_load(x.p + (q[0] + q[1] - 1) * x.row + j);
