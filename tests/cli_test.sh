@@ -115,7 +115,7 @@ holds test ! -e run4/log.jsonl
 
 # ---- info, convert
 refused 1 'no system in continuous time' generate --model run --prompt x --rate 2
-refused 1 'states in bf16: the mixer mamba1 has none' generate --model run --prompt x --state-type bf16
+refused 1 'the mixer mamba1 has none' generate --model run --prompt x --state-type bf16
 refused 2 'rate' eval --model run --data text --rate 0
 expect 0 info run
 has 'parameters'
