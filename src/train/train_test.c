@@ -328,6 +328,19 @@ static void ids_outside_the_initial_model(void **state) {
     assert_non_null(strstr(e.message, "264 ids, the recipe's vocabulary 50000"));
 }
 
+static void a_rate_that_nobody_has(void **state) {
+    (void)state;
+    static const char *const sets[] = {"recurrent_learning_rate=0.5", "steps=1", "warmup=0",
+                                       "mixer=lru"};
+    krait_error e = {0};
+    krait_train_options o = options("rate", sets, 3);
+    assert_int_equal(krait_train(&o, &e), KRAIT_ERR_ARGUMENT);
+    print_message("  %s\n", e.message);
+    assert_non_null(strstr(e.message, "recurrent_learning_rate (0.5) has no effect: mixer mamba1"));
+    o = options("rate-of-lru", sets, 4);
+    if (krait_train(&o, &e) < 0) fail_msg("%s", e.message);
+}
+
 static char notes[2000];
 
 static int take_note(void *user, const krait_train_event *event) {
@@ -527,6 +540,7 @@ int main(void) {
         cmocka_unit_test(evaluations_carry_the_state),
         cmocka_unit_test(the_tokenizer_travels),
         cmocka_unit_test(ids_outside_the_initial_model),
+        cmocka_unit_test(a_rate_that_nobody_has),
         cmocka_unit_test(ids_alone),
         cmocka_unit_test(a_byte_model_stays_one),
         cmocka_unit_test(says_where_a_nan_began),

@@ -260,25 +260,27 @@ kr_lm_options kr_trainer_graph(const kr_trainer *t, int64_t batch, bool recomput
                            .dropout_tied = r->dropout_tied};
 }
 
-static void tell_idle_rate(kr_trainer *t) {
-    bool any = false;
+static int check_recurrent_rate(const kr_trainer *t, krait_error *e) {
+    double factor = t->recipe.recurrent_learning_rate;
+    const kr_param_decl *d;
+    if (factor == 1) return 0;
     for (int i = 0; i < kr_graph_param_count(t->lm.g); i++) {
-        const kr_param_decl *d;
         kr_graph_param_at(t->lm.g, i, &d);
-        any |= d->recurrent;
+        if (d->recurrent) return 0;
     }
-    if (!any && t->recipe.recurrent_learning_rate != 1)
-        kr_trainer_tell(t, KRAIT_EVENT_NOTE,
-                        "recurrent_learning_rate has no effect: this mixer has no such group");
+    return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                   "recipe: recurrent_learning_rate (%g) has no effect: mixer %s has no such group "
+                   "of parameters; leave it out, or set it to 1",
+                   factor, t->model->config.mixer);
 }
 
 static int plan_graphs(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     kr_lm_options o = kr_trainer_graph(t, r->batch, r->recompute);
     KR_TRY(kr_lm_build(&t->lm, &t->model->config, &o, e));
+    KR_TRY(check_recurrent_rate(t, e));
     KR_TRY(kr_lm_bind_weights(&t->lm, &t->model->weights, e));
     KR_TRY(kr_graph_plan(t->lm.g, e));
-    tell_idle_rate(t);
     if (kr_trainer_has_task(t)) {
         kr_graph_options g = {.threads = t->threads,
                               .level = t->level,
