@@ -151,7 +151,8 @@ KRAIT_API const char *krait_recipe_keys(void);
 /* ---- training by hand ------------------------------------------------------------------------ */
 
 /* A fresh model as a recipe's keys describe it (shape, tokenizer, seed). recipe: a JSON file, NULL:
- * the defaults; sets: "key=value" over them. */
+ * the defaults; sets: "key=value" over them. A recipe for a task is refused: its data decide part
+ * of the shape. */
 KRAIT_API int krait_recipe_model(krait_model **out, const char *recipe, const char *const *sets,
                                  int64_t n_sets, krait_error *e);
 

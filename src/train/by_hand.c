@@ -40,6 +40,11 @@ int krait_recipe_model(krait_model **out, const char *recipe, const char *const 
     if (recipe) KR_TRY(kr_recipe_read(&r, recipe, e));
     for (int64_t i = 0; i < n_sets; i++) KR_TRY(kr_recipe_set(&r, sets[i], e));
     KR_TRY(kr_recipe_finish(&r, e));
+    if (*r.task)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "recipe: a model made by hand reads text: leave out task (%s), or train by "
+                       "krait_train",
+                       r.task);
     KR_TRY(krait_tokenizer_open(&t, r.tokenizer, e));
     int rc = kr_recipe_config(&r, krait_tokenizer_vocabulary(t), krait_tokenizer_end(t), &c, e);
     if (rc == 0) rc = kr_lm_init_weights(&c, (uint64_t)r.seed, &w, e);

@@ -153,6 +153,9 @@ static void refusals(void **state) {
     const char *const sets[] = {"layers=none"};
     assert_true(krait_recipe_model(&m, NULL, sets, 1, &e) < 0);
     printf("%s\n", e.message);
+    const char *const task[] = {"task=mqar"};
+    assert_int_equal(krait_recipe_model(&m, NULL, task, 1, &e), KRAIT_ERR_ARGUMENT);
+    printf("%s\n", e.message);
 }
 
 static void memory_fails(void **state) {
