@@ -242,6 +242,46 @@ int kr_settings_check(const kr_setting *table, const void *values, const char *f
     return 0;
 }
 
+/* At its default? A text has none to compare with. */
+static bool is_usual(const kr_setting *s, const void *values) {
+    switch (s->kind) {
+    case KR_SETTING_INT: return get_int(s, values) == (int64_t)s->fallback;
+    case KR_SETTING_REAL: return get_real(s, values) == s->fallback;
+    case KR_SETTING_BOOL: return get_bool(s, values) == (s->fallback != 0);
+    case KR_SETTING_CHOICE: return get_choice(s, values) == (int)s->fallback;
+    case KR_SETTING_TEXT: break;
+    }
+    return false;
+}
+
+/* Does the first of the pairs in `needs` hold? "name=value", to the next blank. */
+static bool holds(const kr_setting *table, const void *values, const char *needs) {
+    char text[64];
+    size_t name = strcspn(needs, "="), pair = strcspn(needs, " ");
+    const kr_setting *s = kr_settings_find(table, needs, name);
+    const char *value = needs + name + 1;
+    size_t n = pair - name - 1;
+    return s && strlen(kr_setting_text(s, values, text)) == n && memcmp(text, value, n) == 0;
+}
+
+int kr_settings_check_idle(const kr_setting *table, const void *values, const char *from,
+                           krait_error *e) {
+    for (const kr_setting *s = table; s && s->name; s++) {
+        char needs[200] = "", found[64];
+        bool idle = s->needs && !is_usual(s, values);
+        for (const char *p = s->needs; p && idle; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL) {
+            size_t used = strlen(needs);
+            idle = !holds(table, values, p);
+            snprintf(needs + used, sizeof needs - used, "%s%.*s", used ? " or " : "",
+                     (int)strcspn(p, " "), p);
+        }
+        if (!idle) continue;
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "%s: %s (%s) has no effect without %s: leave it out",
+                       from, s->name, kr_setting_text(s, values, found), needs);
+    }
+    return 0;
+}
+
 /* ---- near names ---- */
 
 /* Edits that turn a into b (insert, delete, replace), for names under 64 bytes. */

@@ -34,21 +34,26 @@ typedef struct kr_setting {
     const char *choices; /* "pool|last|every" */
     const char *help;
     bool later; /* 0 is as before there was this setting */
+    /* It has an effect only where one of these holds: "input_gate=true decay=selective", of the
+     * same table; NULL: always */
+    const char *needs;
 } kr_setting;
 
-/* Rows of a table: a setting is called as its member is. */
-#define KR_SETTING_OF(type, kind, field, fallback, least, most, choices, help)                     \
-    { #field, kind, offsetof(type, field), fallback, least, most, choices, help, false }
-#define KR_SETTING_INT_OF(type, field, fallback, least, most, help)                                \
-    KR_SETTING_OF(type, KR_SETTING_INT, field, fallback, least, most, NULL, help)
-#define KR_SETTING_REAL_OF(type, field, fallback, least, most, help)                               \
-    KR_SETTING_OF(type, KR_SETTING_REAL, field, fallback, least, most, NULL, help)
-#define KR_SETTING_BOOL_OF(type, field, fallback, help)                                            \
-    KR_SETTING_OF(type, KR_SETTING_BOOL, field, fallback, 0, 1, NULL, help)
-#define KR_SETTING_CHOICE_OF(type, field, fallback, choices, help)                                 \
-    KR_SETTING_OF(type, KR_SETTING_CHOICE, field, fallback, 0, 0, choices, help)
-#define KR_SETTING_TEXT_OF(type, field, choices, help)                                             \
-    KR_SETTING_OF(type, KR_SETTING_TEXT, field, 0, 0, sizeof((type *)0)->field, choices, help)
+/* Rows of a table: a setting is called as its member is. Behind the help may stand `.later = true`
+ * and `.needs = "..."`. */
+#define KR_SETTING_OF(type, kind, field, fallback, least, most, choices, ...)                      \
+    { #field, kind, offsetof(type, field), fallback, least, most, choices, .help = __VA_ARGS__ }
+#define KR_SETTING_INT_OF(type, field, fallback, least, most, ...)                                 \
+    KR_SETTING_OF(type, KR_SETTING_INT, field, fallback, least, most, NULL, __VA_ARGS__)
+#define KR_SETTING_REAL_OF(type, field, fallback, least, most, ...)                                \
+    KR_SETTING_OF(type, KR_SETTING_REAL, field, fallback, least, most, NULL, __VA_ARGS__)
+#define KR_SETTING_BOOL_OF(type, field, fallback, ...)                                             \
+    KR_SETTING_OF(type, KR_SETTING_BOOL, field, fallback, 0, 1, NULL, __VA_ARGS__)
+#define KR_SETTING_CHOICE_OF(type, field, fallback, choices, ...)                                  \
+    KR_SETTING_OF(type, KR_SETTING_CHOICE, field, fallback, 0, 0, choices, __VA_ARGS__)
+#define KR_SETTING_TEXT_OF(type, field, choices, ...)                                              \
+    KR_SETTING_OF(type, KR_SETTING_TEXT, field, 0, 0, sizeof((type *)0)->field, choices,           \
+                  __VA_ARGS__)
 
 /* Everything at its default. */
 void kr_settings_default(const kr_setting *table, void *values);
@@ -68,6 +73,10 @@ int kr_settings_assign(const kr_setting *table, void *values, const char *assign
 /* Refuses values outside their range, whoever put them there. */
 int kr_settings_check(const kr_setting *table, const void *values, const char *from,
                       krait_error *e);
+/* Refuses what was asked for and has no effect: not at its default, and nothing that it needs
+ * holds. */
+int kr_settings_check_idle(const kr_setting *table, const void *values, const char *from,
+                           krait_error *e);
 int kr_settings_count(const kr_setting *table);
 /* Writes the names of the table that look like `name`, ", " between them. */
 void kr_settings_near(const kr_setting *table, const char *name, char *near, size_t size);

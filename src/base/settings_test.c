@@ -17,13 +17,15 @@ typedef struct mine {
     int head;
 } mine;
 
-static const kr_setting table[] = {
-    {"length", KR_SETTING_INT, offsetof(mine, length), 256, 4, 4096, NULL, "tokens", false},
-    {"rate", KR_SETTING_REAL, offsetof(mine, rate), 0.5, 0, 1, NULL, "a share", false},
-    {"open", KR_SETTING_BOOL, offsetof(mine, open), 1, 0, 1, NULL, "a switch", false},
-    {"head", KR_SETTING_CHOICE, offsetof(mine, head), 1, 0, 0, "pool|last|every", "a choice",
-     false},
-    {.name = NULL}};
+static const kr_setting table[] = {{"length", KR_SETTING_INT, offsetof(mine, length), 256, 4, 4096,
+                                    NULL, "tokens", false, NULL},
+                                   {"rate", KR_SETTING_REAL, offsetof(mine, rate), 0.5, 0, 1, NULL,
+                                    "a share", false, "head=last head=every"},
+                                   {"open", KR_SETTING_BOOL, offsetof(mine, open), 1, 0, 1, NULL,
+                                    "a switch", false, NULL},
+                                   {"head", KR_SETTING_CHOICE, offsetof(mine, head), 1, 0, 0,
+                                    "pool|last|every", "a choice", false, "open=true"},
+                                   {.name = NULL}};
 
 static void reading(void **state) {
     (void)state;
@@ -79,7 +81,35 @@ static void refusals(void **state) {
     assert_true(m.length == 256 && m.rate == 0.5 && m.open && m.head == 1);
 }
 
+/* "rate" needs head last or every, "head" needs open. */
+static void idle_settings(void **state) {
+    (void)state;
+    static const struct {
+        const char *set[3], *part; /* NULL: taken */
+    } all[] = {
+        {{"length=8"}, NULL},
+        {{"head=pool", "rate=0.5"}, NULL}, /* the usual value is no wish */
+        {{"rate=0.25"}, NULL},             /* the second choice, as it is by default */
+        {{"rate=0.25", "head=every"}, NULL},
+        {{"rate=0.25", "head=pool"},
+         "f: rate (0.25) has no effect without head=last or head=every: leave it out"},
+        {{"head=pool", "open=false"}, "f: head (pool) has no effect without open=true"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        mine m;
+        krait_error e = {0};
+        kr_settings_default(table, &m);
+        for (int k = 0; k < 3 && all[i].set[k]; k++)
+            assert_int_equal(kr_settings_assign(table, &m, all[i].set[k], "f", "it", &e), 0);
+        int rc = kr_settings_check_idle(table, &m, "f", &e);
+        if (rc < 0) printf("%s\n", e.message);
+        assert_int_equal(rc, all[i].part ? KRAIT_ERR_ARGUMENT : 0);
+        if (all[i].part) assert_non_null(strstr(e.message, all[i].part));
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reading), cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(reading), cmocka_unit_test(refusals),
+                                       cmocka_unit_test(idle_settings)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -306,7 +306,8 @@ static int finish_schedule(kr_recipe *r, krait_error *e) {
 static int check_task(const kr_recipe *r, krait_error *e) {
     static const char *const of_text[] = {"tokenizer",    "window",        "held_out",
                                           "carry_state",  "reset",         "tokens",
-                                          "sample_every", "sample_tokens", "sample_prompt"};
+                                          "sample_every", "sample_tokens", "sample_temperature",
+                                          "sample_prompt"};
     kr_recipe usual;
     kr_recipe_default(&usual);
     for (size_t i = 0; *r->task && i < sizeof of_text / sizeof *of_text; i++) {
@@ -345,12 +346,28 @@ static int make_config(const kr_recipe *r, int64_t ids, const char *of, int32_t 
     c->vocabulary = rows;
     c->vocabulary_used = used;
     c->bos = c->eos = end;
-    return kr_config_finish(c, "recipe", e);
+    KR_TRY(kr_config_finish(c, "recipe", e));
+    return kr_settings_check_idle(table_of(r, MIXER), r->config.settings, "recipe", e);
 }
 
 int kr_recipe_config(const kr_recipe *r, int64_t tokenizer_ids, int32_t end, kr_config *c,
                      krait_error *e) {
     return make_config(r, tokenizer_ids, "the tokenizer", end, c, e);
+}
+
+/* What is of ids alone has no effect on a task without them. */
+static int check_ids(const kr_recipe *r, const kr_task_source *task, krait_error *e) {
+    kr_recipe usual;
+    kr_recipe_default(&usual);
+    bool padded = r->pad_vocabulary != usual.pad_vocabulary;
+    if (task->vocabulary == 0 && (r->vocabulary || padded))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "recipe: %svocabulary has no effect with task %s, whose input is numbers",
+                       r->vocabulary ? "" : "pad_", task->task->name);
+    if (kr_task_tells(task) == 0 || r->config.tied) return 0;
+    return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                   "recipe: tied has no effect with task %s, whose head tells %s", task->task->name,
+                   task->classes ? "classes" : "numbers");
 }
 
 int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_config *c,
@@ -373,10 +390,7 @@ int kr_recipe_task_config(const kr_recipe *r, const kr_task_source *task, kr_con
             "leave them out",
             task->task->name, (long long)task->channels, (long long)task->classes,
             (long long)task->numbers);
-    if (task->vocabulary == 0 && r->vocabulary)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "recipe: vocabulary has no effect with task %s, whose input is numbers",
-                       task->task->name);
+    KR_TRY(check_ids(r, task, e));
     snprintf(of, sizeof of, "task %s", task->task->name);
     return make_config(&own, task->vocabulary, of, -1, c, e);
 }

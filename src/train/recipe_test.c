@@ -1,5 +1,6 @@
 /* recipe_test.c - recipe keys, their checks, and the schedules' values against hand-computed ones.
  */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -93,6 +94,55 @@ static void keys_follow_the_mixer(void **state) {
     assert_true(kr_recipe_set(&r, "mixer=mamba1", &e) < 0);
     print_message("  %s\n", e.message);
     assert_non_null(strstr(e.message, "mixer mamba1 has no setting r_min, which was given"));
+}
+
+static void makes(const char *json, const char *part) {
+    kr_recipe r;
+    kr_config c;
+    krait_error e = {0};
+    assert_int_equal(parse(&r, json, &e), 0);
+    int rc = kr_recipe_config(&r, 257, 0, &c, &e);
+    print_message("  %s\n", rc < 0 ? e.message : json);
+    assert_int_equal(rc, part ? KRAIT_ERR_ARGUMENT : 0);
+    if (part) assert_non_null(strstr(e.message, part));
+}
+
+/* A mixer's setting that another one switches off is refused, not forgotten. */
+static void settings_without_effect(void **state) {
+    (void)state;
+    makes("{\"mixer\": \"linear_attention\", \"rope_base\": 500}",
+          "recipe: rope_base (500) has no effect without rope=true");
+    makes("{\"mixer\": \"linear_attention\", \"rope_base\": 500, \"rope\": true}", NULL);
+    makes("{\"mixer\": \"linear_attention\", \"kernel\": 3}", "without block=mamba");
+    makes("{\"mixer\": \"linear_attention\", \"dt_floor\": 0.01}",
+          "without input_gate=true or decay=selective");
+    makes("{\"mixer\": \"linear_attention\", \"dt_floor\": 0.01, \"input_gate\": true}", NULL);
+    makes("{\"mixer\": \"mamba1\", \"inner\": 64, \"expand\": 3}", "expand (3) has no effect");
+    makes("{\"mixer\": \"mamba2\", \"gated_norm\": false, \"norm_before_gate\": true}",
+          "norm_before_gate (true) has no effect without gated_norm=true");
+    makes("{\"mixer\": \"mamba2\", \"norm_before_gate\": true}", NULL);
+}
+
+/* A pair that no table knows would never hold. */
+static void what_a_setting_needs_exists(void **state) {
+    (void)state;
+    int pairs = 0;
+    for (int i = 0; kr_mixers[i]; i++)
+        for (const kr_setting *s = kr_mixers[i]->settings; s->name; s++) {
+            char text[200], *rest = text, *pair;
+            snprintf(text, sizeof text, "%s", s->needs ? s->needs : "");
+            while ((pair = strtok_r(rest, " ", &rest))) {
+                kr_config c;
+                krait_error e = {0};
+                kr_config_default(&c, kr_mixers[i]->name);
+                if (kr_settings_assign(kr_mixers[i]->settings, c.settings, pair, s->name,
+                                       kr_mixers[i]->name, &e) < 0)
+                    fail_msg("%s", e.message);
+                pairs++;
+            }
+        }
+    print_message("  %d pairs\n", pairs);
+    assert_true(pairs > 0);
 }
 
 static void dump_reads_back(void **state) {
@@ -226,6 +276,8 @@ int main(void) {
         cmocka_unit_test(reads_and_overrides),
         cmocka_unit_test(refuses_what_is_wrong),
         cmocka_unit_test(keys_follow_the_mixer),
+        cmocka_unit_test(settings_without_effect),
+        cmocka_unit_test(what_a_setting_needs_exists),
         cmocka_unit_test(dump_reads_back),
         cmocka_unit_test(a_run_s_recipe_is_a_recipe),
         cmocka_unit_test(every_recipe_in_the_tree_is_valid),

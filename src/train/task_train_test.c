@@ -372,6 +372,10 @@ static void refusals(void **state) {
         {"dropout_tied has no effect", "task=mqar", "dropout_tied=true", NULL},
         {"vocabulary is 9, task mqar has 8192 ids", "task=mqar", "vocabulary=9", NULL},
         {"vocabulary has no effect with task pathfinder", "task=pathfinder", "vocabulary=9", NULL},
+        {"pad_vocabulary has no effect with task", "task=pathfinder", "pad_vocabulary=9", NULL},
+        {"tied has no effect with task listops, whose head tells classes", "task=listops",
+         "tied=false", NULL},
+        {"sample_temperature has no effect with a task", "task=mqar", "sample_temperature=1", NULL},
         {"eval_batches must be a whole number from 1 to 1000000000", "task=mqar",
          "eval_batches=10000000000", NULL},
         {"needs data, or a task", "steps=3", "warmup=1", NULL}};

@@ -22,8 +22,9 @@ typedef struct mqar {
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(mqar, length, 64, 4, 1 << 22, "rows of an example"),
     KR_SETTING_INT_OF(mqar, pairs, 4, 1, 4096, "pairs of key and value, each asked for once"),
-    {"fewest", KR_SETTING_INT, offsetof(mqar, fewest), 0, 0, 4096, NULL,
-     "pairs of the easiest examples, up to `pairs` of others; 0: always `pairs`", true},
+    KR_SETTING_INT_OF(mqar, fewest, 0, 0, 4096,
+                      "pairs of the easiest examples, up to `pairs` of others; 0: always `pairs`",
+                      .later = true),
     KR_SETTING_INT_OF(mqar, symbols, 8192, 6, 1 << 20,
                       "size of the alphabet: half are keys, half are values"),
     KR_SETTING_REAL_OF(mqar, power, 0.01, 1e-6, 100,

@@ -41,6 +41,8 @@
 
 typedef kr_linear_attention mine;
 
+#define STEPS "input_gate=true decay=selective" /* who has step sizes */
+
 static const kr_setting settings[] = {
     KR_SETTING_INT_OF(mine, heads, 4, 1, 1 << 16, "heads"),
     KR_SETTING_INT_OF(mine, key, 0, 0, 1 << 20, "width of keys, of all heads; 0: the model's"),
@@ -51,18 +53,22 @@ static const kr_setting settings[] = {
     KR_SETTING_BOOL_OF(mine, scale_queries, true, "queries are divided by sqrt(key/heads)"),
     KR_SETTING_CHOICE_OF(mine, decay, 0, "none|retention|gated|selective",
                          "what the state forgets"),
-    KR_SETTING_REAL_OF(mine, gate_divisor, 16, 1e-3, 1e6, "decay gated: divides the logarithm"),
+    KR_SETTING_REAL_OF(mine, gate_divisor, 16, 1e-3, 1e6, "decay gated: divides the logarithm",
+                       .needs = "decay=gated"),
     KR_SETTING_BOOL_OF(mine, rope, false, "keys and queries are turned by their positions"),
-    KR_SETTING_REAL_OF(mine, rope_base, 10000, 1, 1e12, "base of the angles"),
+    KR_SETTING_REAL_OF(mine, rope_base, 10000, 1, 1e12, "base of the angles", .needs = "rope=true"),
     KR_SETTING_BOOL_OF(mine, input_gate, false, "values are multiplied by a step size"),
     KR_SETTING_BOOL_OF(mine, shortcut, false, "D v joins what is read"),
     KR_SETTING_BOOL_OF(mine, normaliser, true, "what is read is divided by the sum of weights"),
     KR_SETTING_BOOL_OF(mine, head_norm, false, "a norm of each head in front of the gate"),
-    KR_SETTING_INT_OF(mine, rank, 16, 1, 1 << 20, "rank of the gates on input and decay"),
-    KR_SETTING_INT_OF(mine, kernel, 4, 1, 256, "block mamba: width of the causal convolution"),
-    KR_SETTING_REAL_OF(mine, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
-    KR_SETTING_REAL_OF(mine, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),
-    KR_SETTING_REAL_OF(mine, dt_floor, 1e-4, 0, 1e3, "no initial step is below"),
+    KR_SETTING_INT_OF(mine, rank, 16, 1, 1 << 20, "rank of the gates on input and decay",
+                      .needs = "input_gate=true decay=gated decay=selective"),
+    KR_SETTING_INT_OF(mine, kernel, 4, 1, 256, "block mamba: width of the causal convolution",
+                      .needs = "block=mamba"),
+    KR_SETTING_REAL_OF(mine, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size",
+                       .needs = STEPS),
+    KR_SETTING_REAL_OF(mine, dt_max, 0.1, 1e-30, 1e3, "largest initial step size", .needs = STEPS),
+    KR_SETTING_REAL_OF(mine, dt_floor, 1e-4, 0, 1e3, "no initial step is below", .needs = STEPS),
     {.name = NULL}};
 
 static const char *const unseen[] = {"heads", "feature",      "scale_queries",

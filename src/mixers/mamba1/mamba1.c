@@ -26,7 +26,8 @@
 #include "scan/scan_op.h"
 
 static const kr_setting settings[] = {
-    KR_SETTING_INT_OF(kr_mamba1, expand, 2, 1, 1 << 20, "inner width = expand * width"),
+    KR_SETTING_INT_OF(kr_mamba1, expand, 2, 1, 1 << 20, "inner width = expand * width",
+                      .needs = "inner=0"),
     KR_SETTING_INT_OF(kr_mamba1, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
     KR_SETTING_INT_OF(kr_mamba1, state, 16, 1, 4096, "state size N of each channel"),
     KR_SETTING_INT_OF(kr_mamba1, kernel, 4, 1, 256, "width of the causal convolution"),

@@ -32,7 +32,8 @@
 #include "scan/scan_op.h"
 
 static const kr_setting settings[] = {
-    KR_SETTING_INT_OF(kr_mamba2, expand, 2, 1, 1 << 20, "inner width = expand * width"),
+    KR_SETTING_INT_OF(kr_mamba2, expand, 2, 1, 1 << 20, "inner width = expand * width",
+                      .needs = "inner=0"),
     KR_SETTING_INT_OF(kr_mamba2, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
     KR_SETTING_INT_OF(kr_mamba2, ssm, 0, 0, 1 << 20,
                       "inner channels with a recurrence, the others have a gate alone; 0: all"),
@@ -43,7 +44,8 @@ static const kr_setting settings[] = {
     KR_SETTING_BOOL_OF(kr_mamba2, conv_bias, true, "the convolution has a bias"),
     KR_SETTING_BOOL_OF(kr_mamba2, linear_bias, false, "the projections in and out have biases"),
     KR_SETTING_BOOL_OF(kr_mamba2, gated_norm, true, "a norm in front of the projection out"),
-    KR_SETTING_BOOL_OF(kr_mamba2, norm_before_gate, false, "that norm comes before the gate"),
+    KR_SETTING_BOOL_OF(kr_mamba2, norm_before_gate, false, "that norm comes before the gate",
+                       .needs = "gated_norm=true"),
     KR_SETTING_BOOL_OF(kr_mamba2, skip_per_channel, false, "D for each channel, not each head"),
     KR_SETTING_REAL_OF(kr_mamba2, dt_min, 0.001, 1e-30, 1e3, "smallest initial step size"),
     KR_SETTING_REAL_OF(kr_mamba2, dt_max, 0.1, 1e-30, 1e3, "largest initial step size"),

@@ -35,7 +35,8 @@
 enum { PHASE, SSM, KEY, VALUE, STATES };
 
 static const kr_setting settings[] = {
-    KR_SETTING_INT_OF(kr_mamba3, expand, 2, 1, 1 << 20, "inner width = expand * width"),
+    KR_SETTING_INT_OF(kr_mamba3, expand, 2, 1, 1 << 20, "inner width = expand * width",
+                      .needs = "inner=0"),
     KR_SETTING_INT_OF(kr_mamba3, inner, 0, 0, 1 << 20, "inner width; 0: by expand"),
     KR_SETTING_INT_OF(kr_mamba3, head_dim, 64, 1, 1 << 16, "channels of a head"),
     KR_SETTING_INT_OF(kr_mamba3, state, 128, 2, 4096, "state size N of each channel"),
