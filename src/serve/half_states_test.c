@@ -105,7 +105,7 @@ static void files_know_their_type(void **state) {
     }
     assert_int_equal(krait_session_load_state(f32, 0, path, &e), KRAIT_ERR_MISMATCH);
     print_message("%s\n", e.message);
-    assert_non_null(strstr(e.message, "bf16"));
+    assert_non_null(strstr(e.message, "it takes --state-type bf16"));
     assert_int_equal(krait_session_copy(f32, 0, bf16, 0, &e), KRAIT_ERR_MISMATCH);
     print_message("%s\n", e.message);
     krait_session_close(&f32);

@@ -427,9 +427,11 @@ static int check_state(const krait_session *s, const kr_state_file *f, const cha
                        ", this one's %016" PRIx64 ")",
                        path, f->model_hash, s->model->hash);
     if (f->dtype != s->state_type)
-        return kr_fail(e, KRAIT_ERR_MISMATCH,
-                       "%s: its state is of type %s, this session's states are %s (--state-type)",
-                       path, kr_dtype_name(f->dtype), kr_dtype_name(s->state_type));
+        return kr_fail(e, KRAIT_ERR_MISMATCH, "%s: its states are %s, this session's are %s: %s",
+                       path, kr_dtype_name(f->dtype), kr_dtype_name(s->state_type),
+                       f->dtype == KR_BF16
+                           ? "it takes --state-type bf16, with --device cuda and --dtype bf16"
+                           : "leave out --state-type bf16");
     bool fits = f->n_tensors == (uint32_t)s->lm.n_states && f->next < s->model->config.vocabulary;
     for (uint32_t i = 0; fits && i < f->n_tensors; i++)
         fits = kr_state_tensor_bytes(f, i) == s->state_bytes[i];

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "models/test_model.h"
+#include "serve/state_file.h"
 
 enum { V = 67, T = 93, LANES = 5 };
 
@@ -223,6 +224,13 @@ static void other_states_are_refused(void **state) {
     assert_int_equal(truncate(state_path(), 100), 0);
     assert_int_equal(krait_session_load_state(s, 0, state_path(), &e), KRAIT_ERR_FORMAT);
     printf("%s\n", e.message);
+    const kr_state_file halves = {.model_hash = model.hash, .dtype = KR_BF16, .next = -1};
+    assert_int_equal(kr_state_write(&halves, (const void *[]){""}, (uint64_t[]){0}, state_path(),
+                                    &e),
+                     0);
+    assert_int_equal(krait_session_load_state(s, 0, state_path(), &e), KRAIT_ERR_MISMATCH);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "takes --state-type bf16, with --device cuda"));
     assert_int_equal(krait_session_position(s, 0), 9);
     forward(s, &(krait_span){0, ids[0] + 9, 1, KRAIT_WANT_LAST}, 1, a);
     krait_session *t = open_session(1, 8);

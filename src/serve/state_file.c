@@ -87,6 +87,10 @@ int kr_state_parse(kr_state_file *f, const unsigned char *bytes, size_t size, co
         f->next < -1 || get32(bytes + 44) != 0)
         return kr_fail(e, KRAIT_ERR_FORMAT, "%s: damaged: its header makes no sense", name);
     f->dtype = (kr_dtype)dtype;
+    if (f->dtype != KR_F32 && f->dtype != KR_BF16)
+        return kr_fail(e, KRAIT_ERR_FORMAT,
+                       "%s: damaged: states of type %s, krait has f32 and bf16", name,
+                       kr_dtype_name(f->dtype));
     f->position = (int64_t)position;
     KR_TRY(check_sizes(f, size, name, e));
     f->payload = f->sizes + 8u * (size_t)f->n_tensors;

@@ -5,7 +5,7 @@
  *    0  magic "KRAITSTA"
  *    8  version u32 = 1, byte order u32 = 0x01020304
  *   16  model hash u64
- *   24  type of the states u32 (f32; bf16: of those that may be), tensors n u32
+ *   24  type of the states u32 (f32; bf16: of those that may be; no other), tensors n u32
  *   32  position i64 (tokens read)
  *   40  next token i32 (-1: none), 0 u32
  *   48  payload bytes u64

@@ -77,6 +77,27 @@ static void damage_is_refused(void **state) {
     kr_map_close(&map);
 }
 
+/* A type of the library's that no state has, in a file that is whole otherwise. */
+static void other_types_are_refused(void **state) {
+    (void)state;
+    kr_map map;
+    kr_state_file f, other = written;
+    krait_error e;
+    other.dtype = KR_F16;
+    assert_int_equal(kr_state_write(&other, parts, sizes, path, &e), 0);
+    assert_int_equal(kr_map_open(&map, path, &e), 0);
+    assert_int_equal(kr_state_parse(&f, map.data, map.size, "f", &e), KRAIT_ERR_FORMAT);
+    printf("%s\n", e.message);
+    assert_non_null(strstr(e.message, "damaged: states of type f16"));
+    kr_map_close(&map);
+    other.dtype = KR_BF16;
+    assert_int_equal(kr_state_write(&other, parts, sizes, path, &e), 0);
+    assert_int_equal(kr_map_open(&map, path, &e), 0);
+    assert_int_equal(kr_state_parse(&f, map.data, map.size, "f", &e), 0);
+    kr_map_close(&map);
+    assert_int_equal(kr_state_write(&written, parts, sizes, path, &e), 0);
+}
+
 static void writing_fails_cleanly(void **state) {
     (void)state;
     krait_error e;
@@ -91,6 +112,7 @@ static void writing_fails_cleanly(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip),
                                        cmocka_unit_test(damage_is_refused),
+                                       cmocka_unit_test(other_types_are_refused),
                                        cmocka_unit_test(writing_fails_cleanly)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
