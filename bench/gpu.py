@@ -313,9 +313,10 @@ def krait_values(rows):
         elif name.startswith("decode "):
             found[f"decode {model} {name[7:]}"] = span
         elif name.startswith("prefill ") and " x " in name:
-            lanes, tokens = (int(x) for x in name[8:-7].split(" x "))
+            size, states = name[8:].split(" tokens")  # states: "", ", bf16 states"
+            lanes, tokens = (int(x) for x in size.split(" x "))
             ms = [1e3 * lanes * tokens / x for x in span]
-            found[f"prefill {model} {lanes} x {tokens}"] = [ms[0], ms[2], ms[1]]
+            found[f"prefill {model} {size}{states}"] = [ms[0], ms[2], ms[1]]
     return found
 
 

@@ -45,6 +45,9 @@ static bool half_states(const kr_bench *b) {
     return b->o.state_type && strcmp(b->o.state_type, "bf16") == 0;
 }
 
+/* What a row's name adds where its states are not as usual. */
+static const char *of_states(const kr_bench *b) { return half_states(b) ? ", bf16 states" : ""; }
+
 static int state_type(const kr_bench *b, krait_dtype *type, krait_error *e) {
     const char *name = b->o.state_type;
     *type = half_states(b) ? KRAIT_BF16 : KRAIT_F32;
@@ -174,10 +177,10 @@ static int bench_prefill(subject *s, const kr_bench *b, krait_error *e) {
     int64_t tokens = b->o.tokens ? b->o.tokens : gpu ? 2048 : 512;
     int64_t lanes = b->o.batch ? b->o.batch : 1;
     if (lanes == 1)
-        snprintf(name, sizeof name, "prefill %lld tokens", (long long)tokens);
+        snprintf(name, sizeof name, "prefill %lld tokens%s", (long long)tokens, of_states(b));
     else
-        snprintf(name, sizeof name, "prefill %lld x %lld tokens", (long long)lanes,
-                 (long long)tokens);
+        snprintf(name, sizeof name, "prefill %lld x %lld tokens%s", (long long)lanes,
+                 (long long)tokens, of_states(b));
     return bench_session(s, b, name, lanes, tokens, 1, e);
 }
 
@@ -221,8 +224,7 @@ static int bench_generation(subject *s, const kr_bench *b, int64_t lanes, int64_
     s->spans = kr_calloc((size_t)lanes, sizeof *s->spans);
     if (!s->spans) return kr_fail_memory(e, "the benchmark's lanes");
     KR_TRY(start_lanes(s, lanes, prompt, e));
-    snprintf(name, sizeof name, "decode b%lld%s", (long long)lanes,
-             half_states(b) ? ", bf16 states" : "");
+    snprintf(name, sizeof name, "decode b%lld%s", (long long)lanes, of_states(b));
     kr_bench_report r = {.name = name,
                          .unit = "tok/s",
                          .amount = (double)(lanes * NEW_TOKENS),

@@ -3,10 +3,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
 #include <krait/train.h>
+
+#include "device/device.h"
 
 typedef struct seen {
     int rows, wrong;
@@ -37,6 +40,35 @@ static void rows_are_sane(void **state) {
     assert_int_equal(s.wrong, 0);
 }
 
+static void on_name(void *user, const krait_bench_row *row) {
+    if (strstr(row->name, "bf16 states")) ++*(int *)user;
+    printf("%s\n", row->name);
+}
+
+/* A row of states that are not as usual says so. */
+static void names_tell_the_states(void **state) {
+    (void)state;
+    krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
+    krait_error e;
+    kr_level level;
+    int named = 0;
+    if (kr_device_open("cuda", &level, &e) < 0) {
+        print_message("skipped: no GPU (%s)\n", e.message);
+        skip();
+    }
+    o.what = "prefill";
+    o.model = "mamba2-130m";
+    o.device = "cuda";
+    o.dtype = o.state_type = "bf16";
+    o.tokens = 16;
+    o.runs = 1;
+    o.on_row = on_name;
+    o.user = &named;
+    for (o.batch = 1; o.batch <= 2; o.batch++)
+        if (krait_bench(&o, &e) < 0) fail_msg("%s", e.message);
+    assert_int_equal(named, 2);
+}
+
 static void unknown_things_are_refused(void **state) {
     (void)state;
     krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
@@ -57,6 +89,7 @@ static void unknown_things_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_sane),
+        cmocka_unit_test(names_tell_the_states),
         cmocka_unit_test(unknown_things_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
