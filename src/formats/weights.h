@@ -80,7 +80,8 @@ int kr_pth_write(const kr_weights *w, const char *path, krait_error *e);
 int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e);
 /* One model.safetensors, or shards of at most shard_bytes (0: one file) with their index. Whatever
  * weights lay in the folder, in any of these forms, are removed once the new ones are in place; of
- * what an index names only files that are called as shards are. */
+ * what an index names only files that are called as shards are. A save that fails or is killed
+ * leaves the old weights or the new ones, never some of each. */
 int kr_weights_write_folder(const kr_weights *w, const char *folder, int64_t shard_bytes,
                             krait_error *e);
 /* One pytorch_model.bin; old weights go as above. */

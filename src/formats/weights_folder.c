@@ -130,8 +130,10 @@ int kr_weights_read_folder(kr_weights *w, const char *folder, krait_error *e) {
  * The files of the model that is replaced: those that are read by their name, and the shards that
  * their indices name. They are listed before anything is written (a new index takes the old one's
  * place) and go when the new weights are there, what is read first last, an index before its
- * shards: whoever reads meanwhile, or after a crash, finds the old weights or the new ones. But as
- * many shards as before take their places one by one. */
+ * shards: whoever reads meanwhile, or after a crash, finds the old weights or the new ones. New
+ * shards never take the place of those that the index names: they have one of two stems in turn. */
+
+static const char *const stems[2] = {"model-", "model-b-"};
 
 typedef struct old_files {
     char **names;
@@ -158,19 +160,23 @@ static bool five_digits(const char *text) {
     return strspn(text, "0123456789") >= 5 && (text[5] == '-' || text[5] == '.');
 }
 
-/* model-00001-of-00003.safetensors: an index may name any file, only those are surely weights. */
-static bool is_shard(const char *name, const char *stem, const char *end) {
+static bool has_form(const char *name, const char *stem, const char *end) {
     size_t n = strlen(stem);
     return strncmp(name, stem, n) == 0 && five_digits(name + n) &&
            strncmp(name + n + 5, "-of-", 4) == 0 && five_digits(name + n + 9) &&
            strcmp(name + n + 14, end) == 0;
 }
 
+/* model-00001-of-00003.safetensors: an index may name any file, only those are surely weights. */
+static bool is_shard(const char *name, bool torch) {
+    if (torch) return has_form(name, "pytorch_model-", ".bin");
+    return has_form(name, stems[0], ".safetensors") || has_form(name, stems[1], ".safetensors");
+}
+
 /* The shards that an index names; one that cannot be read names none: its model cannot be opened.
  */
 static int remember_shards(old_files *o, const char *folder, const char *index, krait_error *e) {
     bool torch = strcmp(index, PTH_INDEX) == 0;
-    const char *stem = torch ? "pytorch_model-" : "model-", *end = torch ? ".bin" : ".safetensors";
     const char *tensor, *before = "";
     json_t *json = NULL, *v;
     char *path = kr_path_join(folder, index);
@@ -179,8 +185,7 @@ static int remember_shards(old_files *o, const char *folder, const char *index, 
     if (kr_is_file(path) && kr_json_load(&json, path, MAX_INDEX, NULL) == 0)
         json_object_foreach(json_object_get(json, "weight_map"), tensor, v) {
             const char *name = json_string_value(v);
-            if (rc < 0 || !name || strcmp(name, before) == 0 || !is_shard(name, stem, end))
-                continue;
+            if (rc < 0 || !name || strcmp(name, before) == 0 || !is_shard(name, torch)) continue;
             rc = remember(o, name, e);
             before = name;
         }
@@ -196,6 +201,12 @@ static int remember_all(old_files *o, const char *folder, krait_error *e) {
     KR_TRY(remember(o, INDEX, e));
     KR_TRY(remember_shards(o, folder, INDEX, e));
     return remember(o, SINGLE, e);
+}
+
+static bool is_old(const old_files *o, const char *name) {
+    bool found = false;
+    for (size_t i = 0; i < o->count; i++) found |= strcmp(o->names[i], name) == 0;
+    return found;
 }
 
 /* Takes `name`, which has just been written, from what will be removed. */
@@ -228,18 +239,37 @@ static int64_t partition(const kr_weights *w, int64_t limit, int64_t *first) {
     return shards;
 }
 
-static void shard_file(char name[64], int64_t shard, int64_t shards) {
-    snprintf(name, 64, "model-%05lld-of-%05lld.safetensors", (long long)shard + 1,
-             (long long)shards);
+/* Item first[s] is the first of shard s, first[count] behind the last. */
+typedef struct shards {
+    const int64_t *first;
+    int64_t count;
+    const char *stem;
+} shards;
+
+static void shard_file(char name[64], const shards *p, int64_t s) {
+    snprintf(name, 64, "%s%05lld-of-%05lld.safetensors", p->stem, (long long)s + 1,
+             (long long)p->count);
 }
 
-static json_t *make_index(const kr_weights *w, const int64_t *first, int64_t shards) {
+/* The stem by which no shard is called as one of the old index is. */
+static void choose_stem(shards *p, const old_files *old) {
+    char name[64];
+    bool taken = false;
+    p->stem = stems[0];
+    for (int64_t s = 0; s < p->count; s++) {
+        shard_file(name, p, s);
+        taken |= is_old(old, name);
+    }
+    if (taken) p->stem = stems[1];
+}
+
+static json_t *make_index(const kr_weights *w, const shards *p) {
     int64_t total = 0;
     json_t *map = json_object();
-    for (int64_t s = 0; map && s < shards; s++) {
+    for (int64_t s = 0; map && s < p->count; s++) {
         char name[64];
-        shard_file(name, s, shards);
-        for (int64_t i = first[s]; map && i < first[s + 1]; i++) {
+        shard_file(name, p, s);
+        for (int64_t i = p->first[s]; map && i < p->first[s + 1]; i++) {
             total += (int64_t)kr_tensor_bytes(&w->items[i].tensor);
             if (json_object_set_new(map, w->items[i].name, json_string(name)) == 0) continue;
             json_decref(map);
@@ -250,45 +280,43 @@ static json_t *make_index(const kr_weights *w, const int64_t *first, int64_t sha
                      map);
 }
 
-static int write_index(const kr_weights *w, const char *folder, const int64_t *first,
-                       int64_t shards, krait_error *e) {
+static int write_index(const kr_weights *w, const char *folder, const shards *p, krait_error *e) {
     char *path = kr_path_join(folder, INDEX);
-    json_t *index = path ? make_index(w, first, shards) : NULL;
+    json_t *index = path ? make_index(w, p) : NULL;
     int rc = index ? kr_json_write(index, path, e) : kr_fail_memory(e, folder);
     json_decref(index);
     kr_free(path);
     return rc;
 }
 
-static int open_shard(kr_out *out, const kr_weights *w, const char *folder, const int64_t *first,
-                      int64_t s, int64_t shards, krait_error *e) {
+static int open_shard(kr_out *out, const kr_weights *w, const char *folder, const shards *p,
+                      int64_t s, krait_error *e) {
     char name[64];
-    shard_file(name, s, shards);
+    shard_file(name, p, s);
     char *path = kr_path_join(folder, name);
     int rc = path ? kr_out_open(out, path, e) : kr_fail_memory(e, folder);
     kr_free(path);
     if (rc < 0) return rc;
-    return kr_safetensors_put(out, w->items + first[s], first[s + 1] - first[s], e);
+    return kr_safetensors_put(out, w->items + p->first[s], p->first[s + 1] - p->first[s], e);
 }
 
-/* All shards are written under temporary names before the first takes its place, so that a full
- * disk leaves what was there. */
-static int write_shards(const kr_weights *w, const char *folder, const int64_t *first,
-                        int64_t shards, old_files *old, krait_error *e) {
-    kr_out *outs = kr_calloc((size_t)shards, sizeof *outs);
+/* All shards are written under temporary names before the first gets its own, so that a full disk
+ * leaves what was there; the index is last. */
+static int write_shards(const kr_weights *w, const char *folder, const shards *p, old_files *old,
+                        krait_error *e) {
+    kr_out *outs = kr_calloc((size_t)p->count, sizeof *outs);
     if (!outs) return kr_fail_memory(e, folder);
     int rc = 0;
-    for (int64_t s = 0; rc == 0 && s < shards; s++)
-        rc = open_shard(&outs[s], w, folder, first, s, shards, e);
-    for (int64_t s = 0; rc == 0 && s < shards; s++) {
+    for (int64_t s = 0; rc == 0 && s < p->count; s++) rc = open_shard(&outs[s], w, folder, p, s, e);
+    for (int64_t s = 0; rc == 0 && s < p->count; s++) {
         char name[64];
-        shard_file(name, s, shards);
+        shard_file(name, p, s);
         rc = kr_out_commit(&outs[s], e);
         spare(old, name);
     }
-    for (int64_t s = 0; s < shards; s++) kr_out_abort(&outs[s]);
+    for (int64_t s = 0; s < p->count; s++) kr_out_abort(&outs[s]);
     kr_free(outs);
-    if (rc == 0) rc = write_index(w, folder, first, shards, e);
+    if (rc == 0) rc = write_index(w, folder, p, e);
     spare(old, INDEX);
     return rc;
 }
@@ -309,9 +337,10 @@ static int write_folder(const kr_weights *w, const char *folder, int64_t shard_b
     if (shard_bytes <= 0) return write_single(w, folder, SINGLE, kr_safetensors_write, old, e);
     int64_t *first = kr_malloc(((size_t)w->count + 1) * sizeof *first);
     if (!first) return kr_fail_memory(e, folder);
-    int64_t shards = partition(w, shard_bytes, first);
-    int rc = shards > 1 ? write_shards(w, folder, first, shards, old, e)
-                        : write_single(w, folder, SINGLE, kr_safetensors_write, old, e);
+    shards p = {.first = first, .count = partition(w, shard_bytes, first)};
+    choose_stem(&p, old);
+    int rc = p.count > 1 ? write_shards(w, folder, &p, old, e)
+                         : write_single(w, folder, SINGLE, kr_safetensors_write, old, e);
     kr_free(first);
     return rc;
 }

@@ -1,11 +1,13 @@
 /* safetensors_test.c - what a safetensors file may say, what it may not, and that neither harms. */
 #define _DEFAULT_SOURCE
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -336,12 +338,110 @@ static void no_memory(void **state) {
     assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
+/* ---- what a save that ends halfway leaves -------------------------------------------------- */
+
+enum { SHARD = 24 }; /* bytes: the tensors of fill() make several */
+
+/* Saves as many shards as ever whose bytes are all `value`. */
+static int save_marked(const kr_weights *w, float data[64], int value, const char *folder) {
+    memset(data, value, 64 * sizeof *data);
+    return kr_weights_write_folder(w, folder, SHARD, NULL);
+}
+
+/* The value that all bytes of the weights are; fails where they are a mixture. */
+static int read_marked(const char *folder) {
+    kr_weights w = {0};
+    krait_error e;
+    int value = -1;
+    if (kr_weights_read_folder(&w, folder, &e) < 0) fail_msg("%s", e.message);
+    for (int64_t i = 0; i < w.count; i++) {
+        const unsigned char *p = w.items[i].tensor.data;
+        for (size_t k = 0; k < kr_tensor_bytes(&w.items[i].tensor); k++) {
+            if (value < 0) value = p[k];
+            if (p[k] != value) fail_msg("%s is of another save", w.items[i].name);
+        }
+    }
+    kr_weights_free(&w);
+    return value;
+}
+
+/* Each allocation fails once: the old weights or the new ones are there. */
+static void a_failing_save_mixes_nothing(void **state) {
+    (void)state;
+    float data[64];
+    char folder[64];
+    kr_weights w = {0};
+    int64_t n = 0, made = 1, failed = 0, kept = 0;
+    int before = 1;
+    fill(&w, data);
+    assert_int_equal(kr_test_folder_make(folder), 0);
+    assert_int_equal(save_marked(&w, data, before, folder), 0);
+    while (made >= n) {
+        int next = before % 100 + 1;
+        kr_mem_fail_after(++n);
+        int rc = save_marked(&w, data, next, folder);
+        made = kr_mem_fail_after(0);
+        int now = read_marked(folder);
+        assert_true(now == next || (rc < 0 && now == before));
+        failed += rc < 0;
+        kept += now == before;
+        before = now;
+    }
+    print_message("%lld saves failed, %lld of them left the old weights\n", (long long)failed,
+                  (long long)kept);
+    assert_true(failed > 20 && kept > 20);
+    kr_weights_free(&w);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
+}
+
+static void save_for_ever(const char *folder) {
+    float data[64];
+    kr_weights w = {0};
+    fill(&w, data);
+    for (int value = 2;; value = value % 100 + 1)
+        if (save_marked(&w, data, value, folder) < 0) _exit(1);
+}
+
+static void a_killed_save_mixes_nothing(void **state) {
+    (void)state;
+    enum { KILLS = 60 };
+    char folder[64];
+    float data[64];
+    kr_weights w = {0};
+    int status, values = 0, before = 1;
+    fill(&w, data);
+    assert_int_equal(kr_test_folder_make(folder), 0);
+    assert_int_equal(save_marked(&w, data, before, folder), 0);
+    for (int i = 0; i < KILLS; i++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) save_for_ever(folder);
+        usleep((useconds_t)(2000 + 137 * i));
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+        int now = read_marked(folder);
+        values += now != before;
+        before = now;
+    }
+    print_message("%d kills, another value behind %d of them\n", (int)KILLS, values);
+    assert_true(values > KILLS / 4);
+    kr_weights_free(&w);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_headers), cmocka_unit_test(lengths),
-        cmocka_unit_test(deep_json),       cmocka_unit_test(folders),
-        cmocka_unit_test(old_weights_go),  cmocka_unit_test(hostile_index),
-        cmocka_unit_test(unaligned),       cmocka_unit_test(no_memory),
+        cmocka_unit_test(hostile_headers),
+        cmocka_unit_test(lengths),
+        cmocka_unit_test(deep_json),
+        cmocka_unit_test(folders),
+        cmocka_unit_test(old_weights_go),
+        cmocka_unit_test(hostile_index),
+        cmocka_unit_test(unaligned),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(a_failing_save_mixes_nothing),
+        cmocka_unit_test(a_killed_save_mixes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
