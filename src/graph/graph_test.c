@@ -261,6 +261,34 @@ static void failing_allocations_are_errors(void **state) {
     assert_true(failures > 50);
 }
 
+/* What is bound again leaves the calls as they are, whatever lies between the members. */
+static void bound_again(void **state) {
+    (void)state;
+    net n;
+    krait_error e;
+    open_net(&n, false);
+    for (int fill = 0; fill < 256; fill += 85) {
+        kr_tensor t;
+        memset(&t, fill, sizeof t);
+        t.data = n.xs;
+        t.dtype = KR_F64;
+        t.dim0 = KR_DIM0_TOKENS;
+        t.rank = 2;
+        t.shape[0] = M;
+        t.shape[1] = t.stride[0] = D;
+        t.stride[1] = 1;
+        n.g->stale = false;
+        assert_int_equal(kr_graph_bind(n.g, n.x, &t, &e), 0);
+        assert_false(n.g->stale);
+        t.data = n.xs + D;
+        assert_int_equal(kr_graph_bind(n.g, n.x, &t, &e), 0);
+        assert_true(n.g->stale);
+        t.data = n.xs;
+        assert_int_equal(kr_graph_bind(n.g, n.x, &t, &e), 0);
+    }
+    kr_graph_free(n.g);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_match_finite_differences),
@@ -269,6 +297,7 @@ int main(void) {
         cmocka_unit_test(living_values_never_overlap),
         cmocka_unit_test(fewer_rows_give_the_same_rows),
         cmocka_unit_test(failing_allocations_are_errors),
+        cmocka_unit_test(bound_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

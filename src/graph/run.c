@@ -29,7 +29,7 @@ int kr_graph_bind_device(kr_graph *g, kr_value *v, const kr_tensor *t, krait_err
     bound.dim0 = v->t.dim0;
     if (bound.dim0 != KR_DIM0_FIXED) bound.shape[0] = v->planned0;
     v->host = NULL;
-    if (memcmp(&bound, &v->t, sizeof bound) == 0) return 0;
+    if (kr_tensor_same(&bound, &v->t)) return 0;
     v->t = bound;
     g->stale = true;
     if (v->kind == KR_VALUE_PARAM) g->constants_done = false;

@@ -51,6 +51,14 @@ bool kr_tensor_same_shape(const kr_tensor *a, const kr_tensor *b) {
     return true;
 }
 
+bool kr_tensor_same(const kr_tensor *a, const kr_tensor *b) {
+    if (a->data != b->data || a->dtype != b->dtype || a->dim0 != b->dim0) return false;
+    if (!kr_tensor_same_shape(a, b)) return false;
+    for (int i = 0; i < a->rank; i++)
+        if (a->stride[i] != b->stride[i]) return false;
+    return true;
+}
+
 const char *kr_tensor_describe(const kr_tensor *t, char text[96]) {
     int n = snprintf(text, 96, "%s [", kr_dtype_name(t->dtype));
     for (int i = 0; i < t->rank && n < 90; i++)

@@ -56,6 +56,8 @@ int64_t kr_tensor_count(const kr_tensor *t); /* elements */
 size_t kr_tensor_bytes(const kr_tensor *t);  /* count * size: of a contiguous tensor */
 bool kr_tensor_contiguous(const kr_tensor *t);
 bool kr_tensor_same_shape(const kr_tensor *a, const kr_tensor *b);
+/* The same view: memory, type, shape and strides (of the struct's bytes some have no meaning). */
+bool kr_tensor_same(const kr_tensor *a, const kr_tensor *b);
 /* Writes "f32 [2, 3]" into text and returns it. */
 const char *kr_tensor_describe(const kr_tensor *t, char text[96]);
 /* count1 * count2 * ... as a checked product: -1 when it leaves int64. Sizes may come from files */
