@@ -1,4 +1,4 @@
-/* test_folder.h - for tests: folders of their own, and files that must be the same. */
+/* test_folder.h - for tests: folders and files of their own, and files that must be the same. */
 #ifndef KR_TEST_FOLDER_H
 #define KR_TEST_FOLDER_H
 
@@ -11,11 +11,14 @@
 
 #include "base/file.h"
 
-/* A new folder, in memory where that is possible: some tests sync files a thousand times. 0 or -1.
- */
+/* In memory where that is possible: some tests sync files a thousand times. */
+static inline const char *kr_test_place(void) {
+    return access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+}
+
+/* A new folder there. 0 or -1. */
 static inline int kr_test_folder_make(char folder[64]) {
-    const char *temporary = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(folder, 64, "%s/krait-test-XXXXXX", temporary);
+    snprintf(folder, 64, "%s/krait-test-XXXXXX", kr_test_place());
     return mkdtemp(folder) ? 0 : -1;
 }
 
@@ -24,6 +27,13 @@ static inline int kr_test_folder_drop(const char *folder) {
     char command[128];
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     return system(command);
+}
+
+/* A new empty file in such a place, to be unlinked. 0 or -1. */
+static inline int kr_test_file_make(char path[64]) {
+    snprintf(path, 64, "%s/krait-test-XXXXXX", kr_test_place());
+    int file = mkstemp(path);
+    return file < 0 ? -1 : close(file);
 }
 
 /* "folder/name"; the 64 newest stay. */

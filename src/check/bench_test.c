@@ -9,7 +9,7 @@
 
 #include <krait/train.h>
 
-#include "device/device.h"
+#include "device/test_gpu.h"
 
 typedef struct seen {
     int rows, wrong;
@@ -50,12 +50,8 @@ static void names_tell_the_states(void **state) {
     (void)state;
     krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
     krait_error e;
-    kr_level level;
     int named = 0;
-    if (kr_device_open("cuda", &level, &e) < 0) {
-        print_message("skipped: no GPU (%s)\n", e.message);
-        skip();
-    }
+    if (!kr_test_gpu()) skip();
     o.what = "prefill";
     o.model = "mamba2-130m";
     o.device = "cuda";

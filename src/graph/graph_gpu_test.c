@@ -12,18 +12,11 @@
 
 #include <cmocka.h>
 
+#include "device/test_gpu.h"
 #include "graph/graph_impl.h"
 #include "ops/neg_exp/neg_exp.h"
 
 enum { M = 70, D = 33 };
-
-static bool gpu_is_there(void) {
-    kr_level level;
-    krait_error e;
-    if (kr_device_open("cuda", &level, &e) == 0) return true;
-    printf("skipped: no GPU (%s)\n", e.message);
-    return false;
-}
 
 typedef struct net {
     kr_graph *g;
@@ -31,10 +24,6 @@ typedef struct net {
     float host[M * D];
     void *weights, *device;
 } net;
-
-static void ok(int rc, const krait_error *e) {
-    if (rc < 0) fail_msg("%s", e->message);
-}
 
 static void open_net(net *n) {
     kr_graph_options o = {.level = KR_LEVEL_CUDA};
@@ -46,14 +35,14 @@ static void open_net(net *n) {
     n->c = kr_apply1(n->g, &kr_op_neg_exp, NULL, 0, &n->w, 1);
     kr_graph_output(n->g, "y", n->y);
     kr_graph_output(n->g, "c", n->c);
-    ok(kr_graph_plan(n->g, &e), &e);
-    ok(kr_graph_allocate(n->g, &e), &e);
+    kr_ok(kr_graph_plan(n->g, &e), &e);
+    kr_ok(kr_graph_allocate(n->g, &e), &e);
     n->weights = kr_device_alloc(KR_LEVEL_CUDA, D * sizeof(float));
     n->device = kr_device_alloc(KR_LEVEL_CUDA, sizeof n->host);
     kr_tensor w = kr_tensor_make(n->weights, KR_F32, 1, (int64_t[]){D});
     kr_tensor x = kr_tensor_make(n->host, KR_F32, 2, (int64_t[]){M, D});
-    ok(kr_graph_bind(n->g, n->w, &w, &e), &e);
-    ok(kr_graph_bind(n->g, n->x, &x, &e), &e);
+    kr_ok(kr_graph_bind(n->g, n->w, &w, &e), &e);
+    kr_ok(kr_graph_bind(n->g, n->x, &x, &e), &e);
 }
 
 static void close_net(net *n) {
@@ -76,9 +65,9 @@ static double error_of(const float *y, const float *x, int64_t n) {
 
 static double run(net *n, const float *x, int64_t m) {
     krait_error e;
-    ok(kr_graph_run(n->g, m, 0, &e), &e);
+    kr_ok(kr_graph_run(n->g, m, 0, &e), &e);
     const float *y = kr_graph_fetch(n->g, n->y, &e);
-    ok(y ? 0 : e.code, &e);
+    kr_ok(y ? 0 : e.code, &e);
     return error_of(y, x, m * D);
 }
 
@@ -92,7 +81,7 @@ static void set_weights(net *n, int seed) {
     float w[D];
     krait_error e;
     fill(w, D, seed);
-    ok(kr_device_put(KR_LEVEL_CUDA, n->weights, w, sizeof w, &e), &e);
+    kr_ok(kr_device_put(KR_LEVEL_CUDA, n->weights, w, sizeof w, &e), &e);
     kr_graph_params_changed(n->g);
 }
 
@@ -107,7 +96,7 @@ static double constant_error(net *n, int seed) {
 /* Five runs of each size: launched, recorded, replayed; x is another each time. */
 static void replayed_runs_see_new_inputs(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     static net n;
     double worst = 0;
     open_net(&n);
@@ -127,7 +116,7 @@ static void replayed_runs_see_new_inputs(void **state) {
 /* What depends on parameters alone runs anew when they changed, also between replays. */
 static void constants_follow_their_parameters(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     static net n;
     double worst = 0;
     open_net(&n);
@@ -145,7 +134,7 @@ static void constants_follow_their_parameters(void **state) {
 /* An array on the GPU takes the place of the host's, and back. */
 static void inputs_may_lie_on_the_gpu(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     static net n;
     static float other[M * D];
     krait_error e;
@@ -157,10 +146,10 @@ static void inputs_may_lie_on_the_gpu(void **state) {
     for (int round = 0; round < 8; round++) {
         fill(n.host, M * D, round);
         fill(other, M * D, 50 + round);
-        ok(kr_device_put(KR_LEVEL_CUDA, n.device, other, sizeof other, &e), &e);
-        ok(kr_graph_bind_device(n.g, n.x, &there, &e), &e);
+        kr_ok(kr_device_put(KR_LEVEL_CUDA, n.device, other, sizeof other, &e), &e);
+        kr_ok(kr_graph_bind_device(n.g, n.x, &there, &e), &e);
         worst = fmax(worst, run(&n, other, M));
-        ok(kr_graph_bind(n.g, n.x, &here, &e), &e);
+        kr_ok(kr_graph_bind(n.g, n.x, &here, &e), &e);
         worst = fmax(worst, run(&n, n.host, M));
     }
     printf("%d recordings, worst error %.2g\n", recordings(&n), worst);
@@ -172,7 +161,7 @@ static void inputs_may_lie_on_the_gpu(void **state) {
 /* Threads, each with a graph of its own, run, record and replay at once. */
 static void threads_share_the_gpu(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     enum { THREADS = 4, ROUNDS = 60 };
     static net n[THREADS];
     double worst[THREADS] = {0};
@@ -211,7 +200,7 @@ static void fault(const char *sync, int pipe) {
         open_net(&n);
         set_weights(&n, 0);
         kr_tensor nowhere = kr_tensor_make((void *)4096, KR_F32, 2, (int64_t[]){M, D});
-        ok(kr_graph_bind_device(n.g, n.x, &nowhere, &e), &e);
+        kr_ok(kr_graph_bind_device(n.g, n.x, &nowhere, &e), &e);
         strcpy(e.message, "nothing was wrong");
         if (kr_graph_run(n.g, M, 0, &e) == 0) (void)kr_graph_fetch(n.g, n.y, &e);
         if (write(pipe, e.message, strlen(e.message)) < 0) _exit(1);
@@ -248,17 +237,17 @@ static void many_rows(void **state) {
     static float host[ROWS * (WIDE + GAP)];
     krait_error e;
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     kr_tensor x = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){ROWS, WIDE}), y = x;
     x.stride[0] = y.stride[0] = WIDE + GAP;
     for (int64_t i = 0; i < ROWS * (WIDE + GAP); i++) host[i] = (float)(i % 101) / 50 - 1;
     x.data = kr_device_alloc(KR_LEVEL_CUDA, sizeof host);
     y.data = kr_device_alloc(KR_LEVEL_CUDA, sizeof host);
-    ok(kr_device_put(KR_LEVEL_CUDA, x.data, host, sizeof host, &e), &e);
+    kr_ok(kr_device_put(KR_LEVEL_CUDA, x.data, host, sizeof host, &e), &e);
     kr_op_kernel(&kr_op_neg_exp,
                  KR_LEVEL_CUDA)(&(kr_call){.in = {x}, .out = {y}, .n_in = 1, .n_out = 1});
-    ok(kr_device_check(KR_LEVEL_CUDA, "neg_exp", &e), &e);
-    ok(kr_device_get(KR_LEVEL_CUDA, host, y.data, sizeof host, &e), &e);
+    kr_ok(kr_device_check(KR_LEVEL_CUDA, "neg_exp", &e), &e);
+    kr_ok(kr_device_get(KR_LEVEL_CUDA, host, y.data, sizeof host, &e), &e);
     double worst = 0;
     for (int64_t i = 0; i < ROWS * (WIDE + GAP); i++)
         if (i % (WIDE + GAP) < WIDE)

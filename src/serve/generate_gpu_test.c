@@ -9,8 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/test_folder.h"
+#include "device/test_gpu.h"
 #include "models/test_model.h"
 
 enum { V = 257, N = 13, MOST = 200 };
@@ -40,14 +41,6 @@ static int teardown(void **state) {
     return 0;
 }
 
-#define NEED_GPU()                                                                                 \
-    (void)state;                                                                                   \
-    if (!gpu) skip()
-
-static void ok(int rc, const krait_error *e) {
-    if (rc < 0) fail_msg("%s", e->message);
-}
-
 /* ---- sessions ---- */
 
 static int32_t ids[N][MOST];
@@ -64,7 +57,7 @@ static krait_session *open_session(const krait_model *m, int64_t lanes, int64_t 
     krait_error e;
     o.lanes = lanes;
     o.max_tokens = chunk;
-    ok(krait_session_create(&s, m, &o, &e), &e);
+    kr_ok(krait_session_create(&s, m, &o, &e), &e);
     return s;
 }
 
@@ -72,7 +65,8 @@ static krait_session *open_session(const krait_model *m, int64_t lanes, int64_t 
 static void logits_are_those_of_the_cpu(void **state) {
     enum { ROWS = 70 + 1 + 4 * 5 };
     static float want[ROWS * V], got[ROWS * V];
-    NEED_GPU();
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
     krait_session *both[2] = {open_session(cpu, 4, 50), open_session(gpu, 4, 37)};
     draw_ids();
@@ -82,13 +76,13 @@ static void logits_are_those_of_the_cpu(void **state) {
                                {0, ids[1], 133, KRAIT_WANT_LAST},
                                {3, ids[2], 5, KRAIT_WANT_NONE},
                                {1, ids[3], 0, KRAIT_WANT_NONE}};
-        ok(krait_session_forward(both[k], spans, 4, to, &e), &e);
-        ok(krait_session_copy(both[k], 1, both[k], 2, &e), &e);
+        kr_ok(krait_session_forward(both[k], spans, 4, to, &e), &e);
+        kr_ok(krait_session_copy(both[k], 1, both[k], 2, &e), &e);
         for (int step = 0; step < 5; step++) {
             for (int i = 0; i < 4; i++)
                 spans[i] = (krait_span){i, &ids[4 + i][step], 1, KRAIT_WANT_LAST};
-            if (step == 3) ok(krait_session_reset(both[k], 3, &e), &e);
-            ok(krait_session_forward(both[k], spans, 4, to + (71 + 4 * step) * V, &e), &e);
+            if (step == 3) kr_ok(krait_session_reset(both[k], 3, &e), &e);
+            kr_ok(krait_session_forward(both[k], spans, 4, to + (71 + 4 * step) * V, &e), &e);
         }
     }
     double error = kr_test_difference(got, want, ROWS * V);
@@ -103,28 +97,27 @@ static void logits_are_those_of_the_cpu(void **state) {
 /* A timeline goes from one to the other by a file, and by a copy. */
 static void states_interchange(void **state) {
     static float want[V], got[2][V];
-    char path[] = "/tmp/krait_state_XXXXXX";
-    NEED_GPU();
+    char path[64];
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    close(file);
+    assert_int_equal(kr_test_file_make(path), 0);
     draw_ids();
     for (int k = 0; k < 2; k++) {
         krait_session *from = open_session(k ? gpu : cpu, 3, 64);
         krait_session *to = open_session(k ? cpu : gpu, 2, 64);
         krait_span span = {2, ids[0], 100, KRAIT_WANT_NONE};
-        ok(krait_session_forward(from, &span, 1, NULL, &e), &e);
-        ok(krait_session_set_next(from, 2, 65, &e), &e);
-        ok(krait_session_save_state(from, 2, path, &e), &e);
-        ok(krait_session_load_state(to, 0, path, &e), &e);
-        ok(krait_session_copy(to, 1, from, 2, &e), &e);
+        kr_ok(krait_session_forward(from, &span, 1, NULL, &e), &e);
+        kr_ok(krait_session_set_next(from, 2, 65, &e), &e);
+        kr_ok(krait_session_save_state(from, 2, path, &e), &e);
+        kr_ok(krait_session_load_state(to, 0, path, &e), &e);
+        kr_ok(krait_session_copy(to, 1, from, 2, &e), &e);
         assert_int_equal(krait_session_position(to, 0), 100);
         assert_int_equal(krait_session_next(to, 0), 65);
         span = (krait_span){2, ids[1], 7, KRAIT_WANT_LAST};
-        ok(krait_session_forward(from, &span, 1, want, &e), &e);
+        kr_ok(krait_session_forward(from, &span, 1, want, &e), &e);
         krait_span spans[2] = {{0, ids[1], 7, KRAIT_WANT_LAST}, {1, ids[1], 7, KRAIT_WANT_LAST}};
-        ok(krait_session_forward(to, spans, 2, got[0], &e), &e);
+        kr_ok(krait_session_forward(to, spans, 2, got[0], &e), &e);
         double error =
             fmax(kr_test_difference(got[0], want, V), kr_test_difference(got[1], want, V));
         print_message("%s: relative difference %.2g\n", k ? "GPU to CPU" : "CPU to GPU", error);
@@ -202,7 +195,8 @@ static int same_texts(const texts *a, const texts *b) {
  * are drawn by chance, a rounding may tip one of hundreds of draws. */
 static void texts_are_those_of_the_cpu(void **state) {
     static texts want, got;
-    NEED_GPU();
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
     static const struct {
         double temperature, penalty;
@@ -210,12 +204,12 @@ static void texts_are_those_of_the_cpu(void **state) {
     for (int k = 0; k < 4; k++) {
         krait_generate_options o = options(how[k].temperature, N, &want);
         o.sampler.repeat_penalty = how[k].penalty;
-        ok(krait_generate(cpu, prompts, N, &o, NULL, &e), &e);
+        kr_ok(krait_generate(cpu, prompts, N, &o, NULL, &e), &e);
         for (int64_t lanes = 1; lanes <= N; lanes += 3) {
             krait_generate_stats stats;
             o = options(how[k].temperature, lanes, &got);
             o.sampler.repeat_penalty = how[k].penalty;
-            ok(krait_generate(gpu, prompts, N, &o, &stats, &e), &e);
+            kr_ok(krait_generate(gpu, prompts, N, &o, &stats, &e), &e);
             int same = same_texts(&want, &got);
             print_message("T %.1f, penalty %.1f, %2d lanes: %d of %d texts are the CPU's; %d new "
                           "tokens\n",
@@ -229,26 +223,25 @@ static void texts_are_those_of_the_cpu(void **state) {
 /* Cut by a state file, read by the other device: the text of the whole run. */
 static void resumed_texts_go_on(void **state) {
     static texts whole, part;
-    char path[] = "/tmp/krait_state_XXXXXX";
-    NEED_GPU();
+    char path[64];
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    close(file);
+    assert_int_equal(kr_test_file_make(path), 0);
     krait_generate_options o = options(0, 1, &whole);
     o.ignore_end = 1;
-    ok(krait_generate(cpu, prompts, 1, &o, NULL, &e), &e);
+    kr_ok(krait_generate(cpu, prompts, 1, &o, NULL, &e), &e);
     for (int k = 0; k < 4; k++) {
         o = options(0, 1, &part);
         o.ignore_end = 1;
         o.tokens = 25;
         o.state_out = path;
-        ok(krait_generate(k & 1 ? gpu : cpu, prompts, 1, &o, NULL, &e), &e);
+        kr_ok(krait_generate(k & 1 ? gpu : cpu, prompts, 1, &o, NULL, &e), &e);
         assert_memory_equal(part.ids[0], whole.ids[0], 25 * sizeof(int32_t));
         o.tokens = 35;
         o.state_in = path;
         o.state_out = NULL;
-        ok(krait_generate(k & 2 ? gpu : cpu, (const char *[]){""}, 1, &o, NULL, &e), &e);
+        kr_ok(krait_generate(k & 2 ? gpu : cpu, (const char *[]){""}, 1, &o, NULL, &e), &e);
         assert_memory_equal(part.ids[0], whole.ids[0] + 25, 35 * sizeof(int32_t));
     }
     print_message("25 tokens and 35 more are the 60 of one run, on CPU and GPU in turn\n");
@@ -258,11 +251,12 @@ static void resumed_texts_go_on(void **state) {
 /* No tokens asked for, a caller who stops, a damaged model. */
 static void ends_and_mistakes(void **state) {
     static texts t;
-    NEED_GPU();
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
     krait_generate_options o = options(0, 4, &t);
     o.tokens = 0;
-    ok(krait_generate(gpu, prompts, N, &o, NULL, &e), &e);
+    kr_ok(krait_generate(gpu, prompts, N, &o, NULL, &e), &e);
     o = options(0, 4, &t);
     o.on_text = on_text;
     t.stop_after = 5;
@@ -273,7 +267,7 @@ static void ends_and_mistakes(void **state) {
     assert_int_equal(kr_test_model_of(&damaged, mixers[turn], 64, 3), 0);
     const kr_tensor *w = kr_weights_find(&damaged->weights, "backbone.norm_f.weight");
     ((float *)w->data)[3] = NAN;
-    ok(kr_model_place(damaged, "cuda", &e), &e);
+    kr_ok(kr_model_place(damaged, "cuda", &e), &e);
     o = options(0, 4, &t);
     assert_int_equal(krait_generate(damaged, prompts, N, &o, NULL, &e), KRAIT_ERR_NUMERIC);
     print_message("%s\n", e.message);

@@ -7,8 +7,9 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/test_folder.h"
+#include "device/test_gpu.h"
 #include "models/test_model.h"
 
 enum { V = 257, STEPS = 2048, LANES = 3 };
@@ -38,35 +39,28 @@ static int teardown(void **state) {
     return 0;
 }
 
-#define NEED_GPU()                                                                                 \
-    (void)state;                                                                                   \
-    if (!gpu) skip()
-
-static void ok(int rc, const krait_error *e) {
-    if (rc < 0) fail_msg("%s", e->message);
-}
-
 static krait_session *open_session(krait_dtype type) {
     krait_session_options o = KRAIT_SESSION_OPTIONS_INIT;
     krait_session *s;
     krait_error e;
     o.lanes = LANES;
     o.state_type = type;
-    ok(krait_session_create(&s, model, &o, &e), &e);
+    kr_ok(krait_session_create(&s, model, &o, &e), &e);
     return s;
 }
 
 static void step(krait_session *s, int64_t lane, int at, int64_t n, float *logits) {
     krait_span span = {lane, ids + at, n, KRAIT_WANT_LAST};
     krait_error e;
-    ok(krait_session_forward(s, &span, 1, logits, &e), &e);
+    kr_ok(krait_session_forward(s, &span, 1, logits, &e), &e);
 }
 
 /* A prompt of 100 tokens at once, then one at a time. */
 static void logits_stay_near(void **state) {
     static float want[V], got[V];
     double worst = 0;
-    NEED_GPU();
+    (void)state;
+    if (!gpu) skip();
     krait_session *f32 = open_session(KRAIT_F32), *bf16 = open_session(KRAIT_BF16);
     print_message("sessions of %lld and %lld bytes\n", (long long)krait_session_bytes(f32),
                   (long long)krait_session_bytes(bf16));
@@ -87,17 +81,16 @@ static void logits_stay_near(void **state) {
 /* Bit for bit from a file or a copy, into states of the same type alone. */
 static void files_know_their_type(void **state) {
     static float want[V], got[V];
-    char path[] = "/tmp/krait_state_XXXXXX";
-    NEED_GPU();
+    char path[64];
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    close(file);
+    assert_int_equal(kr_test_file_make(path), 0);
     krait_session *f32 = open_session(KRAIT_F32), *bf16 = open_session(KRAIT_BF16);
     step(bf16, 2, 0, 70, want);
-    ok(krait_session_save_state(bf16, 2, path, &e), &e);
-    ok(krait_session_load_state(bf16, 0, path, &e), &e);
-    ok(krait_session_copy(bf16, 1, bf16, 0, &e), &e);
+    kr_ok(krait_session_save_state(bf16, 2, path, &e), &e);
+    kr_ok(krait_session_load_state(bf16, 0, path, &e), &e);
+    kr_ok(krait_session_copy(bf16, 1, bf16, 0, &e), &e);
     step(bf16, 2, 70, 1, want);
     for (int lane = 0; lane < 2; lane++) {
         step(bf16, lane, 70, 1, got);
@@ -126,7 +119,8 @@ static void generation_repeats_itself(void **state) {
     static int32_t drawn[2][2][LANES * STEPS]; /* type, run */
     const int32_t *prompts[LANES] = {ids, ids + 10, ids + 20};
     const int64_t counts[LANES] = {5, 17, 1};
-    NEED_GPU();
+    (void)state;
+    if (!gpu) skip();
     krait_error e;
     for (int64_t n = 1; n <= LANES; n += LANES - 1) {
         int same = 0;
@@ -140,7 +134,7 @@ static void generation_repeats_itself(void **state) {
             o.user = drawn[k / 2][k % 2];
             o.ids = prompts;
             o.counts = counts;
-            ok(krait_generate(model, NULL, n, &o, NULL, &e), &e);
+            kr_ok(krait_generate(model, NULL, n, &o, NULL, &e), &e);
         }
         assert_memory_equal(drawn[0][0], drawn[0][1], sizeof drawn[0][0]);
         assert_memory_equal(drawn[1][0], drawn[1][1], sizeof drawn[1][0]);

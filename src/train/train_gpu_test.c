@@ -24,6 +24,7 @@
 #include "base/test_worst.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "device/test_gpu.h"
 #include "mixers/mixer.h"
 #include "models/lm.h"
 #include "train/lane_states.h"
@@ -31,18 +32,6 @@
 #include "train/optimiser.h"
 
 enum { TOKENS = 150, SEQUENCES = 3, WIDTH = 48, LAYERS = 3, VOCABULARY = 300, PARAMS = 200 };
-
-static bool gpu_is_there(void) {
-    kr_level level;
-    krait_error e;
-    if (kr_device_open("cuda", &level, &e) == 0) return true;
-    print_message("  skipped: no GPU (%s)\n", e.message);
-    return false;
-}
-
-static void ok(int rc, const krait_error *e) {
-    if (rc < 0) fail_msg("%s", e->message);
-}
 
 /* ---- one step of a small model --------------------------------------------------------------- */
 
@@ -76,7 +65,7 @@ static void bind(small *s, kr_value *v, void *data) {
     if (!v) return;
     const kr_tensor *like = kr_value_tensor(v);
     kr_tensor t = kr_tensor_make(data, like->dtype, like->rank, like->shape);
-    ok(kr_graph_bind(s->lm.g, v, &t, &e), &e);
+    kr_ok(kr_graph_bind(s->lm.g, v, &t, &e), &e);
 }
 
 static small *build_mixer(kr_graph_options g, bool training, const char *mixer,
@@ -91,15 +80,15 @@ static small *build_mixer(kr_graph_options g, bool training, const char *mixer,
                        .slots = SEQUENCES,
                        .reset = true,
                        .loss = training};
-    ok(kr_config_make(&s->c, mixer, WIDTH, LAYERS, VOCABULARY, settings, &e), &e);
+    kr_ok(kr_config_make(&s->c, mixer, WIDTH, LAYERS, VOCABULARY, settings, &e), &e);
     fill(s);
-    ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
+    kr_ok(kr_lm_init_weights(&s->c, 7, &s->w, &e), &e);
     kr_weights_sort(&s->w);
-    ok(kr_lm_build(&s->lm, &s->c, &o, &e), &e);
-    if (g.level != KR_LEVEL_CUDA) ok(kr_lm_bind_weights(&s->lm, &s->w, &e), &e);
-    ok(kr_graph_plan(s->lm.g, &e), &e);
-    ok(kr_graph_allocate(s->lm.g, &e), &e);
-    ok(kr_lane_states_create(&s->states, &s->lm, true, &e), &e);
+    kr_ok(kr_lm_build(&s->lm, &s->c, &o, &e), &e);
+    if (g.level != KR_LEVEL_CUDA) kr_ok(kr_lm_bind_weights(&s->lm, &s->w, &e), &e);
+    kr_ok(kr_graph_plan(s->lm.g, &e), &e);
+    kr_ok(kr_graph_allocate(s->lm.g, &e), &e);
+    kr_ok(kr_lane_states_create(&s->states, &s->lm, true, &e), &e);
     bind(s, s->lm.ids, s->ids);
     bind(s, s->lm.targets, s->targets);
     bind(s, s->lm.seed, s->seed);
@@ -124,14 +113,14 @@ static void drop(small *s) {
 static double step(small *s) {
     krait_error e;
     double sum = 0;
-    if (!s->optimiser.g) ok(kr_optimiser_create(&s->optimiser, s->lm.g, &s->w, 1, &e), &e);
+    if (!s->optimiser.g) kr_ok(kr_optimiser_create(&s->optimiser, s->lm.g, &s->w, 1, &e), &e);
     kr_graph_zero_gradients(s->lm.g);
     for (int window = 0; window < 2; window++) {
-        ok(kr_graph_run(s->lm.g, TOKENS, 0, &e), &e);
+        kr_ok(kr_graph_run(s->lm.g, TOKENS, 0, &e), &e);
         const float *nll = kr_graph_fetch(s->lm.g, s->lm.nll, &e);
-        ok(nll ? 0 : -1, &e);
+        kr_ok(nll ? 0 : -1, &e);
         for (int i = 0; i < TOKENS; i++) sum += (double)nll[i] / TOKENS / 2;
-        ok(kr_lane_states_swap(&s->states, &e), &e);
+        kr_ok(kr_lane_states_swap(&s->states, &e), &e);
     }
     return sum;
 }
@@ -143,7 +132,7 @@ static const float *gradient(small *s, int i, int64_t *n, const char **name) {
     *n = kr_tensor_count(kr_value_tensor(v));
     *name = d->name;
     const float *g = kr_graph_fetch(s->lm.g, v, &e);
-    ok(g ? 0 : -1, &e);
+    kr_ok(g ? 0 : -1, &e);
     return g;
 }
 
@@ -184,7 +173,7 @@ static double gradients_differ(small *a, small *b, double *most) {
 static kr_graph_options on_cpu(void) {
     kr_graph_options o = {.threads = 1};
     krait_error e;
-    ok(kr_device_level(&o.level, &e), &e);
+    kr_ok(kr_device_level(&o.level, &e), &e);
     return o;
 }
 
@@ -197,7 +186,7 @@ static kr_graph_options on_gpu(bool half, int recompute) {
 
 static void f32_gives_what_the_cpu_gives(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     small *cpu = build(on_cpu(), true), *gpu = build(on_gpu(false, 0), true);
     double a = step(cpu), b = step(gpu), most;
     print_message("  loss %.9f and %.9f\n", a, b);
@@ -209,7 +198,7 @@ static void f32_gives_what_the_cpu_gives(void **state) {
 
 static void bf16_is_close(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     small *cpu = build(on_cpu(), true), *gpu = build(on_gpu(true, 0), true);
     double a = step(cpu), b = step(gpu), most;
     print_message("  loss %.9f and %.9f\n", a, b);
@@ -275,7 +264,7 @@ static int check_mixer(const char *mixer, const char *settings) {
 
 static void every_mixer(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     int far = 0;
     for (int i = 0; kr_mixers[i]; i++)
         for (const char *const *v = kr_mixers[i]->variants; *v; v++)
@@ -297,7 +286,7 @@ static bool is_near(const char *name, const float *x, const float *y, int64_t n,
 /* Kept or computed again, launched or replayed: the same bytes, or nearly. */
 static void recomputing_changes_nothing(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     for (int half = 0; half < 2; half++) {
         small *kept = build(on_gpu(half, 0), true);
         double loss = step(kept);
@@ -305,7 +294,7 @@ static void recomputing_changes_nothing(void **state) {
             small *again = build(on_gpu(half, recompute), true);
             for (int round = 0; round < 3; round++) { /* launched, recorded, replayed */
                 krait_error e;
-                ok(kr_lane_states_zero(&again->states, &e), &e);
+                kr_ok(kr_lane_states_zero(&again->states, &e), &e);
                 assert_true(step(again) == loss);
                 for (int p = 0; p < kr_graph_param_count(kept->lm.g); p++) {
                     int64_t n;
@@ -329,7 +318,7 @@ static void recomputing_changes_nothing(void **state) {
 /* One weight is not a number: the report names it and the first op that met it. */
 static void bad_numbers_are_found(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     for (int half = 0; half < 2; half++) {
         krait_error e = {0};
         const char *name = "backbone.layers.1.mixer.conv1d.bias";
@@ -348,11 +337,11 @@ static void bad_numbers_are_found(void **state) {
 static double logits_differ(small *a, small *b) {
     krait_error e;
     double worst = 0, top = 0;
-    ok(kr_graph_run(a->lm.g, TOKENS, 0, &e), &e);
-    ok(kr_graph_run(b->lm.g, TOKENS, 0, &e), &e);
+    kr_ok(kr_graph_run(a->lm.g, TOKENS, 0, &e), &e);
+    kr_ok(kr_graph_run(b->lm.g, TOKENS, 0, &e), &e);
     const float *x = kr_graph_fetch(a->lm.g, a->lm.logits, &e);
     const float *y = kr_graph_fetch(b->lm.g, b->lm.logits, &e);
-    ok(x && y ? 0 : -1, &e);
+    kr_ok(x && y ? 0 : -1, &e);
     for (int64_t i = 0; i < TOKENS * VOCABULARY; i++) {
         worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
         top = fmax(top, fabs((double)x[i]));
@@ -362,15 +351,15 @@ static double logits_differ(small *a, small *b) {
 
 static void logits_are_the_cpus(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     for (int half = 0; half < 2; half++) {
         krait_error e;
         kr_weights there = {0};
         small *cpu = build(on_cpu(), false), *gpu = build(on_gpu(half, 0), false);
         small *owner = build(on_gpu(false, 0), true); /* has the weights there */
-        ok(kr_optimiser_create(&owner->optimiser, owner->lm.g, &owner->w, 1, &e), &e);
-        ok(kr_optimiser_view_weights(&owner->optimiser, &there, &e), &e);
-        ok(kr_lm_bind_weights(&gpu->lm, &there, &e), &e);
+        kr_ok(kr_optimiser_create(&owner->optimiser, owner->lm.g, &owner->w, 1, &e), &e);
+        kr_ok(kr_optimiser_view_weights(&owner->optimiser, &there, &e), &e);
+        kr_ok(kr_lm_bind_weights(&gpu->lm, &there, &e), &e);
         double differ = logits_differ(cpu, gpu);
         print_message("  %s: logits %.2g apart\n", half ? "bf16" : "f32", differ);
         assert_true(differ <= (half ? 0.03 : 1e-4));
@@ -431,7 +420,7 @@ static void train(run *r) {
 
 static void must_train(run *r) {
     train(r);
-    ok(r->rc, &r->e);
+    kr_ok(r->rc, &r->e);
     print_message("  %s: loss %.6f, held-out %.6f\n", r->name, r->loss, r->held_out);
 }
 
@@ -448,7 +437,7 @@ static void assert_same_run(const char *a, const char *b) {
 
 static void runs_agree_with_the_cpus(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     run cpu = {.name = "cpu"};
     run f32 = {.name = "f32", .device = "cuda", .sets = {"precision=f32"}};
     run bf16 = {.name = "bf16", .device = "cuda"};
@@ -461,7 +450,7 @@ static void runs_agree_with_the_cpus(void **state) {
 
 static void runs_repeat_and_resume(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     run once = {.name = "once", .device = "cuda", .sets = {"carry_state=true"}};
     run twice = {.name = "twice", .device = "cuda", .sets = {"carry_state=true"}};
     run part = {.name = "part", .device = "cuda", .sets = {"carry_state=true"}, .stop_at = 13};
@@ -525,7 +514,7 @@ static void killed_runs_go_on(void **state) {
 /* A checkpoint of the GPU in f32 goes on on the CPU; one in bf16 says what it needs. */
 static void checkpoints_travel(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     run there = {.name = "there", .device = "cuda", .sets = {"precision=f32"}, .stop_at = 13};
     run half = {.name = "half", .device = "cuda", .stop_at = 13};
     train(&there);
@@ -541,7 +530,7 @@ static void checkpoints_travel(void **state) {
 
 static void too_large_a_plan_says_what_would_fit(void **state) {
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     run large = {.name = "large",
                  .device = "cuda",
                  .sets = {"width=512", "layers=24", "batch=512", "window=4096", "held_out=0"}};

@@ -8,18 +8,11 @@
 
 #include <cmocka.h>
 
+#include "device/test_gpu.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 enum { V = 5000 }; /* several logits a thread */
-
-static bool gpu_is_there(void) {
-    kr_level level;
-    krait_error e;
-    if (kr_device_open("cuda", &level, &e) == 0) return true;
-    printf("skipped: no GPU (%s)\n", e.message);
-    return false;
-}
 
 static kr_tensor on_gpu(const void *host, kr_dtype type, int rank, const int64_t *shape) {
     krait_error e;
@@ -66,7 +59,7 @@ static void a_nan_is_never_lost(void **state) {
     static float logits[V];
     float nll[2];
     (void)state;
-    if (!gpu_is_there()) return;
+    if (!kr_test_gpu()) skip();
     for (int i = 0; i < V; i++) logits[i] = i < 2 ? 1 : -INFINITY;
     losses_of(logits, nll);
     printf("two logits alike, %d masked: losses %.7g and %.7g\n", V - 2, nll[0], nll[1]);

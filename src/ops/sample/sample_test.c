@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "device/test_gpu.h"
 #include "ops/sample/sample.h"
 
 enum { L = 8, STEPS = 4, INPUTS = KR_SAMPLE_INPUTS };
@@ -194,13 +195,6 @@ static void odd_rows(kr_level level) {
     drop(&b);
 }
 
-static bool gpu(kr_level *level) {
-    krait_error e;
-    if (kr_device_open("cuda", level, &e) == 0) return true;
-    print_message("skipped: no GPU (%s)\n", e.message);
-    return false;
-}
-
 static void draws_on_the_cpu(void **state) {
     (void)state;
     as_the_samplers_do(KR_LEVEL_REF);
@@ -208,11 +202,10 @@ static void draws_on_the_cpu(void **state) {
 }
 
 static void draws_on_the_gpu(void **state) {
-    kr_level level;
     (void)state;
-    if (!gpu(&level)) skip();
-    as_the_samplers_do(level);
-    odd_rows(level);
+    if (!kr_test_gpu()) skip();
+    as_the_samplers_do(KR_LEVEL_CUDA);
+    odd_rows(KR_LEVEL_CUDA);
 }
 
 int main(void) {
