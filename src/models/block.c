@@ -78,6 +78,7 @@ static kr_value *reversed(kr_nn *nn, kr_value *x) {
 }
 
 static kr_value *mix(kr_nn *nn, const kr_mixer *mixer, int layer, kr_value *a) {
+    if (nn->config->sequence_norm) a = kr_nn_sequence_norm(nn, a, nn->config->norm_eps);
     enter(nn, layer, "mixer.");
     kr_value *y = mixer->build(nn, a);
     if (!nn->config->bidirectional) return y;

@@ -6,6 +6,9 @@
  *   bidirectional:       mixer(a) + R mixer_back(R a) for mixer(a), R: the rows of each sequence
  * from the last to the first
  *
+ *   sequence_norm:       mixer((a - mean a) / mean |a - mean a|) for mixer(a), the means over the
+ * rows of each sequence
+ *
  *   channel mixer   none:        y = r
  *                   mlp:         down gelu(up a + b) + c
  *                   gated_mlp:   down (p * silu(q)),     [p ; q] = up a

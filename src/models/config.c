@@ -27,6 +27,8 @@ const kr_setting kr_config_settings[] = {
                          "the norms stand before each part of a layer, or behind its sum"),
     KR_SETTING_BOOL_OF(kr_config, bidirectional, false,
                        "a second mixer in each layer reads sequences from behind"),
+    KR_SETTING_BOOL_OF(kr_config, sequence_norm, false,
+                       "mixers read channels of mean 0 and mean size 1 over each sequence"),
     KR_SETTING_CHOICE_OF(kr_config, channel_mixer, KR_CHANNEL_NONE, "none|mlp|glu|gated_mlp",
                          "what follows the mixer in each layer"),
     KR_SETTING_INT_OF(kr_config, channel_width, 0, 0, 4 * MAX_WIDTH,
@@ -220,6 +222,9 @@ static int check_block(const kr_config *c, krait_error *e) {
         return kr_fail(
             e, KRAIT_ERR_ARGUMENT,
             "bidirectional needs classes or numbers: what predicts ids may not see them");
+    if (c->sequence_norm && !c->bidirectional)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "sequence_norm needs bidirectional: its means are of rows to come too");
     bool wide = c->channel_mixer == KR_CHANNEL_MLP || c->channel_mixer == KR_CHANNEL_GATED_MLP;
     if (wide && c->channel_width < 1)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "channel_width must be 1 or more");

@@ -40,6 +40,7 @@ typedef struct kr_config {
     int norm_place;        /* kr_norm_place */
     int channel_mixer;     /* kr_channel_mixer: what follows the mixer in each layer */
     bool bidirectional;    /* a second mixer in each layer reads the rows from behind */
+    bool sequence_norm;    /* mixers read channels that are normed over their sequence */
     int64_t channel_width; /* of mlp and gated_mlp, else 0 */
     bool tied;             /* the head is the embedding */
     int64_t channels;      /* > 0: input is rows of so many numbers, not ids */

@@ -79,13 +79,15 @@ static kr_value *embed(kr_nn *nn, kr_value *ids) {
     return kr_apply1(nn->g, &kr_op_embedding, NULL, 0, (kr_value *[]){ids, w}, 2);
 }
 
-/* Rows of numbers, through a linear map; in f32, as the residual stream is. */
+/* Rows of numbers, through a linear map; in f32, as the residual stream is. Its bias begins as its
+ * weights do: were it 0, the norm of w x would leave of one number x its sign alone. */
 static kr_value *stem(kr_nn *nn, kr_value *values) {
     const kr_config *c = nn->config;
     snprintf(nn->prefix, sizeof nn->prefix, "backbone.");
-    kr_value *w = kr_nn_param(nn, "stem.weight", KR_PARAM_DECAY, kr_init_fan_in(c->channels, 1), 2,
-                              (int64_t[]){c->width, c->channels});
-    kr_value *b = kr_nn_param(nn, "stem.bias", KR_PARAM_PLAIN, KR_ZEROS, 1, &c->width);
+    kr_init init = kr_init_fan_in(c->channels, 1);
+    kr_value *w =
+        kr_nn_param(nn, "stem.weight", KR_PARAM_DECAY, init, 2, (int64_t[]){c->width, c->channels});
+    kr_value *b = kr_nn_param(nn, "stem.bias", KR_PARAM_PLAIN, init, 1, &c->width);
     return kr_apply1(nn->g, &kr_op_linear, NULL, 0, (kr_value *[]){values, w, b}, 3);
 }
 

@@ -167,6 +167,9 @@ static void gradients_of_both_ways(void **state) {
     char text[400];
     for (int i = 0; kr_mixers[i]; i++)
         check_gradients(kr_mixers[i]->name, both_ways(kr_mixers[i], text));
+    check_gradients("mamba1", "inner=10 state=3 classes=4 bidirectional=true sequence_norm=true");
+    check_gradients("s4d", "state=4 classes=4 channels=3 bidirectional=true sequence_norm=true "
+                           "norm=layernorm norm_place=after");
 }
 
 static void logits_of(rig *r, double logits[T][CLASSES]) {
@@ -228,6 +231,75 @@ static void both_ways_are_two_causal_ways(void **state) {
     }
 }
 
+/* ---- what mixers read ---- */
+
+static void bind_value(kr_graph *g, kr_value *v, void *data) {
+    kr_tensor t = *kr_value_tensor(v);
+    t.data = data;
+    assert_int_equal(kr_graph_bind(g, v, &t, NULL), 0);
+}
+
+/* Each channel of a sequence has mean 0 and is 1 away from it in the mean, wherever it was before;
+ * one that does not vary is 0. */
+static void channels_are_normed_over_their_sequence(void **state) {
+    (void)state;
+    enum { D = 5 };
+    double x[T][D];
+    int64_t seqs[S][3] = {{0, 5, 0}, {5, T - 5, 1}};
+    kr_rng rng = kr_rng_make(8, 1);
+    kr_graph *g = kr_graph_create(&(kr_graph_options){.f64 = true, .threads = 1}, NULL);
+    assert_non_null(g);
+    kr_nn nn = {.g = g};
+    kr_value *in = kr_graph_input(g, "x", KR_F64, KR_DIM0_TOKENS, 2, (int64_t[]){T, D});
+    nn.seqs = kr_graph_input(g, "seqs", KR_I64, KR_DIM0_FIXED, 2, (int64_t[]){S, 3});
+    kr_value *out = kr_nn_sequence_norm(&nn, in, 1e-9);
+    kr_graph_output(g, "y", out);
+    assert_int_equal(kr_graph_plan(g, NULL), 0);
+    assert_int_equal(kr_graph_allocate(g, NULL), 0);
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < D; d++)
+            x[t][d] = d == 4 ? -7 : 100 * d + pow(10, d - 2) * kr_rng_normal(&rng);
+    bind_value(g, in, x);
+    bind_value(g, nn.seqs, seqs);
+    assert_int_equal(kr_graph_run(g, T, S, NULL), 0);
+    const double *y = kr_value_tensor(out)->data;
+    double worst = 0;
+    for (int s = 0; s < S; s++)
+        for (int d = 0; d < D; d++) {
+            double mean = 0, size = 0, n = (double)seqs[s][1];
+            for (int64_t t = seqs[s][0]; t < seqs[s][0] + seqs[s][1]; t++) {
+                mean += y[t * D + d] / n;
+                size += fabs(y[t * D + d]) / n;
+            }
+            worst = kr_worst(worst, fabs(mean));
+            worst = kr_worst(worst, fabs(size - (d < 4)));
+        }
+    printf("mean 0 and mean size 1 over a sequence: %.2g off\n", worst);
+    assert_true(worst < 1e-5);
+    kr_graph_free(g);
+}
+
+/* What the first norm of a fresh model leaves of one number is more than its sign. */
+static void a_number_keeps_its_size(void **state) {
+    (void)state;
+    enum { D = 32 };
+    krait_error e;
+    kr_config c;
+    kr_weights w = {0};
+    assert_int_equal(kr_config_make(&c, "s4d", D, 1, 0, "state=4 channels=1 classes=2", &e), 0);
+    assert_int_equal(kr_lm_init_weights(&c, 1, &w, &e), 0);
+    const float *a = kr_weights_find(&w, "backbone.stem.weight")->data;
+    const float *b = kr_weights_find(&w, "backbone.stem.bias")->data;
+    double both = 0, one = 0, two = 0;
+    for (int i = 0; i < D; i++) {
+        double k = (double)a[i], x = k + (double)b[i], y = x + k;
+        both += x * y, one += x * x, two += y * y;
+    }
+    printf("1 and 2, after the norm: %.3f alike\n", both / sqrt(one * two));
+    assert_true(both < 0.99 * sqrt(one * two));
+    kr_weights_free(&w);
+}
+
 /* Logits of the mean are the mean of the rows' logits; those of the last row the last's. */
 static void pooling_is_what_it_says(void **state) {
     (void)state;
@@ -285,12 +357,13 @@ static void pooled(rig *r, int64_t pad, int32_t id, double logits[S * CLASSES]) 
 static void padding_changes_nothing(void **state) {
     (void)state;
     for (int i = 0; kr_mixers[i]; i++)
-        for (int both = 0; both < 2; both++) {
+        for (int both = 0; both < 3; both++) {
             rig r;
             char text[400];
+            static const char *const ways[] = {"false", "true", "true sequence_norm=true"};
             double plain[S * CLASSES], padded[S * CLASSES], worst = 0;
             snprintf(text, sizeof text, "%s classes=4 bidirectional=%s", kr_mixers[i]->variants[0],
-                     both ? "true" : "false");
+                     ways[both]);
             build_rows(&r, kr_mixers[i]->name, text, false, PADDED);
             fill(&r);
             pooled(&r, 0, 0, plain);
@@ -300,8 +373,8 @@ static void padding_changes_nothing(void **state) {
                     for (int k = 0; k < S * CLASSES; k++)
                         worst = kr_worst(worst, fabs(padded[k] - plain[k]));
                 }
-            printf("%s%s: padded by 1 to %d rows of any id, classes differ by %.2g\n",
-                   kr_mixers[i]->name, both ? ", both ways" : "", PAD, worst);
+            printf("%s, both ways %s: padded by 1 to %d rows of any id, classes differ by %.2g\n",
+                   kr_mixers[i]->name, ways[both], PAD, worst);
             assert_true(worst < 1e-12 && fabs(plain[0] - plain[CLASSES]) > 1e-6);
             kr_lm_free(&r.lm);
             kr_weights_free(&r.w);
@@ -314,6 +387,8 @@ static void refusals(void **state) {
                                          {"pooling=last", "pooling has no effect"},
                                          {"bidirectional=true",
                                           "bidirectional needs classes or numbers"},
+                                         {"classes=3 sequence_norm=true",
+                                          "sequence_norm needs bidirectional"},
                                          {"classes=2 numbers=3", "classes (2) or numbers (3)"},
                                          {"classes=-1", "classes must be"},
                                          {"pooling=first", "one of mean|last|every"}};
@@ -366,6 +441,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gradients),
                                        cmocka_unit_test(gradients_of_both_ways),
                                        cmocka_unit_test(both_ways_are_two_causal_ways),
+                                       cmocka_unit_test(channels_are_normed_over_their_sequence),
+                                       cmocka_unit_test(a_number_keeps_its_size),
                                        cmocka_unit_test(pooling_is_what_it_says),
                                        cmocka_unit_test(padding_changes_nothing),
                                        cmocka_unit_test(ends_are_written),

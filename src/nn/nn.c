@@ -5,11 +5,15 @@
 #include <stdio.h>
 
 #include "ops/cast/cast.h"
+#include "ops/add/add.h"
 #include "ops/dropout/dropout.h"
+#include "ops/fill/fill.h"
+#include "ops/head_divide/head_divide.h"
 #include "ops/layernorm/layernorm.h"
 #include "ops/linear/linear.h"
 #include "ops/mamba_step/mamba_step.h"
 #include "ops/rmsnorm/rmsnorm.h"
+#include "ops/segment_mean/segment_mean.h"
 
 kr_init kr_init_symmetric(double bound) { return (kr_init){KR_INIT_UNIFORM, -bound, bound, 0}; }
 
@@ -158,4 +162,31 @@ kr_value *kr_nn_layernorm(kr_nn *nn, kr_value *x, kr_value *residual, const char
         kr_graph_recompute(nn->g, outs[0]);
     if (sum) *sum = residual ? outs[1] : x;
     return outs[0];
+}
+
+/* Of each sequence [S,D] <- its rows x. */
+static kr_value *sequence_mean(kr_nn *nn, kr_value *x) {
+    return kr_apply1(nn->g, &kr_op_segment_mean, NULL, 0, (kr_value *[]){x, nn->seqs}, 2);
+}
+
+/* Every row of x has factor v of its sequence: shares of v by shares of a constant. */
+static kr_value *on_rows(kr_nn *nn, kr_value *v, double factor, kr_value *x) {
+    kr_fill_attr constant = {1 / factor, 1};
+    kr_head_divide_attr none = {copysign(1e-30, factor)}; /* for rows of no sequence */
+    kr_value *one = kr_apply1(nn->g, &kr_op_fill, &constant, sizeof constant, &v, 1);
+    kr_value *share =
+        kr_apply1(nn->g, &kr_op_segment_share, NULL, 0, (kr_value *[]){v, nn->seqs, x}, 3);
+    kr_value *unit =
+        kr_apply1(nn->g, &kr_op_segment_share, NULL, 0, (kr_value *[]){one, nn->seqs, x}, 3);
+    return kr_apply1(nn->g, &kr_op_head_divide, &none, sizeof none, (kr_value *[]){share, unit}, 2);
+}
+
+kr_value *kr_nn_sequence_norm(kr_nn *nn, kr_value *x, double eps) {
+    kr_value *less = on_rows(nn, sequence_mean(nn, x), -1, x);
+    kr_value *c = kr_apply1(nn->g, &kr_op_add, NULL, 0, (kr_value *[]){x, less}, 2);
+    /* what is above 0 is half of it: the mean is 0 */
+    kr_value *above = sequence_mean(nn, kr_nn_map(nn, KR_FUNCTION_RELU, c));
+    kr_head_divide_attr attr = {eps};
+    return kr_apply1(nn->g, &kr_op_head_divide, &attr, sizeof attr,
+                     (kr_value *[]){c, on_rows(nn, above, 2, x)}, 2);
 }

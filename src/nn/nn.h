@@ -107,4 +107,8 @@ kr_value *kr_nn_rmsnorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *
 kr_value *kr_nn_layernorm(kr_nn *nn, kr_value *x, kr_value *residual, const char *name,
                           int64_t width, double eps, kr_value **sum);
 
+/* x [M,D], whose rows the sequences cover -> the same with each channel's mean over the rows of its
+ * sequence taken away, and divided by what it is then away from 0 in the mean, plus eps. */
+kr_value *kr_nn_sequence_norm(kr_nn *nn, kr_value *x, double eps);
+
 #endif

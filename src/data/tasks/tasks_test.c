@@ -526,6 +526,34 @@ static void pathfinder_leaks_little(void **state) {
     assert_true((double)best / N < 0.55);
 }
 
+/* `fewest` mixes pictures of fewer strokes in, which have less light on their paths: the shortest
+ * of many pictures is a short one, the longest as without it. */
+static void pathfinder_mixes_easy_pictures(void **state) {
+    (void)state;
+    static const char *const hard[] = {"size=16", "strokes=6", NULL};
+    static const char *const easy[] = {"size=16", "strokes=3", NULL};
+    static const char *const mixed[] = {"size=16", "strokes=6", "fewest=3", NULL};
+    static const char *const *const sets[] = {easy, mixed, hard};
+    enum { N = 300 };
+    double light[3] = {0};
+    for (int i = 0; i < 3; i++) {
+        kr_task_source s;
+        kr_example x = {0};
+        open_with(&s, "pathfinder", 1, sets[i]);
+        for (int k = 0; k < N; k++) {
+            make(&s, KR_TASK_TRAIN, k, &x);
+            assert_true(x.count == 16 * 16);
+            for (int64_t t = 0; t < x.count; t++) light[i] += (double)x.values[t] / N;
+        }
+        kr_example_free(&x);
+        kr_task_close(&s);
+    }
+    printf("light of 3, of 3 to 6 and of 6 strokes: %.1f %.1f %.1f\n", light[0], light[1],
+           light[2]);
+    double middle = (light[1] - light[0]) / (light[2] - light[0]);
+    assert_true(light[2] > 1.1 * light[0] && middle > 0.3 && middle < 0.7);
+}
+
 /* The larger pictures are made too. */
 static void pathfinder_sizes(void **state) {
     (void)state;
@@ -633,6 +661,7 @@ static void refusals(void **state) {
                                           "must be even and at least 4 * pairs"},
                                          {"mqar", "symbols=6", "4 pairs need at least 10"},
                                          {"mqar", "fewest=5", "fewest (5) is above pairs (4)"},
+                                         {"pathfinder", "fewest=2", "fewest is 2, must be 0, or 3"},
                                          {"listops", "shortest=5000", "is above longest"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         unsigned char settings[KR_TASK_SETTINGS];
@@ -738,6 +767,7 @@ int main(void) {
         cmocka_unit_test(pathfinder_strokes),
         cmocka_unit_test(pathfinder_statistics),
         cmocka_unit_test(pathfinder_leaks_little),
+        cmocka_unit_test(pathfinder_mixes_easy_pictures),
         cmocka_unit_test(pathfinder_sizes),
         cmocka_unit_test(refusals),
         cmocka_unit_test(impossible_listops),

@@ -29,6 +29,26 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     return kr_need_dim("segment_mean_grad", "dx", dx, 1, dy->shape[1], e);
 }
 
+static int share_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    const kr_tensor *v = &c->in[0], *x = &c->in[2];
+    KR_TRY(kr_need_rank("segment_share", "v", v, 2, e));
+    KR_TRY(check_seqs("segment_share", &c->in[1], e));
+    KR_TRY(kr_need_dim("segment_share", "seqs", &c->in[1], 0, v->shape[0], e));
+    KR_TRY(kr_need_rank("segment_share", "x", x, 2, e));
+    out[0] = kr_tensor_make(NULL, x->dtype, 2, (int64_t[]){x->shape[0], v->shape[1]});
+    out[0].dim0 = x->dim0;
+    return 0;
+}
+
+/* Each is the transpose of the other. A mean cannot be added to what is there. */
+static void share_grad(kr_tape *t, const kr_node *n) {
+    kr_value *v = kr_rule_in(n, 0), *dy = kr_rule_dout(t, n, 0), *dv = kr_rule_temporary(t, v);
+    if (!dy || !dv) return;
+    kr_value *ins[] = {dy, kr_rule_in(n, 1)};
+    kr_rule_emit(t, &kr_op_segment_mean, NULL, 0, ins, 2, &dv, 1, 0);
+    kr_rule_din_is(t, n, 0, dv);
+}
+
 static void forward_grad(kr_tape *t, const kr_node *n) {
     kr_value *saved[] = {kr_rule_in(n, 1)};
     kr_rule_pull_back(t, n, &kr_op_segment_mean_grad, NULL, 0, saved, 1, 0, 1);
@@ -76,6 +96,20 @@ static bool backward_cases(int index, kr_case *k) {
     return true;
 }
 
+static bool share_cases(int index, kr_case *k) {
+    if (index > SIZES) return false;
+    const int64_t *s = sizes[index < SIZES ? index : 1];
+    const int64_t v[2] = {s[1], s[2]}, seqs[2] = {s[1], 3}, x[2] = {s[0], 2};
+    k->name = "ragged sequences";
+    k->n_out = 1;
+    k->tokens = s[0];
+    kr_case_normal(k, 0, 2, v);
+    kr_case_in(k, 1, KR_I64, 2, seqs, KR_FILL_SEQS, 0, 0);
+    kr_case_normal(k, 2, 2, x);
+    if (index == SIZES) kr_case_far(k);
+    return true;
+}
+
 KR_DECLARE_KERNEL(kr_segment_mean);
 KR_DECLARE_KERNEL(kr_segment_mean_grad);
 
@@ -99,6 +133,18 @@ const kr_op kr_op_segment_mean_grad = {
     .cases = backward_cases,
     .n_in = 2,
     .half_in = 1,
+    .n_out = 1,
+    .kernel = KR_KERNELS_GPU(kr_segment_mean_grad),
+};
+
+const kr_op kr_op_segment_share = {
+    .name = "segment_share",
+    .shape = share_shape,
+    .grad = share_grad,
+    .cost = backward_cost,
+    .cases = share_cases,
+    .n_in = 3,
+    .half_in = 1 << 2,
     .n_out = 1,
     .kernel = KR_KERNELS_GPU(kr_segment_mean_grad),
 };

@@ -15,4 +15,11 @@ extern const kr_op kr_op_segment_mean;
  *   dx[m] = dy[s] / n_s for the rows of sequence s, 0 for rows of none */
 extern const kr_op kr_op_segment_mean_grad;
 
+/* The same as an op of its own: every row of a sequence its share of one row.
+ *   y[m] = v[s] / n_s for the rows of sequence s, 0 for rows of none
+ * in:  v [S,D] f32, seqs I64 [S,3], which do not overlap, x [M,any], of which only M and the type
+ *      count
+ * out: y [M,D] of the type of x */
+extern const kr_op kr_op_segment_share;
+
 #endif
