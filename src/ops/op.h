@@ -139,7 +139,7 @@ typedef struct kr_op {
     int (*shape)(const kr_call *c, kr_tensor *out, krait_error *e);
     /* Gradient rule; NULL: not differentiable (its outputs stop gradients). */
     void (*grad)(kr_tape *t, const kr_node *n);
-    /* Bytes of scratch for a call of this shape with this many threads; NULL: none. */
+    /* Bytes of scratch for these shapes and threads; fewer rows need no more of it. NULL: none. */
     size_t (*scratch)(const kr_call *c);
     /* The same for the GPU's kernel, whose needs are its own; NULL: none. */
     size_t (*scratch_cuda)(const kr_call *c);

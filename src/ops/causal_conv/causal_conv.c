@@ -90,8 +90,8 @@ static size_t backward_scratch(const kr_call *c) {
 
 static size_t backward_scratch_cuda(const kr_call *c) {
     const kr_tensor *x = &c->in[1], *weight = &c->in[2];
-    return (size_t)kr_causal_conv_parts(x->shape[0], x->shape[1]) * (size_t)(weight->shape[2] + 1) *
-           (size_t)x->shape[1] * sizeof(float);
+    return (size_t)kr_causal_conv_most_parts(x->shape[0], x->shape[1]) *
+           (size_t)(weight->shape[2] + 1) * (size_t)x->shape[1] * sizeof(float);
 }
 
 static const kr_causal_conv_attr with_silu = {.silu = 1, .early = 1}, without_silu = {0};

@@ -55,5 +55,14 @@ static inline int64_t kr_causal_conv_parts(int64_t M, int64_t E) {
     int64_t rows = 4 * kr_causal_conv_run(M, E, KR_CAUSAL_CONV_GRAD_WARPS);
     return (M + rows - 1) / rows;
 }
+/* And at most, M or fewer rows: longer runs make fewer parts, so that the most rows need not have
+ * the most of them. A run is longer than its share of the warps, but for the shortest and the
+ * longest. */
+static inline int64_t kr_causal_conv_most_parts(int64_t M, int64_t E) {
+    int64_t shortest = (M + 4 * 8 - 1) / (4 * 8), longest = (M + 4 * 128 - 1) / (4 * 128);
+    int64_t share = KR_CAUSAL_CONV_GRAD_WARPS / 4 / ((E + 127) / 128) + 1;
+    int64_t parts = shortest < share ? shortest : share;
+    return parts > longest ? parts : longest;
+}
 
 #endif

@@ -30,6 +30,11 @@ static inline int64_t kr_skip_rows(int64_t M) {
     int64_t rows = (M + KR_SKIP_PARTS - 1) / KR_SKIP_PARTS;
     return rows < 32 ? 32 : rows;
 }
+/* Partial sums of M or fewer rows, at most: 8449 rows have fewer than 8448. */
+static inline int64_t kr_skip_most_parts(int64_t M) {
+    int64_t parts = (M + 31) / 32;
+    return parts < KR_SKIP_PARTS ? parts : KR_SKIP_PARTS;
+}
 
 #ifdef __cplusplus
 }
