@@ -43,11 +43,10 @@ static const kr_setting keys[] = {
     REAL_KEY(min_learning_rate, 1e-5, 0, 100, "where the schedule ends"),
     REAL_KEY(recurrent_learning_rate, 1, 0, 100,
              "factor of the rate for parameters of the recurrence, where a mixer has such a group"),
-    TEXT_KEY(schedule, "cosine|wsd|constant",
-             "after the warm-up: cosine, wsd (stable, then decay), constant"),
+    TEXT_KEY(schedule, "cosine|wsd|constant", "after the warm-up; wsd is stable, then decays"),
     INT_KEY(warmup, 100, 0, MANY, "steps of linear warm-up"),
     INT_KEY(decay, 0, 0, MANY, "wsd: steps of the decay at the end; 0: a fifth of all"),
-    TEXT_KEY(decay_shape, "linear|sqrt", "wsd: linear, or 1 - sqrt(progress)"),
+    TEXT_KEY(decay_shape, "linear|sqrt", "wsd: how it decays; sqrt is 1 - sqrt(progress)"),
     REAL_KEY(beta1, 0.9, 0, 0.999999, "AdamW: decay of the mean of gradients"),
     REAL_KEY(beta2, 0.95, 0, 0.999999, "AdamW: decay of the mean of squares"),
     REAL_KEY(eps, 1e-8, 1e-30, 1, "AdamW: added to the root"),
@@ -435,10 +434,9 @@ static size_t add_help(char *text, size_t used, size_t room, const kr_setting *k
     char value[64];
     for (; k->name && used < room; k++) {
         kr_setting_text(k, defaults, value);
-        bool choice = k->kind == KR_SETTING_CHOICE;
         used += (size_t)snprintf(text + used, room - used, "%-24s %-8s %s%s%s\n", k->name,
-                                 *value ? value : "\"\"", k->help, choice ? ": " : "",
-                                 choice ? k->choices : "");
+                                 *value ? value : "\"\"", k->help, k->choices ? ": " : "",
+                                 k->choices ? k->choices : "");
     }
     return used;
 }

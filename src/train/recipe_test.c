@@ -170,6 +170,7 @@ static void dump_reads_back(void **state) {
     json_decref(json);
     assert_non_null(strstr(krait_recipe_keys(), "checkpoint_every"));
     assert_non_null(strstr(krait_recipe_keys(), "keep"));
+    assert_non_null(strstr(krait_recipe_keys(), ": linear|sqrt\n")); /* what a text may be */
 }
 
 /* What a run writes beside its checkpoints is a recipe for the same run. */
