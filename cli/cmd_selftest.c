@@ -85,21 +85,28 @@ static int check_kernels(const cli_args *a) {
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
+typedef struct listing {
+    bool json, begun;
+} listing;
+
 static void on_tensor(void *user, const char *name, double grad_norm) {
-    const cli_args *a = user;
-    if (cli_flag(a, "json"))
+    listing *l = user;
+    if (l->json) {
         cli_json(json_pack("{s:s, s:o}", "tensor", name, "grad_norm", cli_json_real(grad_norm)));
-    else
-        printf("%-52s %.6g\n", name, grad_norm);
+        return;
+    }
+    if (!l->begun) printf("%-52s gradient norm of the mean next-token loss\n", "tensor");
+    printf("%-52s %.6g\n", name, grad_norm);
+    l->begun = true;
 }
 
 static int check_model(const cli_args *a, const krait_model *model, const cli_documents *d) {
-    krait_model_check c = {.on_tensor = on_tensor, .user = (void *)(uintptr_t)a};
+    listing l = {.json = cli_flag(a, "json")};
+    krait_model_check c = {.on_tensor = on_tensor, .user = &l};
     krait_error e;
-    if (!cli_flag(a, "json")) printf("%-52s gradient norm of the mean next-token loss\n", "tensor");
     if (krait_selftest_model(model, (const int32_t *const *)d->ids, d->counts, d->n, &c, &e) < 0)
         return cli_fail(a, "%s", e.message);
-    if (cli_flag(a, "json"))
+    if (l.json)
         cli_json(json_pack("{s:o, s:o, s:o, s:I}", "step_error", cli_json_real(c.step_error),
                            "chunk_error", cli_json_real(c.chunk_error), "loss",
                            cli_json_real(c.loss), "tensors", (json_int_t)c.tensors));

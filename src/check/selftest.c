@@ -1,4 +1,6 @@
 /* selftest.c - krait_selftest: every op of the build through the checker. */
+#include <string.h>
+
 #include "base/err.h"
 #include "check/check.h"
 #include "device/device.h"
@@ -28,6 +30,11 @@ int krait_selftest(const krait_check_options *options, krait_error *e) {
     if (options->corrupt && !kr_op_find(options->corrupt))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "selftest: there is no op \"%s\" to corrupt",
                        options->corrupt);
+    if (options->corrupt && options->only && !strstr(options->corrupt, options->only))
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "selftest: to corrupt %s has no effect: only ops are checked whose name "
+                       "contains \"%s\"",
+                       options->corrupt, options->only);
     kr_check_state s = {.options = options};
     KR_TRY(kr_device_open(options->device, &s.level, e));
     s.threads = options->threads > 0 ? options->threads : kr_device_threads();
