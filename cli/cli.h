@@ -29,6 +29,7 @@ typedef struct cli_option {
     double least, most;  /* of numbers */
     const char *choices; /* "f32|bf16|f16"; NULL: any text */
     bool many;           /* may be given several times */
+    bool empty;          /* the value may be an empty text */
 } cli_option;
 
 /* Options that several commands have, worded once. */

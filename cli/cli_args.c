@@ -8,10 +8,14 @@
 
 #include "cli.h"
 
+/* A message of the library may begin with its own name, which is the command's. */
 static int say(const cli_args *a, int rc, const char *format, va_list list) {
-    fprintf(stderr, "krait %s: ", a->command->name);
-    vfprintf(stderr, format, list);
-    fputc('\n', stderr);
+    char text[1024];
+    const char *name = a->command->name;
+    size_t n = strlen(name);
+    vsnprintf(text, sizeof text, format, list);
+    bool named = strncmp(text, name, n) == 0 && text[n] == ':' && text[n + 1] == ' ';
+    fprintf(stderr, "krait %s: %s\n", name, named ? text + n + 2 : text);
     return rc;
 }
 
@@ -127,13 +131,16 @@ static bool is_device(const char *value) {
 
 static int check_value(const cli_args *a, const cli_option *o, const char *value) {
     double x;
+    const char *shown = *value ? value : "empty";
     if (o->choices && !is_choice(o->choices, value))
-        return cli_usage(a, "--%s is %s; one of %s is needed", o->name, value, o->choices);
+        return cli_usage(a, "--%s is %s; one of %s is needed", o->name, shown, o->choices);
     if (o->kind == CLI_DEVICE && !is_device(value))
-        return cli_usage(a, "--%s is %s; cpu, cuda or cuda:N is needed", o->name, value);
+        return cli_usage(a, "--%s is %s; cpu, cuda or cuda:N is needed", o->name, shown);
+    if (o->kind == CLI_TEXT && !*value && !o->empty)
+        return cli_usage(a, "--%s is empty; %s is needed", o->name, o->arg);
     if (o->kind == CLI_TEXT || o->kind == CLI_DEVICE) return 0;
     if (!read_number(o, value, &x))
-        return cli_usage(a, "--%s is %s; a%s number is needed", o->name, value,
+        return cli_usage(a, "--%s is %s; a%s number is needed", o->name, shown,
                          o->kind == CLI_INT ? " whole" : "");
     if (x < o->least || x > o->most)
         return cli_usage(a, "--%s is %s; a number from %g to %g is needed", o->name, value,
@@ -171,6 +178,9 @@ int cli_parse(cli_args *a, const cli_command *command, int argc, char **argv) {
             only_words = true;
         } else if (!only_words && argv[i][0] == '-' && argv[i][1] != 0) {
             if (take_option(a, argc, argv, &i)) return CLI_USAGE;
+        } else if (!argv[i][0]) {
+            return cli_usage(a, "an argument is empty; krait %s --help shows the usage",
+                             command->name);
         } else if (command->most_words >= 0 && a->n_words == command->most_words) {
             return cli_usage(a, "%s is one argument too many; krait %s --help shows the usage",
                              argv[i], command->name);

@@ -72,8 +72,9 @@ int main(int argc, char **argv) {
         printf("krait %s\n", krait_version());
         return finish(CLI_OK);
     }
-    if (argv[1][0] == '-') {
-        fprintf(stderr, "krait: %s is no command; krait --help lists them\n", argv[1]);
+    if (argv[1][0] == '-' || argv[1][0] == 0) {
+        fprintf(stderr, "krait: %s is no command; krait --help lists them\n",
+                argv[1][0] ? argv[1] : "an empty text");
         return CLI_USAGE;
     }
     return finish(run_command(argc, argv));

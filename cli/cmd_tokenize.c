@@ -169,7 +169,7 @@ static const cli_option options[] = {
      .help = "A tokenizer.json, a folder that holds one, or bytes: ids 0 to 255 are the bytes, 256 "
              "ends a "
              "document."},
-    {.kind = CLI_TEXT, .name = "text", .arg = "TEXT", .help = "Encode this."},
+    {.kind = CLI_TEXT, .name = "text", .arg = "TEXT", .help = "Encode this.", .empty = true},
     {.kind = CLI_FLAG, .name = "lines", .help = "Each line of the input is a document of its own."},
     {.kind = CLI_FLAG, .name = "count", .help = "Print how many tokens and bytes, not the ids."},
     {.kind = CLI_FLAG,

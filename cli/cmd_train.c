@@ -164,6 +164,16 @@ static int finish(trainer *t, int rc, const krait_error *e) {
     return CLI_OK;
 }
 
+/* Two tasks, of which the second would win. */
+static int check_task(const cli_args *a) {
+    int n;
+    const char *const *sets = cli_values(a, "set", &n);
+    for (int i = 0; cli_given(a, "task") && i < n; i++)
+        if (strncmp(sets[i], "task=", 5) == 0)
+            return cli_usage(a, "--task and --set %s exclude each other", sets[i]);
+    return 0;
+}
+
 /* --task NAME is the recipe key "task", set before the keys that it brings. */
 static const char **take_sets(const cli_args *a, char *task, size_t size, int *n) {
     const char *const *given = cli_values(a, "set", n);
@@ -186,7 +196,7 @@ static int run(const cli_args *a) {
     char task[128] = "";
     bool may_be_task = cli_given(a, "task") || cli_given(a, "recipe") || cli_given(a, "set");
     if (cli_need(a, "out") || (!may_be_task && cli_need_text(a)) ||
-        cli_exclusive(a, "data", "token-ids"))
+        cli_exclusive(a, "data", "token-ids") || check_task(a))
         return CLI_USAGE;
     o.recipe = cli_text(a, "recipe");
     o.data_is_ids = cli_given(a, "token-ids");

@@ -63,6 +63,12 @@ refused 2 'did you mean --temperature' generate --temprature 1
 refused 2 'whole number' generate --tokens many
 refused 2 'from 0 to' generate --tokens -1
 refused 2 'needs a value' generate --model
+refused 2 'model is empty; M is needed' generate --model '' --prompt x
+refused 2 'out is empty' train --data text --out ''
+refused 2 'tokens is empty; a whole number' generate --model x --prompt y --tokens ''
+refused 2 'an argument is empty' info ''
+refused 2 'an empty text is no command' ''
+refused 2 'listops exclude each other' train --task mqar --out x --set task=listops
 refused 2 'given twice' generate --seed 1 --seed 2
 refused 2 'takes no value' generate --json=yes
 refused 2 'one of keep' generate --dtype f8
@@ -124,6 +130,7 @@ json architecture layers parameters hash
 expect 0 info run --tensors --json
 json tensor dtype shape
 refused 1 'missing' info missing
+refused 1 'text: no model: give a folder' info text
 expect 0 info run
 holds test "$(grep -c ',  ' out)" -eq 0 # no line of settings goes on behind its indentation
 holds test "$(awk 'length > 80' out | wc -l)" -eq 0
@@ -144,6 +151,7 @@ cp out greedy
 holds test -s greedy
 expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --echo
 has '^line '
+expect 0 generate --model run --prompt '' --tokens 3
 expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --json
 json doc ids text
 printf 'line \nand it\n\nso\n' >prompts
@@ -284,6 +292,9 @@ expect 0 selftest --only rmsnorm --json
 json op passed error tolerance
 expect 1 selftest --only rmsnorm --corrupt rmsnorm
 has FAIL
+refused 1 'to corrupt rmsnorm has no effect' selftest --only linear --corrupt rmsnorm
+: >no-ids
+refused 1 'no document has two tokens' selftest --model run --token-ids no-ids
 echo '72 101 108 108 111 32 116 104 101 114 101' >ids
 expect 0 selftest --model run --token-ids ids --json
 holds grep -q step_error out
@@ -335,6 +346,7 @@ expect 0 eval --model classes --task listops --set depth=3 --set shortest=4 --se
 json example row right said logprob
 refused 1 'the model tells 10' eval --model classes --task mqar --set symbols=16
 refused 1 'no effect with a task' train --task mqar --out none --set window=9
+refused 1 'token ids have no effect with a task' train --task mqar --out none --token-ids ids
 refused 2 'needs --task with a sequence task' eval --model run --data text --answers
 refused 1 'classifies sequences' generate --model classes --token-ids ids
 
@@ -351,7 +363,7 @@ done
 # ---- bench
 refused 2 'nearest is machine' bench machin
 refused 2 'batch has no effect on machine' bench machine --batch 4
-refused 2 'dtype has no effect on scan' bench scan --dtype bf16
+refused 2 '^krait bench: dtype has no effect on scan' bench scan --dtype bf16
 refused 2 'state-type has no effect on decode' bench decode --state-type bf16
 refused 2 'state-type has no effect on any part on the CPU' bench --state-type bf16
 expect 0 bench machine --runs 1 --json

@@ -51,7 +51,14 @@ static int split_file(char **folder, const char **file, const char *name, krait_
 int kr_model_find(char **folder, const char **file, const char *name, krait_error *e) {
     *folder = NULL;
     *file = NULL;
-    if (kr_is_file(name)) return split_file(folder, file, name, e);
+    if (kr_is_file(name)) {
+        KR_TRY(split_file(folder, file, name, e));
+        if (kr_holds_file(*folder, "config.json")) return 0;
+        kr_free(*folder);
+        *folder = NULL;
+        return kr_fail(e, KRAIT_ERR_IO,
+                       "%s: no model: give a folder with config.json, or the weights in one", name);
+    }
     if (!kr_is_dir(name)) return find_shipped(folder, name, e);
     *folder = kr_strdup(name);
     return *folder ? 0 : kr_fail_memory(e, name);

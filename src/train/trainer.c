@@ -190,6 +190,9 @@ static int open_task(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     const kr_task *task = kr_task_need(r->task, e);
     if (!task) return KRAIT_ERR_ARGUMENT;
+    if (t->o.data_is_ids)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s: token ids have no effect with a task",
+                       task->name);
     KR_TRY(kr_task_open(&t->task, task, r->task_settings, (uint64_t)r->seed, t->o.data, t->o.n_data,
                         e));
     if (r->batch * t->task.longest <= INT32_MAX) return 0;
