@@ -72,9 +72,9 @@ static void warm_up(const kr_trainer *t) {
     float *x = kr_calloc((size_t)(m * k), sizeof *x), *w = kr_calloc((size_t)(n * k), sizeof *w);
     float *y = kr_calloc((size_t)(m * n), sizeof *y);
     if (x && w && y) {
-        kr_gemm_run(&(kr_gemm){false, true, false, m, n, k, x, w, y, k, k, n}, t->threads);
-        kr_gemm_run(&(kr_gemm){false, false, false, m, k, n, y, w, x, n, k, k}, t->threads);
-        kr_gemm_run(&(kr_gemm){true, false, false, n, k, m, y, x, w, n, k, k}, t->threads);
+        kr_gemm_run(&(kr_gemm){false, true, false, m, n, k, x, w, y, k, k, n, NULL}, t->threads);
+        kr_gemm_run(&(kr_gemm){false, false, false, m, k, n, y, w, x, n, k, k, NULL}, t->threads);
+        kr_gemm_run(&(kr_gemm){true, false, false, n, k, m, y, x, w, n, k, k, NULL}, t->threads);
     }
     kr_free(x);
     kr_free(w);

@@ -51,8 +51,15 @@ static kr_gemm slice(const kr_gemm *g, bool rows, int64_t first, int64_t count) 
         s.n = count;
         s.b += g->b_transposed ? first * g->ldb : first;
         s.c += first;
+        if (g->bias) s.bias += first;
     }
     return s;
+}
+
+static void product(const kr_gemm *g) {
+    if (!library_product(g)) plain_product(g);
+    for (int64_t i = 0; g->bias && i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) g->c[i * g->ldc + j] += g->bias[j];
 }
 
 void kr_gemm_run(const kr_gemm *g, int threads) {
@@ -70,7 +77,7 @@ void kr_gemm_run(const kr_gemm *g, int threads) {
             int64_t first = units * p / parts * UNIT;
             int64_t end = p + 1 == parts ? whole : units * (p + 1) / parts * UNIT;
             kr_gemm s = slice(g, rows, first, end - first);
-            if (!library_product(&s)) plain_product(&s);
+            product(&s);
         }
     }
 }

@@ -9,13 +9,15 @@
  * row.
  *   op(A) [m,k]: A is [m,k], or [k,m] when a_transposed
  *   op(B) [k,n]: B is [k,n], or [n,k] when b_transposed
- *   C [m,n] */
+ *   C [m,n]
+ *   bias [n]: is added to each row of C; NULL: nothing */
 typedef struct kr_gemm {
     bool a_transposed, b_transposed, accumulate;
     int64_t m, n, k;
     const float *a, *b;
     float *c;
     int64_t lda, ldb, ldc;
+    const float *bias;
 } kr_gemm;
 
 /* Cuts the longer side of C over `threads`. An element's bytes do not depend on the number of

@@ -98,14 +98,26 @@ static float *at(const walk *w, int i, int64_t m) {
     return (float *)w->t[i]->data + m * w->t[i]->stride[0];
 }
 
+/* What the calling thread does: whole rows, or columns of all where there are few. */
+typedef struct share {
+    kr_part rows, columns;
+} share;
+
+static share my_share(const walk *w) {
+    if (w->rows.count >= omp_get_num_threads())
+        return (share){kr_my_part(w->rows.count, 1), {0, w->rows.width}};
+    return (share){{0, w->rows.count}, kr_my_part(w->rows.width, KR_W)};
+}
+
 KR_VINLINE void put(float *p, int64_t n, kr_vf v, bool add) {
     kr_vstore_n(p, n, add ? v + kr_vload_n(p, n) : v);
 }
 
 /* y = or += f(x), or a f(b) where there is a b */
 KR_VINLINE void forward(const kr_call *c, const walk *w, bool gated, function *f) {
-    kr_part p = kr_my_part(w->rows.width, KR_W);
-    for (int64_t m = 0; m < w->rows.count; m++) {
+    share s = my_share(w);
+    kr_part p = s.columns;
+    for (int64_t m = s.rows.begin; m < s.rows.end; m++) {
         const float *a = at(w, 0, m), *b = at(w, gated ? 1 : 0, m);
         float *y = at(w, gated ? 2 : 1, m);
         for (int64_t i = p.begin; i < p.end; i += KR_W) {
@@ -137,8 +149,9 @@ void KR_FN(kr_gate)(const kr_call *c) { run_forward(c, true); }
 
 /* dx = or += dy f'(x) */
 KR_VINLINE void map_back(const kr_call *c, const walk *w, function *slope) {
-    kr_part p = kr_my_part(w->rows.width, KR_W);
-    for (int64_t m = 0; m < w->rows.count; m++) {
+    share s = my_share(w);
+    kr_part p = s.columns;
+    for (int64_t m = s.rows.begin; m < s.rows.end; m++) {
         const float *dy = at(w, 0, m), *x = at(w, 1, m);
         float *dx = at(w, 2, m);
         for (int64_t i = p.begin; i < p.end; i += KR_W)
@@ -166,9 +179,10 @@ void KR_FN(kr_map_grad)(const kr_call *c) {
 
 /* da = or += dy f(b),  db = or += dy a f'(b) */
 KR_VINLINE void gate_back(const kr_call *c, const walk *w, function *f, function *slope) {
-    kr_part p = kr_my_part(w->rows.width, KR_W);
+    share s = my_share(w);
+    kr_part p = s.columns;
     bool da = c->out[0].data, db = c->out[1].data;
-    for (int64_t m = 0; m < w->rows.count; m++)
+    for (int64_t m = s.rows.begin; m < s.rows.end; m++)
         for (int64_t i = p.begin; i < p.end; i += KR_W) {
             int64_t n = p.end - i;
             kr_vf dy = kr_vload_n(at(w, 0, m) + i, n), b = kr_vload_n(at(w, 2, m) + i, n);

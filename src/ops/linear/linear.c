@@ -2,6 +2,7 @@
 #include "ops/linear/linear.h"
 
 #include "base/err.h"
+#include "ops/row_sums.h"
 
 static bool is_half(const kr_tensor *t) { return t->dtype == KR_BF16 || t->dtype == KR_F16; }
 
@@ -103,14 +104,13 @@ static size_t tile_scratch(const kr_tensor *x, const kr_tensor *weight) {
     return (size_t)((M + WIDEST - 1) / WIDEST * WIDEST * x->shape[1]) * sizeof(float);
 }
 
-/* One of the two is 0: tiles take f32 weights, blocks to widen are halves. */
 static size_t forward_scratch(const kr_call *c) {
-    const kr_tensor *weight = kr_linear_weight(c, 3);
-    return kr_linear_many_scratch(weight) + tile_scratch(&c->in[0], weight);
+    size_t tile = tile_scratch(&c->in[0], kr_linear_weight(c, 3)), many = kr_linear_many_scratch(c);
+    return tile > many ? tile : many;
 }
 
-static size_t dx_scratch(const kr_call *c) {
-    return kr_linear_many_scratch(kr_linear_weight(c, 2));
+static size_t dw_scratch(const kr_call *c) {
+    return kr_row_sums_scratch(c->in[0].shape[0], c->in[0].shape[1]);
 }
 
 int64_t kr_linear_cuda_rows(const kr_tensor *weight, kr_dtype type) {
@@ -185,6 +185,7 @@ static const sizes table[] = {
     {"M=63 N=100 K=17", 63, 100, 17, KR_F32, true},
     {"M=65 N=129 K=768", 65, 129, 768, KR_F32, true},
     {"M=100 N=63 K=1", 100, 63, 1, KR_F32, false},
+    {"M=1030 N=35 K=50", 1030, 35, 50, KR_F32, true},
     {"M=3 N=5300 K=100 bf16", 3, 5300, 100, KR_BF16, true},
     {"M=70 N=61 K=33 f16", 70, 61, 33, KR_F16, false},
     {"M=20 N=96 K=1000 bf16", 20, 96, 1000, KR_BF16, true},
@@ -273,7 +274,7 @@ const kr_op kr_op_linear = {
 const kr_op kr_op_linear_dx = {
     .name = "linear_dx",
     .shape = dx_shape,
-    .scratch = dx_scratch,
+    .scratch = kr_linear_dx_many_scratch,
     .scratch_cuda = dx_scratch_cuda,
     .cost = gradient_cost,
     .cases = dx_cases,
@@ -286,6 +287,7 @@ const kr_op kr_op_linear_dx = {
 const kr_op kr_op_linear_dw = {
     .name = "linear_dw",
     .shape = dw_shape,
+    .scratch = dw_scratch,
     .scratch_cuda = dw_scratch_cuda,
     .cost = gradient_cost,
     .cases = dw_cases,

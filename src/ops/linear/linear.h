@@ -45,8 +45,9 @@ void kr_linear_many(const kr_call *c, kr_widen *widen);
 void kr_linear_dx_many(const kr_call *c, kr_widen *widen);
 void kr_linear_dw_many(const kr_call *c);
 
-/* Bytes of scratch of the above; 0 for f32 weights. */
-size_t kr_linear_many_scratch(const kr_tensor *weight);
+/* Bytes of scratch of the first two. */
+size_t kr_linear_many_scratch(const kr_call *c);
+size_t kr_linear_dx_many_scratch(const kr_call *c);
 
 /* Up to this many rows of x, `linear` has kernels of its own (linear_vec.c; on the GPU,
  * linear_few.cu). */

@@ -9,10 +9,11 @@
  * linear_many.c. */
 #include "ops/linear/linear.h"
 
-#include "vec/vec.h"
+#include "ops/vec_row_sums.h"
 
-/* COLUMNS: rows of x in a block, as many as there are registers for. */
-enum { ROWS = 4, COLUMNS = KR_W == 16 ? 6 : 3 };
+/* COLUMNS: rows of x in a block, as many as there are registers for. GROUP: vectors of columns
+ * whose sums over rows are made at once. */
+enum { ROWS = 4, COLUMNS = KR_W == 16 ? 6 : 3, GROUP = 64 / KR_W };
 
 /* A few rows, and sums long enough that adding up the lanes at the end does not matter. */
 static bool few(const kr_call *c) {
@@ -133,4 +134,17 @@ void KR_FN(kr_linear)(const kr_call *c) {
 
 void KR_FN(kr_linear_dx)(const kr_call *c) { kr_linear_dx_many(c, widen); }
 
-void KR_FN(kr_linear_dw)(const kr_call *c) { kr_linear_dw_many(c); }
+/* Adds rows of dy to sums [N]. */
+static void add_rows(const kr_call *c, kr_part rows, float *sums) {
+    const kr_tensor *dy = &c->in[0];
+    for (int64_t m = rows.begin; m < rows.end; m++) {
+        const float *row = (const float *)dy->data + m * dy->stride[0];
+        for (int64_t n = 0, N = dy->shape[1]; n < N; n += KR_W)
+            kr_vstore_n(sums + n, N - n, kr_vload_n(sums + n, N - n) + kr_vload_n(row + n, N - n));
+    }
+}
+
+void KR_FN(kr_linear_dw)(const kr_call *c) {
+    kr_linear_dw_many(c);
+    if (c->out[1].data) kr_row_sums_run(c, 1, 1, c->in[0].shape[0], c->in[0].shape[1], 4, add_rows);
+}

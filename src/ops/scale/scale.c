@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "ops/case.h"
+#include "ops/row_sums.h"
 
 static int check_row_scale(const char *op, const kr_tensor *x, const kr_tensor *e,
                            krait_error *why) {
@@ -73,6 +74,10 @@ static void skip_rule(kr_tape *t, const kr_node *n) {
     kr_value *dy = kr_rule_dout(t, n, 0), *saved[] = {kr_rule_in(n, 1), kr_rule_in(n, 2)};
     if (dy) kr_rule_din_is(t, n, 0, dy);
     kr_rule_pull_back(t, n, &kr_op_skip_grad, NULL, 0, saved, 2, 1, 2);
+}
+
+static size_t skip_grad_scratch(const kr_call *c) {
+    return kr_row_sums_scratch(c->in[1].shape[0], c->in[1].shape[1]);
 }
 
 static size_t skip_grad_scratch_cuda(const kr_call *c) {
@@ -161,6 +166,7 @@ const kr_op kr_op_skip = {
 const kr_op kr_op_skip_grad = {
     .name = "skip_grad",
     .shape = skip_grad_shape,
+    .scratch = skip_grad_scratch,
     .scratch_cuda = skip_grad_scratch_cuda,
     .cost = cost,
     .cases = skip_grad_cases,

@@ -1,10 +1,7 @@
-/* scale_vec.c - scaling rows and columns over vectors. scale.h has the contract.
- *
- * Sums over rows: each thread has columns of its own and adds their rows in order. */
+/* scale_vec.c - scaling rows and columns over vectors. scale.h has the contract. */
 #include "ops/scale/scale.h"
 
-#include "ops/threads.h"
-#include "vec/vec.h"
+#include "ops/vec_row_sums.h"
 
 static const float *row(const kr_tensor *t, int64_t m) {
     return (const float *)t->data + m * t->stride[0];
@@ -78,24 +75,22 @@ void KR_FN(kr_skip)(const kr_call *c) {
     }
 }
 
-/* Columns [j, j + n), n <= W. */
-static void skip_back(const kr_call *c, int64_t j, int64_t n) {
-    const kr_tensor *dy = &c->in[0], *u = &c->in[1];
-    kr_vf w = kr_vload_n((const float *)c->in[2].data + j, n), sum = kr_vzero();
-    for (int64_t m = 0; m < u->shape[0]; m++) {
-        kr_vf d = kr_vload_n(row(dy, m) + j, n);
-        sum = kr_vfma(d, kr_vload_n(row(u, m) + j, n), sum);
-        if (c->out[0].data) put(out_row(&c->out[0], m) + j, n, d * w, c->accumulate & 1);
+/* Of some rows: dx, and what they add to the sums dw. */
+static void skip_rows_back(const kr_call *c, kr_part rows, float *sums) {
+    const float *w = c->in[2].data;
+    for (int64_t m = rows.begin; m < rows.end; m++) {
+        const float *dy = row(&c->in[0], m), *u = row(&c->in[1], m);
+        float *du = c->out[0].data ? out_row(&c->out[0], m) : NULL;
+        for (int64_t j = 0, n = c->in[1].shape[1]; j < n; j += KR_W) {
+            kr_vf d = kr_vload_n(dy + j, n - j);
+            if (du) put(du + j, n - j, d * kr_vload_n(w + j, n - j), c->accumulate & 1);
+            if (!sums) continue;
+            kr_vf sum = kr_vload_n(sums + j, n - j);
+            kr_vstore_n(sums + j, n - j, kr_vfma(d, kr_vload_n(u + j, n - j), sum));
+        }
     }
-    if (c->out[1].data) put((float *)c->out[1].data + j, n, sum, c->accumulate & 2);
 }
 
 void KR_FN(kr_skip_grad)(const kr_call *c) {
-    int64_t width = c->in[1].shape[1];
-    int threads = kr_threads_for(c, kr_tensor_count(&c->in[0]) * 16);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        kr_part p = kr_my_part(width, KR_W);
-        for (int64_t j = p.begin; j < p.end; j += KR_W) skip_back(c, j, width - j);
-    }
+    kr_row_sums_run(c, 1, 1, c->in[1].shape[0], c->in[1].shape[1], 16, skip_rows_back);
 }
