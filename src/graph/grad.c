@@ -193,6 +193,8 @@ kr_value *kr_rule_saved(kr_tape *t, kr_value *v) {
     return !t->g->failed && awaitable(t->g, v) ? v : at_hand(t, v);
 }
 
+bool kr_rule_on_gpu(const kr_tape *t) { return t->g->o.level == KR_LEVEL_CUDA; }
+
 bool kr_rule_kept(const kr_tape *t, const kr_value *v) {
     int level = t->g->o.recompute;
     return !v || v->twin || !(level && ((v->again && v->again <= level) || v->remade));

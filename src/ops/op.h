@@ -57,6 +57,8 @@ kr_dtype kr_rule_type(const kr_value *v); /* its numbers' type: a half's differs
 /* An input or output of the forward node, for use in the backward pass (recomputed there when the
  * plan says so). */
 kr_value *kr_rule_saved(kr_tape *t, kr_value *v);
+/* Whether the graph runs on the GPU: for ops that have no kernel there. */
+bool kr_rule_on_gpu(const kr_tape *t);
 /* False: a value of the forward pass that would have to be computed again. */
 bool kr_rule_kept(const kr_tape *t, const kr_value *v);
 /* The gradient that arrived at output i; NULL when nothing depends on it. */

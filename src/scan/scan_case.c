@@ -294,3 +294,17 @@ bool kr_scan_grad_cases(int index, kr_case *k) {
     if (table[index].with & FAR) kr_case_far(k);
     return true;
 }
+
+/* Those of scan_grad whose y is the states; any numbers will do as states. */
+bool kr_scan_states_grad_cases(int index, kr_case *k) {
+    int entries = (int)(sizeof table / sizeof *table);
+    for (int i = 0; i < entries; i++) {
+        if (!kr_scan_y_is_states(&table[i].d) || table[i].with & (SKIP | GATE) || index-- > 0)
+            continue;
+        if (!kr_scan_grad_cases(i, k)) return false;
+        k->n_out = KR_SCAN_GRAD_OUTS;
+        k->half.none = true;
+        return true;
+    }
+    return false;
+}

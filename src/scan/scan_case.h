@@ -6,5 +6,6 @@
 
 bool kr_scan_cases(int index, kr_case *k);
 bool kr_scan_grad_cases(int index, kr_case *k);
+bool kr_scan_states_grad_cases(int index, kr_case *k);
 
 #endif

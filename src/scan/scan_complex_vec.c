@@ -5,7 +5,8 @@
  *
  * a = exp(A) is formed once a call; then dA = conj(a) da. A block is W lanes: their states are two
  * registers, and a piece has four blocks, so that the chain of products through one state hides
- * behind those of the others. The backward pass keeps the state in front of every KR_SCAN_CHUNK-th
+ * behind those of the others. The backward pass reads the states where forward left them
+ * (scan_states _grad); where they are gone, it keeps the state in front of every KR_SCAN_CHUNK-th
  * row, and goes forward again inside a chunk. */
 #include "scan/vec_scan.h"
 
@@ -122,7 +123,7 @@ typedef struct back {
     float *starts, *inside; /* [chunks,2,PIECE]: states in front of them; [CHUNK,2,PIECE] */
     block g[BLOCKS], da[BLOCKS];
     const kr_tensor *dx, *y; /* y: the states once more */
-    bool add;
+    bool add, states;        /* states: v->x is y of forward */
 } back;
 
 /* From the state in front of step t0 to that behind t1 - 1; keep: all of them, else only h moves.
@@ -146,14 +147,14 @@ KR_VINLINE void again(const back *b, int64_t t0, int64_t t1, block *h, float *ke
     }
 }
 
-/* Gradients of step t, whose state before is at `prev`. */
-KR_VINLINE void step_back(back *b, int64_t t, const float *prev, int blocks) {
+/* Gradients of step t, whose state before is at `prev`, imaginary parts `away` behind. */
+KR_VINLINE void step_back(back *b, int64_t t, const float *prev, int64_t away, int blocks) {
     const kr_scan_view *v = b->p.v;
     int64_t row = kr_scan_row(&b->p.q, t), at = b->p.e0;
     bool fresh = kr_scan_starts(&b->p.q, t);
     for (int i = 0; i < blocks; i++) {
         int64_t n = b->p.lanes - i * KR_W;
-        block g = b->g[i], h = load(prev + i * KR_W, PIECE, KR_W);
+        block g = b->g[i], h = load(prev + i * KR_W, away, away == PIECE ? KR_W : n);
         block a = load(b->p.a + at + i * KR_W, v->E, n);
         if (v->dy) {
             block dy = load(v->dy + row * v->dy_row + at + i * KR_W, v->E, n);
@@ -186,8 +187,19 @@ KR_VINLINE void chunks_back(back *b, block *h, int blocks) {
         for (int i = 0; i < blocks; i++) h[i] = load(start + i * KR_W, PIECE, KR_W);
         again(b, t0, t1, h, b->inside, blocks);
         for (int64_t t = t1 - 1; t >= t0; t--)
-            step_back(b, t, t > t0 ? b->inside + (t - 1 - t0) * ROW : start, blocks);
+            step_back(b, t, t > t0 ? b->inside + (t - 1 - t0) * ROW : start, PIECE, blocks);
     }
+}
+
+/* The same where the states lie in x; h: those in front of the first row. */
+KR_VINLINE void rows_back(back *b, const block *h, int blocks) {
+    const kr_scan_view *v = b->p.v;
+    const float *states = v->x + b->p.e0;
+    _Alignas(64) float first[2 * PIECE];
+    for (int i = 0; i < blocks; i++) store(first + i * KR_W, PIECE, KR_W, h[i], false);
+    for (int64_t t = b->p.q.T - 1; t > 0; t--)
+        step_back(b, t, states + kr_scan_row(&b->p.q, t - 1) * v->x_row, v->E, blocks);
+    if (b->p.q.T > 0) step_back(b, 0, first, PIECE, blocks);
 }
 
 /* One sequence: gradients of its rows and state; adds to b->da. */
@@ -205,7 +217,11 @@ static void sequence_back(const kr_call *c, back *b, int64_t s) {
         h[i] = from ? load(from + i * KR_W, v->E, n) : (block){0};
         b->g[i] = last ? load(last + i * KR_W, v->E, n) : (block){0};
     }
-    if (blocks == BLOCKS)
+    if (b->states && blocks == BLOCKS)
+        rows_back(b, h, BLOCKS);
+    else if (b->states)
+        rows_back(b, h, blocks);
+    else if (blocks == BLOCKS)
         chunks_back(b, h, BLOCKS);
     else
         chunks_back(b, h, blocks);
@@ -237,15 +253,16 @@ static void clear_state(const kr_call *c, int64_t E) {
         memset((float *)out->data + s * out->stride[0], 0, (size_t)(2 * E) * sizeof(float));
 }
 
+/* own: scratch of the thread; NULL: the states are there. */
 static void slab_back(const kr_call *c, const kr_scan_view *v, float *own, int64_t slab,
                       int64_t e0) {
     float *a = c->scratch, *sums = a + kr_scan_complex_forward(v->d) * (1 + slab);
     static const kr_tensor none = {0};
-    back b = {.p = {.v = v, .a = a, .e0 = e0}, .dx = &c->out[KR_SCAN_DX]};
+    back b = {.p = {.v = v, .a = a, .e0 = e0}, .dx = &c->out[KR_SCAN_DX], .states = !own};
     b.y = c->n_out > KR_SCAN_Y_AGAIN ? &c->out[KR_SCAN_Y_AGAIN] : &none;
     b.p.lanes = v->E - e0 < PIECE ? v->E - e0 : PIECE;
     b.inside = own;
-    b.starts = own + KR_SCAN_CHUNK * 2 * PIECE;
+    b.starts = own ? own + KR_SCAN_CHUNK * 2 * PIECE : NULL;
     b.add = c->accumulate & 1;
     int64_t first = v->S * slab / KR_SCAN_PARTS, end = v->S * (slab + 1) / KR_SCAN_PARTS;
     for (int64_t s = first; s < end; s++) sequence_back(c, &b, s);
@@ -253,15 +270,19 @@ static void slab_back(const kr_call *c, const kr_scan_view *v, float *own, int64
         store(sums + e0 + i * KR_W, v->E, b.p.lanes - i * KR_W, b.da[i], false);
 }
 
-void KR_FN(kr_scan_complex_grad)(const kr_call *c) {
+static void all_back(const kr_call *c, bool states) {
     kr_scan_view v = kr_scan_unpack(c);
-    int64_t pieces = (v.E + PIECE - 1) / PIECE, line = kr_scan_complex_forward(v.d);
-    float *a = c->scratch, *own = a + (1 + KR_SCAN_PARTS) * line;
+    int64_t pieces = (v.E + PIECE - 1) / PIECE, each = states ? 0 : kr_scan_complex_own(v.M);
+    float *a = c->scratch, *own = states ? NULL : a + kr_scan_complex_sums(v.d);
     form_decays(&v, a);
     clear_state(c, v.E);
 #pragma omp parallel for num_threads(c->threads) schedule(dynamic)
     for (int64_t i = 0; i < KR_SCAN_PARTS * pieces; i++)
-        slab_back(c, &v, own + omp_get_thread_num() * kr_scan_complex_own(v.M), i / pieces,
+        slab_back(c, &v, states ? NULL : own + omp_get_thread_num() * each, i / pieces,
                   i % pieces * PIECE);
-    write_dA(c, &v, a, a + line);
+    write_dA(c, &v, a, a + kr_scan_complex_forward(v.d));
 }
+
+void KR_FN(kr_scan_complex_grad)(const kr_call *c) { all_back(c, false); }
+
+void KR_FN(kr_scan_states_grad)(const kr_call *c) { all_back(c, true); }

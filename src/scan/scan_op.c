@@ -163,20 +163,35 @@ static int backward_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
     return 0;
 }
 
+/* Whether the backward pass reads the states that forward left in y: then x need not be kept. */
+static bool reads_states(const kr_tape *t, const kr_node *n) {
+    return kr_scan_y_is_states(kr_rule_attr(n)) && !kr_rule_in(n, KR_SCAN_D) &&
+           !kr_rule_in(n, KR_SCAN_Z) && !kr_rule_on_gpu(t) &&
+           kr_rule_kept(t, kr_rule_out(n, KR_SCAN_OUT_Y));
+}
+
 static void forward_grad(kr_tape *t, const kr_node *n) {
     kr_value *ins[KR_SCAN_GRAD_INS], *outs[KR_SCAN_BACK_OUTS] = {NULL};
     uint32_t accumulate = 0;
+    bool states = reads_states(t, n);
     for (int i = 0; i < KR_SCAN_INS; i++) {
-        kr_value *v = kr_rule_in(n, i);
+        kr_value *v = states && i == KR_SCAN_X ? kr_rule_out(n, KR_SCAN_OUT_Y) : kr_rule_in(n, i);
         ins[i] = v ? kr_rule_saved(t, v) : NULL;
     }
     ins[KR_SCAN_DY] = kr_rule_dout(t, n, KR_SCAN_OUT_Y);
     ins[KR_SCAN_DSTATE] = kr_rule_dout(t, n, KR_SCAN_OUT_STATE);
     if (!ins[KR_SCAN_DY] && !ins[KR_SCAN_DSTATE]) return;
     for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) kr_rule_din(t, n, grad_of[i], outs, i, &accumulate);
-    outs[KR_SCAN_Y_AGAIN] = kr_rule_remade(t, n, KR_SCAN_OUT_Y);
-    kr_rule_emit(t, &kr_op_scan_grad, kr_rule_attr(n), sizeof(krait_scan_desc), ins,
-                 KR_SCAN_GRAD_INS, outs, KR_SCAN_BACK_OUTS, accumulate);
+    if (!states) outs[KR_SCAN_Y_AGAIN] = kr_rule_remade(t, n, KR_SCAN_OUT_Y);
+    kr_rule_emit(t, states ? &kr_op_scan_states_grad : &kr_op_scan_grad, kr_rule_attr(n),
+                 sizeof(krait_scan_desc), ins, KR_SCAN_GRAD_INS, outs,
+                 states ? KR_SCAN_GRAD_OUTS : KR_SCAN_BACK_OUTS, accumulate);
+}
+
+static int states_shape(const kr_call *c, kr_tensor *out, krait_error *e) {
+    if (!kr_scan_y_is_states(c->attr) || given(c, KR_SCAN_D) || given(c, KR_SCAN_Z))
+        return kr_fail(e, KRAIT_ERR_SHAPE, "scan_states_grad: y of this member is not its states");
+    return backward_shape(c, out, e);
 }
 
 void kr_scan_ref_plan(const krait_scan_desc *d, int64_t M, kr_scan_ref_layout *s) {
@@ -209,6 +224,10 @@ static size_t backward_scratch(const kr_call *c) {
     return ref > vec ? ref : vec;
 }
 
+static size_t states_scratch(const kr_call *c) {
+    return (size_t)kr_scan_complex_sums(c->attr) * sizeof(float);
+}
+
 /* Updates of one state: decay (exp, multiply), input (multiply-add), read (multiply-add); bytes of
  * the rows. */
 static void cost(const kr_call *c, double work, double *flops, double *bytes) {
@@ -224,9 +243,13 @@ static void forward_cost(const kr_call *c, double *flops, double *bytes) {
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {
     cost(c, 18, flops, bytes);
 }
+static void states_cost(const kr_call *c, double *flops, double *bytes) {
+    cost(c, 4, flops, bytes);
+}
 
 KR_DECLARE_KERNEL(kr_scan);
 KR_DECLARE_KERNEL(kr_scan_grad);
+KR_DECLARE_KERNEL(kr_scan_states_grad);
 
 const kr_op kr_op_scan = {
     .name = "scan",
@@ -257,4 +280,15 @@ const kr_op kr_op_scan_grad = {
     .no_accumulate = 1 << KR_SCAN_Y_AGAIN,
     .half_in = HALF_IN,
     .kernel = KR_KERNELS_GPU(kr_scan_grad),
+};
+
+const kr_op kr_op_scan_states_grad = {
+    .name = "scan_states_grad",
+    .shape = states_shape,
+    .scratch = states_scratch,
+    .cost = states_cost,
+    .cases = kr_scan_states_grad_cases,
+    .n_in = KR_SCAN_GRAD_INS,
+    .n_out = KR_SCAN_GRAD_OUTS,
+    .kernel = KR_KERNELS(kr_scan_states_grad),
 };

@@ -60,6 +60,13 @@ enum {
 };
 
 extern const kr_op kr_op_scan, kr_op_scan_grad;
+/* scan_grad of lanes whose states are what scan wrote (kr_scan_y_is_states), without going forward
+ * again: y in the place of x, else the same inputs and outputs, but y_again. On the CPU. */
+extern const kr_op kr_op_scan_states_grad;
+
+/* Whether y is the states, row for row: complex lanes read as they are, decays constant in time. D
+ * and z must be absent, too. */
+bool kr_scan_y_is_states(const krait_scan_desc *d);
 
 /* Columns of a row (or elements, when constant in time) of each array. Doubled where complex. */
 static inline int64_t kr_scan_lanes(const krait_scan_desc *d) { return d->heads * d->width; }

@@ -58,12 +58,15 @@ static bool each_sequence_one_row(const kr_call *c) {
 
 static bool absent(const kr_call *c, int i) { return i >= c->n_in || !c->in[i].data; }
 
+bool kr_scan_y_is_states(const krait_scan_desc *d) {
+    return d->complex_lanes && d->a_constant && d->form != KRAIT_FORM_DT && d->kappa == 1 &&
+           d->read == KRAIT_READ_AFTER && d->order != KRAIT_ORDER_INDEX;
+}
+
 /* Complex lanes whose decay is constant in time. */
 static bool complex_fits(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
-    return d->complex_lanes && d->a_constant && d->form != KRAIT_FORM_DT && d->kappa == 1 &&
-           absent(c, KR_SCAN_D) && absent(c, KR_SCAN_Z) && d->read == KRAIT_READ_AFTER &&
-           d->order != KRAIT_ORDER_INDEX;
+    return kr_scan_y_is_states(d) && absent(c, KR_SCAN_D) && absent(c, KR_SCAN_Z);
 }
 
 /* Everything but x is constant in time: one kernel for all rows. */
@@ -217,8 +220,8 @@ size_t kr_scan_vec_scratch(const kr_call *c, bool backward) {
     const krait_scan_desc *d = c->attr;
     int64_t M = c->in[KR_SCAN_X].shape[0];
     if (d->complex_lanes)
-        return (size_t)((1 + (backward ? KR_SCAN_PARTS : 0)) * kr_scan_complex_forward(d) +
-                        (backward ? c->threads * kr_scan_complex_own(M) : 0));
+        return (size_t)(backward ? kr_scan_complex_sums(d) + c->threads * kr_scan_complex_own(M)
+                                 : kr_scan_complex_forward(d));
     if (conv_fits(d) || d->low_rank) {
         int64_t steps = backward ? kr_scan_steps_backward(d, M) : kr_scan_steps_forward(d);
         int64_t conv = conv_fits(d) ? kr_scan_conv_own(d, M) : 0;

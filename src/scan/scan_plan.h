@@ -95,6 +95,10 @@ void kr_scan_cut_lanes(const krait_scan_desc *d, int64_t M, kr_scan_cut *s);
 static inline int64_t kr_scan_complex_forward(const krait_scan_desc *d) {
     return 2 * kr_scan_line(kr_scan_lanes(d));
 }
+/* What the backward pass shares: the decays and the sums. */
+static inline int64_t kr_scan_complex_sums(const krait_scan_desc *d) {
+    return (1 + KR_SCAN_PARTS) * kr_scan_complex_forward(d);
+}
 static inline int64_t kr_scan_complex_own(int64_t M) { /* of each chunk's start; of one chunk */
     return 2 * KR_SCAN_GROUP * (M / KR_SCAN_CHUNK + 2 + KR_SCAN_CHUNK);
 }

@@ -192,6 +192,60 @@ static void complex_lanes(void **state) {
     run("lru, reverse", reverse, 70, 3, NULL, false);
 }
 
+/* The gradients made from the states that forward left in y: those of scan_grad, at every level,
+ * and the same bytes for any number of threads. */
+static void from_states(const char *name, krait_scan_desc d, const int64_t *counts, bool adding) {
+    problem p;
+    kr_tensor want[KR_SCAN_GRAD_OUTS], before[KR_SCAN_GRAD_OUTS];
+    double worst = 0;
+    problem_make(&p, d, KR_F32, 100, 4, counts);
+    bare(&p);
+    p.backward.accumulate = adding ? 0x3ff : 0;
+    for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) fill_uniform(&p, &p.backward.out[i], -1, 1);
+    copy(before, p.backward.out, KR_SCAN_GRAD_OUTS);
+    problem_forward(&p, KR_LEVEL_REF);
+    problem_backward(&p, KR_LEVEL_REF);
+    copy(want, p.backward.out, KR_SCAN_GRAD_OUTS);
+    p.backward.in[KR_SCAN_X] = p.forward.out[KR_SCAN_OUT_Y];
+    for (kr_level level = KR_LEVEL_REF; level < KR_LEVEL_COUNT; level++) {
+        if (!kr_level_supported(level)) continue;
+        kr_tensor first[KR_SCAN_GRAD_OUTS];
+        for (int threads = 1; threads <= 3; threads += 2) {
+            for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++)
+                if (before[i].data)
+                    memcpy(p.backward.out[i].data, before[i].data, kr_tensor_bytes(&before[i]));
+            p.backward.threads = threads;
+            problem_call(&p, &p.backward, &kr_op_scan_states_grad,
+                         kr_op_kernel(&kr_op_scan_states_grad, level));
+            if (threads == 1) copy(first, p.backward.out, KR_SCAN_GRAD_OUTS);
+        }
+        for (int i = 0; i < KR_SCAN_GRAD_OUTS; i++) {
+            worst = kr_worst(worst, distance(&p.backward.out[i], &want[i]));
+            if (!first[i].data) continue;
+            assert_memory_equal(p.backward.out[i].data, first[i].data, kr_tensor_bytes(&first[i]));
+        }
+        drop(first, KR_SCAN_GRAD_OUTS);
+    }
+    print_message("%-34s from the states: gradients %.1e\n", name, worst);
+    assert_true(worst < 1e-5);
+    p.backward.in[KR_SCAN_X] = p.forward.in[KR_SCAN_X];
+    drop(before, KR_SCAN_GRAD_OUTS);
+    drop(want, KR_SCAN_GRAD_OUTS);
+    problem_free(&p);
+}
+
+static void states_that_were_kept(void **state) {
+    (void)state;
+    static const int64_t ragged[] = {1, 63, 0, 36};
+    krait_scan_desc given = krait_scan_lru(65), reverse = krait_scan_lru(130);
+    given.form = KRAIT_FORM_GIVEN;
+    reverse.order = KRAIT_ORDER_REVERSE;
+    from_states("lru", krait_scan_lru(64), NULL, false);
+    from_states("lru ragged, adding", krait_scan_lru(33), ragged, true);
+    from_states("lru, decay given", given, ragged, false);
+    from_states("lru, reverse", reverse, ragged, false);
+}
+
 /* No gate; a, b and c so that nothing grows. */
 static void convolution(const char *name, krait_scan_desc d, int64_t M, int64_t S,
                         const int64_t *counts, bool accumulate) {
@@ -352,14 +406,11 @@ static void threads(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lanes),
-                                       cmocka_unit_test(rows),
-                                       cmocka_unit_test(complex_lanes),
-                                       cmocka_unit_test(few_rows),
-                                       cmocka_unit_test(convolutions),
-                                       cmocka_unit_test(low_ranks),
-                                       cmocka_unit_test(chunks),
-                                       cmocka_unit_test(threads),
-                                       cmocka_unit_test(what_varies_is_not_convolved)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lanes),         cmocka_unit_test(rows),
+        cmocka_unit_test(complex_lanes), cmocka_unit_test(states_that_were_kept),
+        cmocka_unit_test(few_rows),      cmocka_unit_test(convolutions),
+        cmocka_unit_test(low_ranks),     cmocka_unit_test(chunks),
+        cmocka_unit_test(threads),       cmocka_unit_test(what_varies_is_not_convolved)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
