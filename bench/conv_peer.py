@@ -19,35 +19,9 @@ import time
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # neither pool may spin while the other works
 import torch
 
+from scan_structs import Arrays, Desc, Error, Gradients
+
 FORMS = ("blocks", "given")
-
-
-class Desc(ctypes.Structure):
-    """krait_scan_desc of include/krait/scan.h"""
-    _fields_ = [(n, ctypes.c_int64) for n in
-                ("heads", "width", "state", "groups", "inputs", "reads")] + \
-               [(n, ctypes.c_int) for n in ("decay", "form", "gain", "read", "order")] + \
-               [(n, ctypes.c_bool) for n in ("complex_state", "complex_lanes")] + \
-               [("kappa", ctypes.c_double)] + \
-               [(n, ctypes.c_bool) for n in ("a_constant", "b_constant", "c_constant",
-                                             "dt_constant", "dt_softplus")] + \
-               [("dt_min", ctypes.c_double), ("dt_max", ctypes.c_double),
-                ("skip_per_channel", ctypes.c_bool)]
-
-
-def pointers(*names):
-    return [(n, ctypes.c_void_p) for n in names]
-
-
-class Arrays(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_int64) for n in ("rows", "sequences", "slots")] + \
-        pointers("seqs", "reset", "index") + [("index_count", ctypes.c_int64)] + \
-        pointers("x", "dt", "a", "b", "c", "d", "z", "dt_bias", "gain", "state", "y")
-
-
-class Gradients(ctypes.Structure):
-    _fields_ = pointers("dy", "dstate_out", "dx", "ddt", "da", "db", "dc", "dd", "dz", "ddt_bias",
-                        "dgain", "dstate_in")
 
 
 def draw(T, H, N, B):
@@ -83,15 +57,16 @@ def krait(path, v, threads):
                     **{k: held[k].data_ptr() for k in "abcdx"})
     gradients = Gradients(dy=held["dy"].data_ptr(),
                           **{"d" + k: out[k].data_ptr() for k in "abcdx"})
-    message = ctypes.create_string_buffer(4096)
+    error = Error()
 
     def step():
         for rc in (library.krait_scan_run(ctypes.byref(desc), ctypes.byref(arrays), threads,
-                                          message),
+                                          ctypes.byref(error)),
                    library.krait_scan_gradient(ctypes.byref(desc), ctypes.byref(arrays),
-                                               ctypes.byref(gradients), threads, message)):
+                                               ctypes.byref(gradients), threads,
+                                               ctypes.byref(error))):
             if rc < 0:
-                sys.exit(message.raw.decode(errors="replace"))
+                sys.exit(error.message.decode(errors="replace"))
         return out["dy"], out["x"], out["d"], [out[k] for k in "abc"]
     return step, (held, seqs)  # krait reads where they lie
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # experiment.sh - what the experiments share: read by `source`, not run. Trains a model for a number
 # of steps or of seconds, tests it, and leaves all that was printed in a folder of its own, from
-# which report.py makes tables and pictures. A run whose folder is complete is not run again.
+# which report.py makes tables and pictures. A run whose folder is complete is not run again; where
+# it was made by other settings the script stops, so that no table holds both.
 #
 #   KRAIT        the program (default build/bin/krait)
 #   KRAIT_DATA   the folder of data sets (default ../shared/data beside the checkout)
@@ -19,9 +20,19 @@ data=${KRAIT_DATA:-$here/../../shared/data} recipes=$here/../recipes
 device=${DEVICE:-cpu}
 runs=${RUNS:-$here/../out/$script} page=${PAGE:-$here/../docs/results}
 mkdir -p "$runs" "$page"
+runs=$(cd "$runs" && pwd) # one name, however it was given: it is part of the commands
+
+stop() { echo "$script: $*" >&2; exit 1; }
+
+# built PROGRAM: fails where it is not
+built() {
+  [ -x "$1" ] || stop "there is no program $1: cmake --preset release && cmake --build build," \
+    "or set KRAIT to a krait with its examples beside it"
+}
+built "$krait"
 
 need() { # need PATH: fails where a data set is missing
-  [ -e "$1" ] || { echo "$script: there is no $1: set KRAIT_DATA" >&2; exit 1; }
+  [ -e "$1" ] || stop "there is no $1: set KRAIT_DATA"
 }
 
 # The members of the family as the experiments know them. Linear attention has rotary positions,
@@ -74,15 +85,25 @@ steps_in() {
     END { n = int(s / ((to - from) / (NR - 4))); print n < 20 ? 20 : n }' <<<"$times"
 }
 
-# train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}. The warm-up is
-# $warm percent of the steps, and there are eight evaluations.
+# same FILE SETTINGS: are these the settings that FILE holds?
+same() { [ -e "$1" ] && [ "$(<"$1")" = "$2" ]; }
+
+# train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}, and in wanted
+# and command how. The warm-up is $warm percent of the steps, and there are eight evaluations.
 warm=5
 train() {
-  local name=$1 budget=$2 steps to=$runs/$1
+  local name=$1 budget=$2 steps to=$runs/$1 wanted
+  wanted="budget $2, warm-up $warm%, on $device: ${*:3}"
   shift 2
-  [ ! -e "$to/info.json" ] || return 0
+  if [ -e "$to/info.json" ]; then
+    same "$to/wanted" "$wanted" || stop "$to was run otherwise: $(cat "$to/wanted" 2>/dev/null ||
+      echo it does not say how)" \
+      "(and not: $wanted). Remove it, or set RUNS to another folder"
+    return 0
+  fi
   rm -rf "$to"
   mkdir -p "$to"
+  echo "$wanted" >"$to/wanted"
   steps=$budget
   if [ "$budget" != "${budget%s}" ]; then
     steps=$(steps_in "${budget%s}" "$to" "$@") || { fail_of "$name" "$to/errors"; return 0; }
@@ -99,18 +120,23 @@ train() {
   fi
 }
 
-# What could not be trained is said, and the others go on.
+# What could not be run is said, and the others go on.
+failed=0
 fail_of() { # fail_of NAME LOG
   echo "$script: $1 failed: $(tail -n 1 "$2")" >&2
+  failed=$((failed + 1))
 }
 
 # measure NAME ARGUMENTS...: krait eval of the model, into $runs/NAME/test.json, or where NAME is
-# RUN/TEST into $runs/RUN/TEST.json
+# RUN/TEST into $runs/RUN/TEST.json; again where the arguments are others
 measure() {
   local to=$runs/${1%/*} test=test
   [ "$1" = "${1%/*}" ] || test=${1#*/}
   shift
-  if [ ! -e "$to/info.json" ] || [ -e "$to/$test.json" ]; then return 0; fi
+  [ -e "$to/info.json" ] || return 0
+  if [ -e "$to/$test.json" ] && same "$to/$test.wanted" "$*"; then return 0; fi
+  rm -f "$to/$test.json"
+  echo "$*" >"$to/$test.wanted"
   if "$krait" eval --model "$to/model" --device "$device" --json "$@" >"$to/$test.part" \
     2>"$to/errors"; then
     mv "$to/$test.part" "$to/$test.json"
@@ -119,4 +145,9 @@ measure() {
   fi
 }
 
-report() { python3 "$here/report.py" "$script" "$runs" "$page"; }
+report() {
+  local told=0
+  python3 "$here/report.py" "$script" "$runs" "$page" || told=$?
+  [ "$failed" -eq 0 ] || stop "$failed of the runs and tests failed, as said above"
+  return "$told"
+}

@@ -6,6 +6,7 @@
 source "$(dirname "$0")/experiment.sh"
 numbers=${NUMBERS:-12} window=${WINDOW:-500}
 memory=$(dirname "$krait")/hippo_memory
+built "$memory"
 
 # recalled FILE MOMENT COLUMN: two columns for plot.py
 recalled() { awk -v m="$2" -v c="$3" '$1 == m { print $2, $c }' "$1"; }

@@ -15,7 +15,8 @@ fresh() {
   rm -rf "$to"
   "$krait" train --data "$text" --out "$to" --set layers=1 --set "width=${WIDTH:-64}" \
     "${sets[@]}" --set steps=1 --set warmup=0 --set learning_rate=0 --set min_learning_rate=0 \
-    --set held_out=0 --set checkpoint_every=0 >"$to.log" 2>&1
+    --set held_out=0 --set checkpoint_every=0 >"$to.log" 2>&1 ||
+    stop "$name: $(tail -n 1 "$to.log")"
   "$krait" reach --model "$to" --data "$text" --length "$length" --windows "$windows" --json |
     sed 's/.*"back": *\([0-9]*\), *"gradient": *\([-0-9.e+]*\).*/\1 \2/' |
     awk '$1 == 1 { one = $2 } $1 >= 1 { print $1, $2 / one }' >"$to.tsv"

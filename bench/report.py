@@ -4,7 +4,8 @@
 #
 #   report.py EXPERIMENT RUNS PAGE     writes tables and pictures into PAGE
 #
-# A run that is missing is left out; a run counts once info.json is there.
+# A run that is missing is left out, and named where it is known which there must be; a run counts
+# once info.json is there.
 import json
 import math
 import os
@@ -79,6 +80,13 @@ def load(folder, names):
             if os.path.exists(os.path.join(folder, n, "info.json"))}
 
 
+def some(runs, folder):
+    """The runs, of which there must be one."""
+    if not runs:
+        sys.exit(f"report.py: no whole run in {folder}: nothing to tell")
+    return runs
+
+
 def count(n):
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= size:
@@ -119,8 +127,14 @@ SWITCHES = [("baseline", "linear attention"), ("input_gate", "+ input gate"),
 
 
 def mila(folder, page):
-    runs = load(folder, [s[0] for s in SWITCHES])
+    runs = {k: r for k, r in load(folder, [s[0] for s in SWITCHES]).items() if r.test}
     names = [(k, label) for k, label in SWITCHES if k in runs]
+    missing = ", ".join(k for k, _ in SWITCHES if k not in runs)
+    if "baseline" in missing:
+        sys.exit(f"report.py: no tested run of the baseline in {folder}; missing: {missing}")
+    if missing:
+        print(f"report.py: left out, for there is no tested run of them in {folder}: {missing}",
+              file=sys.stderr)
     loss = {k: runs[k].test["loss"] for k in runs}
     base, first = loss["baseline"], runs["baseline"]
     shape = (f"{first.info['layers']} layers of width {first.info['width']}, "
@@ -190,7 +204,7 @@ PUBLISHED = [("chance", ["10.0", "10.0", "50.0", "50.0", "10.0"]),
 
 def tasks(folder, page):
     by_task = {t: found_in_task(folder, t) for t, _ in TASKS}
-    all_runs = [r for runs in by_task.values() for r in runs.values()]
+    all_runs = some([r for runs in by_task.values() for r in runs.values()], folder)
     rows = []
     for m in MEMBERS:
         if any(m in by_task[t] for t, _ in TASKS):
@@ -231,7 +245,7 @@ def mqar(folder, page):
         key = tuple(name.split(".")[:2])
         if key not in best or r.evals[-1]["loss"] < best[key].evals[-1]["loss"]:
             best[key] = r
-    runs = list(best.values())
+    runs = list(some(best, folder).values())
     pairs = tests_of(runs)
     shape = (f"length {runs[0].setting('length')}, {runs[0].setting('symbols')} symbols, "
              f"{runs[0].setting('fewest')} to {runs[0].setting('pairs')} pairs in training")
@@ -286,8 +300,9 @@ def selective_copying(folder, page):
     for m, r in (long or short).items():
         series.append((MEMBERS[m], [(x, 100 * y) for x, y in r.held_out("tokens", "accuracy")],
                        "both", COLOURS[m]))
+    near = next(iter(some(short, folder).values()))
     runs = long or short
-    first, near = next(iter(runs.values())), next(iter(short.values()))
+    first = next(iter(runs.values()))
     if (first.setting("length"), first.setting("memorise")) == ("4096", "16"):
         rows += [["published: Mamba", "", "", "", "", "99.8", ""],
                  ["published: S4 in a block with a gate (H3)", "", "", "", "", "57.0", ""],
@@ -312,7 +327,7 @@ def selective_copying(folder, page):
 def induction_heads(folder, page):
     names = [n for n in os.listdir(folder) if n.split(".")[0] in MEMBERS and "." in n]
     runs = load(folder, sorted(names, key=lambda n: (list(MEMBERS).index(n.split(".")[0]), n)))
-    lengths = tests_of(runs.values())
+    lengths = tests_of(some(runs, folder).values())
     first = next(iter(runs.values()))
     rows, series = [], []
     for name, r in runs.items():
@@ -345,7 +360,7 @@ def power(n):
 # ---- language ------------------------------------------------------------------------------------
 
 def language(folder, page):
-    runs = load(folder, MEMBERS)
+    runs = some(load(folder, MEMBERS), folder)
     timed = os.environ.get("TIMES", "yes") == "yes"
     sizes = [count(n) for n in sorted(r.info["parameters"] for r in runs.values())]
     head = ["", "parameters", "numbers of state", "bytes read", "test loss, nats a byte",

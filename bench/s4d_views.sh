@@ -3,7 +3,9 @@
 # time, by examples/s4d_views.c. Writes s4d_views.svg; experiment.sh says what can be set.
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"
-"$(dirname "$krait")/s4d_views" >"$runs/views"
+views=$(dirname "$krait")/s4d_views
+built "$views"
+"$views" >"$runs/views"
 for view in recurrence convolution finer continuous; do
   sed -n "s/^$view //p" "$runs/views" >"$runs/$view.tsv"
 done

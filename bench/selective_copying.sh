@@ -26,6 +26,8 @@ for name in ${MEMBERS:-mamba lru s4 s4d linear}; do
   member "$name" learning_rate=0.002 eval_batches=2 "${more[@]}"
   part "$name" short "${SHORT:-256}" "$budget"
   [ -e "$runs/$name.short/info.json" ] || continue
+  # Made anew, the first part makes what began with it outdated.
+  [ ! "$runs/$name.short/info.json" -nt "$runs/$name.long/wanted" ] || rm -rf "$runs/$name.long"
   part "$name" long "${LONG:-4096}" "$long_budget" --init "$runs/$name.short/model"
 done
 report
