@@ -20,6 +20,9 @@ int kr_fail_null(krait_error *e, const char *function);
  * callee could not know. */
 int kr_fail_prefix(krait_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The code of the failure that e tells, for callers of what returns NULL instead of it. */
+static inline int kr_code(const krait_error *e) { return e ? e->code : KRAIT_ERR_UNSUPPORTED; }
+
 /* Runs an expression that returns 0 or a krait_err, and returns from the function if it failed. */
 #define KR_TRY(expr)                                                                               \
     do {                                                                                           \

@@ -290,7 +290,7 @@ int kr_decoder_read(kr_decoder *d, int32_t *ids, krait_error *e) {
     int at = (int)(d->read % STEPS);
     if (d->read == d->queued) return 0;
     const int32_t *drawn = kr_mail_read(d->mail[at], e);
-    if (!drawn) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    if (!drawn) return kr_code(e);
     d->read++;
     for (int64_t i = 0; i < d->s->lanes; i++) ids[i] = -1;
     for (int64_t r = 0; r < d->was_rows[at]; r++) {

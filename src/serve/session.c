@@ -303,7 +303,7 @@ static int run_pass(krait_session *s, float *logits, krait_error *e) {
     KR_TRY(kr_graph_run(s->lm.g, s->n_ids, s->n_rows, e));
     if (s->n_rows == 0) return 0;
     const float *made = kr_graph_fetch(s->lm.g, s->lm.logits, e);
-    if (!made) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    if (!made) return kr_code(e);
     for (int64_t i = 0; i < s->n_rows; i++)
         memcpy(logits + s->out[i] * v, made + i * v, (size_t)v * sizeof *logits);
     return 0;

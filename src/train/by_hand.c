@@ -214,11 +214,11 @@ int krait_trainer_backward(krait_trainer *t, const int32_t *const *ids, const in
     KR_TRY(kr_graph_run(t->lm.g, t->rows, 0, e));
     const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
     double sum = 0;
-    if (!nll) return KRAIT_ERR_MEMORY;
+    if (!nll) return kr_code(e);
     for (int64_t i = 0; i < t->rows; i++) sum += (double)nll[i];
     if (loss) *loss = sum / (double)t->predicted;
     if (isfinite(sum)) return 0;
-    return kr_nan_report(&t->optimiser, t->rows,
+    return kr_nan_report(&t->optimiser, t->rows, 0,
                          isnan(sum) ? "the loss is not a number: a lower learning rate may help"
                                     : "the loss is infinite: a lower learning rate may help",
                          e);

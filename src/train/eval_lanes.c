@@ -159,8 +159,7 @@ static void end_document(kr_eval_run *run, kr_eval_lane *lane) {
 
 static int count_run(kr_eval_run *run, int64_t sequences, krait_error *e) {
     kr_scorer *s = &run->scorer;
-    if (run->task && !(run->logits = kr_scorer_logits(s, e)))
-        return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    if (run->task && !(run->logits = kr_scorer_logits(s, e))) return kr_code(e);
     for (int64_t k = 0; k < sequences; k++) {
         const int64_t *seq = s->seqs + 3 * k;
         kr_eval_lane *lane = &run->lanes[seq[2]];

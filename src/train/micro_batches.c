@@ -77,6 +77,10 @@ int kr_micro_batches_fetch(kr_micro_batches *b, kr_loader *l, krait_error *e) {
     return 0;
 }
 
+int64_t kr_micro_batches_picks(const kr_micro_batches *b, int64_t i) {
+    return b->shape.picks ? b->r[i] : 0;
+}
+
 int64_t kr_micro_batches_losses(const kr_micro_batches *b, int64_t i) {
     return b->shape.picks ? b->r[i] : b->m[i];
 }

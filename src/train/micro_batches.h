@@ -47,6 +47,8 @@ void kr_micro_batches_seed(kr_micro_batches *b);
 void kr_micro_batches_draw(kr_micro_batches *b, int64_t seed, int64_t step);
 /* Binds micro-batch i to the inputs of lm. */
 int kr_micro_batches_bind(const kr_micro_batches *b, int64_t i, kr_lm *lm, krait_error *e);
+/* The picked rows that a run of micro-batch i has; 0: every row has a target. */
+int64_t kr_micro_batches_picks(const kr_micro_batches *b, int64_t i);
 /* How many losses micro-batch i gives. */
 int64_t kr_micro_batches_losses(const kr_micro_batches *b, int64_t i);
 

@@ -67,14 +67,14 @@ static void look(void *user, const kr_node *n, const kr_op *op, const kr_tensor 
     }
 }
 
-int kr_nan_report(const kr_optimiser *o, int64_t m, const char *what, krait_error *e) {
+int kr_nan_report(const kr_optimiser *o, int64_t m, int64_t r, const char *what, krait_error *e) {
     finding f = {.level = kr_graph_level(o->g)};
     char weights[120], gradients[120];
     int bad_weights = kr_optimiser_bad_weights(o, weights, sizeof weights);
     int bad_gradients = kr_optimiser_bad_gradients(o, gradients, sizeof gradients);
     kr_graph_zero_gradients(o->g);
     kr_graph_hook(o->g, look, &f);
-    int rc = kr_graph_run(o->g, m, 0, e);
+    int rc = kr_graph_run(o->g, m, r, e);
     kr_graph_hook(o->g, NULL, NULL);
     if (rc < 0) return rc;
     if (!bad_gradients) bad_gradients = kr_optimiser_bad_gradients(o, gradients, sizeof gradients);

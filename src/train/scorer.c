@@ -78,7 +78,7 @@ int kr_scorer_run(kr_scorer *s, int64_t m, int64_t n, krait_error *e) {
     KR_TRY(kr_graph_run(s->lm.g, m, 0, e));
     s->nll = kr_graph_fetch(s->lm.g, s->lm.nll, e);
     if (s->nll) return 0;
-    return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    return kr_code(e);
 }
 
 const float *kr_scorer_nll(const kr_scorer *s) { return s->nll; }

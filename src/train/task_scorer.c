@@ -298,7 +298,7 @@ static int run_chunk(run *r, krait_error *e) {
     KR_TRY(kr_graph_run(s->lm.g, s->rows.m[0], s->rows.r[0], e));
     if (s->answers[0].lane < 0) return 0;
     const float *logits = kr_graph_fetch(s->lm.g, s->lm.logits, e);
-    if (!logits) return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    if (!logits) return kr_code(e);
     if (s->sums)
         add_labels(r, logits);
     else

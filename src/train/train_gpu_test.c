@@ -325,7 +325,7 @@ static void bad_numbers_are_found(void **state) {
         small *s = build(on_gpu(half, 1), true);
         ((float *)kr_weights_find(&s->w, name)->data)[5] = NAN;
         assert_true(isnan(step(s)));
-        assert_int_equal(kr_nan_report(&s->optimiser, TOKENS, "step 1", &e), KRAIT_ERR_NUMERIC);
+        assert_int_equal(kr_nan_report(&s->optimiser, TOKENS, 0, "step 1", &e), KRAIT_ERR_NUMERIC);
         print_message("  %s\n", e.message);
         assert_non_null(strstr(e.message, "backbone.layers.1.mixer, output 0 of causal_conv"));
         assert_non_null(strstr(e.message, name));

@@ -134,15 +134,6 @@ static void tell_run(text *s, const kr_trainer *t) {
     if (t->level == KR_LEVEL_CUDA) tell_device(s, t);
 }
 
-static size_t weight_bytes(const kr_trainer *t) {
-    return (size_t)t->model->parameters * sizeof(float);
-}
-
-static size_t evaluation_bytes(const kr_trainer *t) {
-    if (kr_trainer_has_task(t)) return kr_task_scorer_bytes(&t->task_scorer, kr_trainer_under(t));
-    return t->scorer.lm.g ? kr_scorer_bytes(&t->scorer, kr_trainer_under(t)) : 0;
-}
-
 static void tell_bytes(text *s, const char *what, size_t bytes, size_t *total) {
     line(s, "  %-22s %10.2f MiB\n", what, (double)bytes / 1048576);
     *total += bytes;
@@ -152,7 +143,7 @@ static void tell_bytes(text *s, const char *what, size_t bytes, size_t *total) {
 static void tell_work(text *s, const kr_trainer *t, size_t *total) {
     kr_plan_sizes p;
     kr_graph_sizes(t->lm.g, &p);
-    tell_bytes(s, "weights", weight_bytes(t), total);
+    tell_bytes(s, "weights", kr_trainer_weight_bytes(t), total);
     tell_bytes(s, "gradients", p.gradients, total);
     tell_bytes(s, "optimiser", kr_optimiser_bytes(t->lm.g), total);
     tell_bytes(s, "activations", p.activations, total);
@@ -165,7 +156,7 @@ static void tell_total(text *s, size_t total) {
 }
 
 static void tell_host(text *s, const kr_trainer *t, size_t *total) {
-    size_t resident = resident_bytes(), weights = weight_bytes(t);
+    size_t resident = resident_bytes(), weights = kr_trainer_weight_bytes(t);
     line(s, "memory\n");
     tell_bytes(s, "program and data", resident > weights ? resident - weights : 0, total);
     tell_bytes(s, "data, mapped", mapped_bytes(t), total);
@@ -176,13 +167,13 @@ static void tell_memory(text *s, const kr_trainer *t) {
     const kr_recipe *r = &t->recipe;
     kr_batch_shape shape = kr_trainer_shape(t, r->batch);
     size_t batches = kr_micro_batches_bytes(&shape), total = 0;
-    size_t evaluation = evaluation_bytes(t);
+    size_t evaluation = kr_trainer_evaluation_bytes(t);
     bool gpu = t->level == KR_LEVEL_CUDA;
     if (!gpu) warm_up(t);
     tell_host(s, t, &total);
     kr_graph_sizes(t->lm.g, &p);
     if (gpu) {
-        tell_bytes(s, "weights", weight_bytes(t), &total);
+        tell_bytes(s, "weights", kr_trainer_weight_bytes(t), &total);
         tell_bytes(s, "batches", batches, &total);
         tell_total(s, total);
         total = 0;
@@ -193,59 +184,6 @@ static void tell_memory(text *s, const kr_trainer *t) {
     tell_bytes(s, "evaluation", evaluation, &total);
     tell_total(s, total);
     line(s, "  (activations without sharing: %.2f MiB)\n", (double)p.unshared / 1048576);
-}
-
-/* ---- does it fit? ---------------------------------------------------------------------------- */
-
-static size_t graph_bytes(const kr_lm *lm) {
-    kr_plan_sizes p;
-    kr_graph_sizes(lm->g, &p);
-    return p.gradients + p.activations + p.scratch + p.inputs + kr_optimiser_bytes(lm->g) +
-           kr_lane_states_bytes(lm, true);
-}
-
-/* What a plan of another batch would take, the evaluation being as it is; SIZE_MAX: not known. */
-static size_t bytes_at(const kr_trainer *t, int64_t batch, bool recompute) {
-    kr_lm_options o = kr_trainer_graph(t, batch, recompute);
-    kr_lm lm;
-    if (kr_lm_build(&lm, &t->model->config, &o, NULL) < 0) return SIZE_MAX;
-    size_t bytes = SIZE_MAX;
-    if (kr_graph_plan(lm.g, NULL) == 0) bytes = graph_bytes(&lm);
-    kr_lm_free(&lm);
-    return bytes;
-}
-
-/* The first change that makes the run fit into `room`, as it would be typed. */
-static void advise(const kr_trainer *t, size_t room, char *advice, size_t size) {
-    const kr_recipe *r = &t->recipe;
-    for (int64_t parts = 1; parts <= r->batch; parts *= 2)
-        for (int recompute = r->recompute; recompute < 2; recompute++) {
-            if (r->batch % parts || (parts == 1 && recompute == r->recompute)) continue;
-            size_t bytes = bytes_at(t, r->batch / parts, recompute);
-            if (bytes > room) continue;
-            int n = snprintf(advice, size, "; it fits with%s",
-                             recompute > r->recompute ? " --set recompute=true" : "");
-            if (parts > 1)
-                snprintf(advice + n, size - (size_t)n, " --set batch=%lld --set accumulate=%lld",
-                         (long long)(r->batch / parts), (long long)(r->accumulate * parts));
-            return;
-        }
-    snprintf(advice, size, "; a shorter window is needed");
-}
-
-static int check_room(const kr_trainer *t, krait_error *e) {
-    enum { SLACK = 64 << 20 }; /* every allocation is rounded up */
-    size_t left, all;
-    char advice[120];
-    if (t->level != KR_LEVEL_CUDA) return 0;
-    kr_device_memory(t->level, &left, &all);
-    size_t fixed = weight_bytes(t) + SLACK + evaluation_bytes(t);
-    size_t need = fixed + graph_bytes(&t->lm);
-    if (need <= left) return 0;
-    advise(t, left > fixed ? left - fixed : 0, advice, sizeof advice);
-    return kr_fail(e, KRAIT_ERR_MEMORY, "the plan takes %.2f GiB, %s has %.2f GiB free%s",
-                   (double)need / 1073741824, kr_device_name(t->level), (double)left / 1073741824,
-                   advice);
 }
 
 /* The keys of the recipe that are not what they would be without one, as a JSON object; NULL: no
@@ -296,5 +234,5 @@ int kr_trainer_tell_plan(kr_trainer *t, krait_error *e) {
     }
     kr_free(s.at);
     json_decref(own);
-    return rc < 0 ? rc : check_room(t, e);
+    return rc;
 }

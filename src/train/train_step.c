@@ -14,27 +14,51 @@ static double sum_of(const float *nll, int64_t n) {
     return sum;
 }
 
-static int not_a_number(kr_trainer *t, const char *what, double value, krait_error *e) {
+static int run(kr_trainer *t, int64_t i, krait_error *e) {
+    KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
+    return kr_graph_run(t->lm.g, t->batches.m[i], kr_micro_batches_picks(&t->batches, i), e);
+}
+
+/* `value`, of micro-batch i, which is the one that ran last. */
+static int not_a_number(kr_trainer *t, int64_t i, const char *what, double value, krait_error *e) {
     char text[120];
     snprintf(text, sizeof text, "step %lld: the %s is %s", (long long)t->step + 1, what,
              isnan(value) ? "not a number" : "infinite");
-    return kr_nan_report(&t->optimiser, t->batches.shape.rows, text, e);
+    return kr_nan_report(&t->optimiser, t->batches.m[i], kr_micro_batches_picks(&t->batches, i),
+                         text, e);
+}
+
+/* Runs the micro-batches again, the last one first, until one's own gradients are not finite:
+ * sets *i. With carried states only the last one's are still there. */
+static int find_bad_gradients(kr_trainer *t, int64_t *i, krait_error *e) {
+    for (*i = t->batches.shape.count - 1; *i > 0 && !t->recipe.carry_state; --*i) {
+        double norm;
+        kr_graph_zero_gradients(t->lm.g);
+        KR_TRY(run(t, *i, e));
+        KR_TRY(kr_optimiser_norm(&t->optimiser, &norm, e));
+        if (!isfinite(norm)) return 0;
+    }
+    return kr_micro_batches_bind(&t->batches, *i, &t->lm, e);
 }
 
 /* Forward and backward over micro-batch i; adds its loss. */
 static int run_micro_batch(kr_trainer *t, int64_t i, double *sum, krait_error *e) {
     if (i > 0 && t->recipe.carry_state) KR_TRY(kr_lane_states_swap(&t->states, e));
-    KR_TRY(kr_micro_batches_bind(&t->batches, i, &t->lm, e));
-    int64_t picks = t->batches.shape.picks ? t->batches.r[i] : 0;
-    KR_TRY(kr_graph_run(t->lm.g, t->batches.m[i], picks, e));
+    KR_TRY(run(t, i, e));
     if (i + 1 == t->batches.shape.count && kr_trainer_has_task(t) && t->step + 1 < t->recipe.steps)
         kr_task_batches_ahead(&t->examples);
     const float *nll = kr_graph_fetch(t->lm.g, t->lm.nll, e);
-    if (!nll) return KRAIT_ERR_MEMORY;
+    if (!nll) return kr_code(e);
     double loss = sum_of(nll, kr_micro_batches_losses(&t->batches, i));
-    if (!isfinite(loss)) return not_a_number(t, "loss", loss, e);
+    if (!isfinite(loss)) return not_a_number(t, i, "loss", loss, e);
     *sum += loss;
     return 0;
+}
+
+static int bad_norm(kr_trainer *t, double norm, krait_error *e) {
+    int64_t i;
+    KR_TRY(find_bad_gradients(t, &i, e));
+    return not_a_number(t, i, "gradient norm", norm, e);
 }
 
 static void decide(kr_trainer *t, kr_step_result *r) {
@@ -65,7 +89,7 @@ int kr_trainer_step(kr_trainer *t, kr_step_result *r, krait_error *e) {
     for (int64_t i = 0; i < t->batches.shape.count; i++) KR_TRY(run_micro_batch(t, i, &sum, e));
     r->loss = t->batches.valid ? sum / (double)t->batches.valid : 0;
     KR_TRY(kr_optimiser_norm(&t->optimiser, &r->norm, e));
-    if (!isfinite(r->norm)) return not_a_number(t, "gradient norm", r->norm, e);
+    if (!isfinite(r->norm)) return bad_norm(t, r->norm, e);
     decide(t, r);
     double clip = t->recipe.clip, scale = clip > 0 && r->norm > clip ? clip / r->norm : 1;
     if (!r->skipped) KR_TRY(kr_optimiser_step(&t->optimiser, &t->recipe, r->rate, scale, e));

@@ -180,7 +180,7 @@ static int32_t read_and_draw(kr_trainer *t, const int32_t *ids, int64_t n, krait
         KR_TRY(kr_scorer_run(s, part, 1, e));
     }
     const float *logits = kr_scorer_logits(s, e);
-    if (!logits) return KRAIT_ERR_MEMORY;
+    if (!logits) return kr_code(e);
     return krait_sampler_draw(sampler, logits + (part - 1) * s->vocabulary, e);
 }
 

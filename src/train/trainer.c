@@ -200,6 +200,11 @@ static int open_task(kr_trainer *t, krait_error *e) {
                    (long long)r->batch, (long long)t->task.longest);
 }
 
+int64_t kr_trainer_eval_window(const kr_recipe *r) {
+    int64_t lane = 2048 / r->batch;
+    return lane < 1 ? 1 : lane < r->window ? lane : r->window;
+}
+
 static int open_data(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     if (*r->task) return open_task(t, e);
@@ -224,8 +229,7 @@ static int open_data(kr_trainer *t, krait_error *e) {
         kr_trainer_tell(t, KRAIT_EVENT_NOTE, "held_out is 0: there is no evaluation");
         return 0;
     }
-    int64_t lane = 2048 / r->batch;
-    t->eval_window = lane < 1 ? 1 : lane < r->window ? lane : r->window;
+    t->eval_window = kr_trainer_eval_window(r);
     lo.part = held_out;
     lo.window = t->eval_window;
     lo.shuffle = false;
@@ -277,7 +281,7 @@ static int check_recurrent_rate(const kr_trainer *t, krait_error *e) {
                    factor, t->model->config.mixer);
 }
 
-static int plan_graphs(kr_trainer *t, krait_error *e) {
+int kr_trainer_plan_graphs(kr_trainer *t, krait_error *e) {
     const kr_recipe *r = &t->recipe;
     kr_lm_options o = kr_trainer_graph(t, r->batch, r->recompute);
     KR_TRY(kr_lm_build(&t->lm, &t->model->config, &o, e));
@@ -329,6 +333,13 @@ static int allocate(kr_trainer *t, krait_error *e) {
     return kr_scorer_allocate(&t->scorer, kr_trainer_under(t), e);
 }
 
+static int check_room(const kr_trainer *t, krait_error *e) {
+    size_t left, all;
+    if (t->level != KR_LEVEL_CUDA) return 0;
+    kr_device_memory(t->level, &left, &all);
+    return kr_trainer_fits(t, left, e);
+}
+
 static int check_options(kr_trainer *t, const krait_train_options *given, krait_error *e) {
     t->o = (krait_train_options)KRAIT_TRAIN_OPTIONS_INIT;
     KR_TRY(kr_options_read(&t->o, sizeof t->o, given, "krait_train_options", e));
@@ -351,8 +362,9 @@ int kr_trainer_open(kr_trainer *t, const krait_train_options *o, krait_error *e)
     KR_TRY(open_tokenizer(t, e));
     KR_TRY(open_data(t, e));
     KR_TRY(open_model(t, e));
-    KR_TRY(plan_graphs(t, e));
+    KR_TRY(kr_trainer_plan_graphs(t, e));
     KR_TRY(kr_trainer_tell_plan(t, e));
+    KR_TRY(check_room(t, e));
     return allocate(t, e);
 }
 

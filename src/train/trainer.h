@@ -2,6 +2,7 @@
  *
  *   trainer.c        opening and closing: recipe, data, model, graphs, memory
  *   train_plan.c     the plan that is told before the first step
+ *   train_room.c     whether the plan fits into memory, and what would
  *   train_step.c     one step: micro-batches, clipping, outliers, update
  *   train_watch.c    evaluation on held-out data, samples, logs and events
  *   train.c          the loop, checkpoints and resuming */
@@ -70,9 +71,21 @@ kr_batch_shape kr_trainer_shape(const kr_trainer *t, int64_t batch);
 /* The graph whose memory the evaluation uses: on the GPU the training graph, between its steps. */
 const kr_graph *kr_trainer_under(const kr_trainer *t);
 
-/* Tells the plan, and refuses one that the GPU has no memory for: called between planning and
- * allocating. */
+/* Builds and plans the graphs of training and evaluation as the recipe says; nothing is allocated
+ * yet. */
+int kr_trainer_plan_graphs(kr_trainer *t, krait_error *e);
+/* Tokens of a lane that evaluation reads at once. */
+int64_t kr_trainer_eval_window(const kr_recipe *r);
+/* Tells the plan: called between planning and allocating. */
 int kr_trainer_tell_plan(kr_trainer *t, krait_error *e);
+
+/* Bytes of what is planned (train_room.c): of the weights, of evaluation, and in all where the
+ * steps are computed. */
+size_t kr_trainer_weight_bytes(const kr_trainer *t);
+size_t kr_trainer_evaluation_bytes(const kr_trainer *t);
+size_t kr_trainer_bytes(const kr_trainer *t);
+/* Refuses a plan of more than `left` bytes, with the settings that would make it fit. */
+int kr_trainer_fits(const kr_trainer *t, size_t left, krait_error *e);
 
 typedef struct kr_step_result {
     double loss, norm, rate;
