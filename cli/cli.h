@@ -91,7 +91,8 @@ typedef struct cli_option {
     {                                                                                              \
         .kind = CLI_TEXT, .name = "dtype", .arg = "TYPE", .value = "keep",                         \
         .choices = "keep|f32|bf16|f16",                                                            \
-        .help = "Type of the matrices in memory; keep: as the file has them."                      \
+        .help = "Type of the matrices in memory; keep: as the file has them. On a GPU f32 or "     \
+                "bf16; what a file has in f16 becomes f32 there."                                  \
     }
 
 #define CLI_OPT_STATE_TYPE                                                                         \
@@ -146,6 +147,8 @@ int cli_fail(const cli_args *a, const char *format, ...) __attribute__((format(p
 /* CLI_USAGE with a line unless `name` was given / if two that exclude each other were. */
 int cli_need(const cli_args *a, const char *name);
 int cli_exclusive(const cli_args *a, const char *one, const char *other);
+/* The same where --threads was given and the CPU does not compute. */
+int cli_idle_threads(const cli_args *a);
 /* The same unless exactly one of --data and --token-ids was given. */
 int cli_need_text(const cli_args *a);
 

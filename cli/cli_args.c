@@ -240,6 +240,11 @@ int cli_exclusive(const cli_args *a, const char *one, const char *other) {
     return cli_usage(a, "--%s and --%s exclude each other", one, other);
 }
 
+int cli_idle_threads(const cli_args *a) {
+    if (!cli_given(a, "threads") || strcmp(cli_text(a, "device"), "cpu") == 0) return 0;
+    return cli_usage(a, "--threads has no effect with --device %s", cli_text(a, "device"));
+}
+
 int cli_need_text(const cli_args *a) {
     if (cli_given(a, "data") != cli_given(a, "token-ids")) return 0;
     if (cli_given(a, "data")) return cli_exclusive(a, "data", "token-ids");

@@ -87,6 +87,7 @@ static int check(const cli_args *a) {
             return cli_usage(a, "--%s needs --task with a sequence task", of_tasks[i]);
     if (is_sequences(a) && cli_given(a, "max-tokens"))
         return cli_usage(a, "--max-tokens has no effect on a sequence task: give --examples");
+    if (!is_sequences(a) && cli_idle_threads(a)) return CLI_USAGE; /* threads make examples */
     if (cli_need(a, "model") || (!is_sequences(a) && cli_need_text(a)) ||
         cli_exclusive(a, "task", "token-ids") || cli_exclusive(a, "task", "context") ||
         cli_exclusive(a, "task", "per-token"))

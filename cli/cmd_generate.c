@@ -106,7 +106,7 @@ static int read_prompts(const cli_args *a, cli_documents *d) {
 /* Options that could not take effect. */
 static int check(const cli_args *a, const cli_documents *d) {
     static const char *const sampling[] = {"top-k", "top-p", "min-p", "seed"};
-    if (cli_need(a, "model")) return CLI_USAGE;
+    if (cli_need(a, "model") || cli_idle_threads(a)) return CLI_USAGE;
     for (size_t i = 0; cli_real(a, "temperature") == 0 && i < sizeof sampling / sizeof *sampling;
          i++)
         if (cli_given(a, sampling[i]))

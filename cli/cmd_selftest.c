@@ -135,6 +135,7 @@ static int run(const cli_args *a) {
     bool model = cli_given(a, "model");
     if (!model && cli_given(a, "token-ids"))
         return cli_usage(a, "--token-ids has no effect without --model");
+    if (!model && cli_idle_threads(a)) return CLI_USAGE;
     if (!model) return check_kernels(a);
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
         if (cli_given(a, kernels[i]))

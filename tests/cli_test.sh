@@ -112,6 +112,11 @@ expect 1 train --data empty --out run3
 refused 2 'cpu, cuda or cuda:N' train --data text --out run4 --device tpu
 refused 2 'cpu, cuda or cuda:N' eval --model run --data text --device cuda:9x
 refused 2 'cpu, cuda or cuda:N' generate --model run --prompt x --device ''
+refused 2 'threads has no effect' eval --model run --data text --device cuda --threads 2
+refused 2 'threads has no effect' generate --model run --prompt x --device cuda:0 --threads 1
+refused 2 'threads has no effect' selftest --device cuda --threads 1
+refused 1 'f32 or bf16' generate --model run --prompt x --device cuda --dtype f16
+refused 2 'f32 or bf16' bench decode --device cuda --dtype f16
 refused 1 'precision=f32' train --data text --out run4 --set precision=bf16
 CUDA_VISIBLE_DEVICES='' && export CUDA_VISIBLE_DEVICES
 refused 1 'GPU\|without CUDA' train --data text --out run4 --device cuda

@@ -55,7 +55,8 @@ typedef struct krait_model_options {
     int tokenizer_optional;
     /* NULL or "cpu"; "cuda" or "cuda:N": an NVIDIA GPU gets a copy of the weights, which all
      * sessions of the model share and compute on. It computes in bf16 (sums, states and the
-     * residual stream in f32) when all matrices are bf16 in memory, else in f32. */
+     * residual stream in f32) when all matrices are bf16 in memory, else in f32: a file's f16 is
+     * kept as f32 there, and to ask for f16 is refused. */
     const char *device;
     /* The length of a step of the data, in steps of the data that the model was trained on: 2 where
      * they are sampled half as often, 0.5 twice as often. Only of mixers that are systems in

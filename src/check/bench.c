@@ -87,6 +87,10 @@ static int check_options(const kr_bench *b, krait_error *e) {
     if (b->o.runs < 1 || b->o.runs > KR_BENCH_MOST_RUNS)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: %d runs; 1 to %d are possible", b->o.runs,
                        KR_BENCH_MOST_RUNS);
+    if (b->o.dtype && strcmp(b->o.dtype, "f16") == 0 && b->o.device &&
+        strcmp(b->o.device, "cpu") != 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "bench: %s: a GPU computes in f32 or bf16, not in f16", b->o.device);
     if (b->o.batch >= 0 && b->o.tokens >= 0) return 0;
     return kr_fail(e, KRAIT_ERR_ARGUMENT, "bench: batch and tokens cannot be negative");
 }

@@ -162,6 +162,10 @@ int krait_model_open(krait_model **out, const char *path, const krait_model_opti
     KR_TRY(kr_options_read(&o, sizeof o, options, "krait_model_options", e));
     if (!o.keep_dtype && !known_dtype(o.dtype))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "krait_model_open: unknown dtype %d", (int)o.dtype);
+    if (!o.keep_dtype && o.dtype == KRAIT_F16 && o.device && strcmp(o.device, "cpu") != 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "%s: a GPU computes in f32 or bf16: f16 matrices are not possible there",
+                       o.device);
     if (o.n_sets < 0 || (o.n_sets > 0 && !o.sets)) return kr_fail_null(e, "krait_model_open: sets");
     kr_level level;
     if (o.device) KR_TRY(kr_device_open(o.device, &level, e)); /* before all that takes time */

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/test_folder.h"
+#include "device/test_gpu.h"
 #include "train/trainer.h"
 
 enum { MOST_SETS = 24 };
@@ -137,13 +138,8 @@ static void on_the_cpu(void **state) {
 }
 
 static void on_the_gpu(void **state) {
-    kr_level level;
-    krait_error e;
     (void)state;
-    if (kr_device_open("cuda", &level, &e) < 0) {
-        print_message("  skipped: no GPU (%s)\n", e.message);
-        skip();
-    }
+    if (!kr_test_gpu()) skip();
     any_part_of_a_batch("cuda");
     a_shorter_window("cuda");
     evaluation_counts("cuda");
