@@ -181,6 +181,7 @@ expect 0 generate --model run --prompt 'line ' --tokens 20 --temperature 0 --jso
 sed 's/.*"ids":\[\([^]]*\)\].*/\1/' out >whole
 holds cmp halves whole
 refused 1 'another model' generate --model run-bf16 --state-in state
+refused 1 'cannot be written' generate --model run --prompt x --tokens 20 --state-out gone/state
 head -c 100 state >cut
 refused 1 'truncated' generate --model run --state-in cut
 refused 1 'not a state file' generate --model run --state-in text

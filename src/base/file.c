@@ -77,6 +77,14 @@ int kr_out_open(kr_out *out, const char *path, krait_error *e) {
     return rc;
 }
 
+int kr_out_check(const char *path, krait_error *e) {
+    kr_out out;
+    if (access(path, F_OK) == 0 && !kr_is_file(path) && !kr_is_dir(path)) return 0;
+    KR_TRY(kr_out_open(&out, path, e));
+    kr_out_abort(&out);
+    return 0;
+}
+
 int kr_out_write(kr_out *out, const void *bytes, size_t size, krait_error *e) {
     if (size == 0 || fwrite(bytes, 1, size, out->stream) == size) return 0;
     return kr_fail(e, KRAIT_ERR_IO, "%s: writing failed: %s", out->path, strerror(errno));

@@ -32,6 +32,9 @@ typedef struct kr_out {
 } kr_out;
 
 int kr_out_open(kr_out *out, const char *path, krait_error *e);
+/* Whether it can be opened, for who works long before there is something to write; leaves nothing,
+ * and a pipe alone. */
+int kr_out_check(const char *path, krait_error *e);
 int kr_out_write(kr_out *out, const void *bytes, size_t size, krait_error *e);
 int kr_out_commit(kr_out *out, krait_error *e);
 void kr_out_abort(kr_out *out);

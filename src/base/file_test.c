@@ -56,6 +56,25 @@ static void writing(void **state) {
     check_text(path, "");
 }
 
+/* What was there stays, what was not does not come; a pipe that nobody reads is not waited for. */
+static void checking(void **state) {
+    (void)state;
+    krait_error e = {0};
+    const char *path = kr_test_path(folder, "kept"), *pipe = kr_test_path(folder, "out-pipe");
+    write_whole(path, "old");
+    assert_int_equal(kr_out_check(path, &e), 0);
+    check_text(path, "old");
+    assert_int_equal(kr_out_check(kr_test_path(folder, "none"), &e), 0);
+    assert_false(kr_is_file(kr_test_path(folder, "none")));
+    assert_int_equal(kr_out_check(folder, &e), KRAIT_ERR_IO);
+    assert_int_equal(kr_out_check(kr_test_path(folder, "gone/x"), &e), KRAIT_ERR_IO);
+    print_message("%s\n", e.message);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    alarm(20);
+    assert_int_equal(kr_out_check(pipe, &e), 0);
+    alarm(0);
+}
+
 /* A pipe that nobody writes to must be refused at once; the alarm ends a test that waits. */
 static void no_regular_file(void **state) {
     (void)state;
@@ -75,7 +94,7 @@ static void no_regular_file(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(writing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(writing), cmocka_unit_test(checking),
                                        cmocka_unit_test(no_regular_file)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

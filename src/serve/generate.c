@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/options.h"
 #include "serve/generate_impl.h"
@@ -291,6 +292,7 @@ int krait_generate(const krait_model *model, const char *const *prompts, int64_t
     b.end = b.tokenizer ? krait_tokenizer_end(b.tokenizer) : b.info.end_token;
     KR_TRY(check(&b, e));
     if (n == 0) return 0;
+    if (b.o.state_out) KR_TRY(kr_out_check(b.o.state_out, e));
     double start = kr_batch_now();
     int rc = make(&b, model, e);
     b.stats.load_seconds = kr_batch_now() - start;
