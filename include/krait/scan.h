@@ -132,8 +132,8 @@ KRAIT_API int krait_scan_check(const krait_scan_desc *d, krait_error *e);
  * or it is optional and absent. */
 typedef struct krait_scan_arrays {
     int64_t rows, sequences, slots;
-    /* [sequences,3]: first row, rows, state slot; in order, together every row once. NULL: all rows
-     * are one sequence with slot 0. */
+    /* [sequences,3]: first row, rows, state slot, which is no other sequence's; in order, together
+     * every row once. NULL: all rows are one sequence with slot 0. */
     const int64_t *seqs;
     const unsigned char *reset; /* [rows]: 1 where a segment starts; no state passes into it */
     const int32_t *index;       /* [index_count]: order INDEX only */
@@ -147,7 +147,8 @@ typedef struct krait_scan_arrays {
 KRAIT_API int krait_scan_run(const krait_scan_desc *d, const krait_scan_arrays *arrays, int threads,
                              krait_error *e);
 
-/* Gradients: each in the layout of what it belongs to. NULL: not given, not wanted. */
+/* Gradients: each in the layout of what it belongs to. NULL: not given, not wanted. Without slots
+ * there are no states, and dstate_out and dstate_in are not looked at. */
 typedef struct krait_scan_gradients {
     const float *dy, *dstate_out;                                /* given */
     float *dx, *ddt, *da, *db, *dc, *dd, *dz, *ddt_bias, *dgain; /* overwritten */

@@ -1,6 +1,6 @@
-/* hippo_test.c - the checks of the structured state spaces' sheet (Gu et al. 2020 to 2022) that
- * concern HiPPO: closed forms (check 1, its test vectors), online approximation (check 2), normal
- * plus low rank (check 3). */
+/* hippo_test.c - the checks of the sheet s4.md (structured state spaces, Gu et al. 2020 to 2022)
+ * that concern HiPPO: closed forms (check 1, its test vectors), online approximation (check 2),
+ * normal plus low rank (check 3). */
 #include <complex.h>
 #include <math.h>
 #include <setjmp.h>

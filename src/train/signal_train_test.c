@@ -62,7 +62,7 @@ static void refused(const char *folder, double rate, const char *why) {
     assert_non_null(strstr(e.message, why));
 }
 
-/* Check 11 of the sheet of structured state spaces, by a trained model. */
+/* s4.md check 11, by a trained model. */
 static void another_rate_is_the_same_system(void **state) {
     (void)state;
     static const char *const sets[] = {"task=tones",         "mixer=s4d",

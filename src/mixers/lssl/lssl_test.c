@@ -1,4 +1,4 @@
-/* lssl_test.c - section 3 of the structured state spaces' sheet (Gu et al. 2020 to 2022): the
+/* lssl_test.c - section 3 of the sheet s4.md (structured state spaces, Gu et al. 2020 to 2022): the
  * linear state space layer as a recurrence, as a convolution with its Krylov vectors and in
  * continuous time; its initial values.
  *

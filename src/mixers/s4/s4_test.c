@@ -1,4 +1,4 @@
-/* s4_test.c - the checks of the structured state spaces' sheet (Gu et al. 2020 to 2022) that
+/* s4_test.c - the checks of the sheet s4.md (structured state spaces, Gu et al. 2020 to 2022) that
  * concern S4: its kernel by Cauchy's sums, by dense matrices and by the recurrence (checks 4 to 7
  * and the sheet's test vectors), both sides (9), gradients (10), carried states (12), stability
  * (13), published initial values.

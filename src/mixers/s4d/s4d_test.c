@@ -1,4 +1,4 @@
-/* s4d_test.c - the checks of the structured state spaces' sheet (Gu et al. 2020 to 2022) that
+/* s4d_test.c - the checks of the sheet s4.md (structured state spaces, Gu et al. 2020 to 2022) that
  * concern diagonal systems, each a test (hippo_test.c has LegS): initial values, one mode's kernel,
  * half of the conjugate pairs, a changed sampling rate, gradients' formulas, stability, forwarded
  * states.
