@@ -1,5 +1,5 @@
-/* adamw.cu - the AdamW step on the GPU: one launch, bound by its 28 or 30 bytes an element. adamw.h
- * has the equations. */
+/* adamw.cu - the AdamW step of one group's parameters on the GPU: one launch, bound by its 28 or 30
+ * bytes an element. adamw.h has the equations. */
 #include "device/cuda/pack.cuh"
 #include "ops/adamw/adamw.h"
 
