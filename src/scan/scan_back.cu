@@ -648,14 +648,19 @@ back_out<T> out_of(const kr_call *c, const kr_scan_gpu_cut &cut) {
     return o;
 }
 
+/* Floats of shared memory of `reverse` beside its tile's. */
+template <class K>
+int sums_of(int octets, int blocks) {
+    int warps = octets * blocks, row = K::MMA ? 32 : 64;
+    return warps * K::ROWS * row + (K::CHANNELS ? 0 : warps * 192);
+}
+
 /* The passes over the rows, in tiles of ROWS x CHANNELS (0: wide). */
 template <int ROWS, int CHANNELS, typename T>
 void passes(const kr_scan_in<T> &g, const back_out<T> &out, const kr_scan_gpu_cut &cut) {
     typedef kr_tile<T, ROWS, CHANNELS, 2> two;
     typedef kr_tile<T, ROWS, CHANNELS, 4> four;
     int64_t blocks = (g.E + g.octets * 8 - 1) / (g.octets * 8);
-    int warps = g.octets * g.blocks, row = four::MMA ? 32 : 64;
-    int sums = warps * ROWS * row + (CHANNELS ? 0 : warps * 192);
     if (out.pieces.cut) {
         kr_scan_launch<four>(kr_scan_sweep<KR_SWEEP_BOTH, T, four>, g, out.pieces, blocks,
                              cut.pieces, 0);
@@ -665,7 +670,7 @@ void passes(const kr_scan_in<T> &g, const back_out<T> &out, const kr_scan_gpu_cu
                             cut.pieces, 0);
     }
     kr_scan_launch<four>(out.pieces.cut ? reverse<true, T, four> : reverse<false, T, four>, g, out,
-                         cut.parts, cut.pieces, sums);
+                         cut.parts, cut.pieces, sums_of<four>(g.octets, g.blocks));
 }
 
 template <typename T>
@@ -711,7 +716,23 @@ void run(const kr_call *c) {
     add(c, cut, g, out);
 }
 
+/* In its largest kernel. */
+template <class K>
+bool has_room(int octets, int blocks) {
+    return kr_scan_has_room<K>(octets, blocks, sums_of<K>(octets, blocks));
+}
+
+template <typename T>
+bool has_room_of(int octets, int blocks) {
+    return blocks > 1 ? has_room<kr_tile<T, 16, 0, 4>>(octets, blocks)
+                      : has_room<kr_tile<T, 32, 32, 4>>(octets, blocks);
+}
+
 } // namespace
+
+extern "C" bool kr_scan_lanes_grad_has_room(int octets, int blocks, kr_dtype type) {
+    return type == KR_BF16 ? has_room_of<bf16>(octets, blocks) : has_room_of<float>(octets, blocks);
+}
 
 extern "C" void kr_scan_grad_cuda(const kr_call *c) {
     kr_scan_gpu_way way = kr_scan_gpu_pick(c);

@@ -19,6 +19,31 @@ static bool lanes_fit(const krait_scan_desc *d) {
            d->groups == 1 && d->state <= 256;
 }
 
+/* Of 16 states, padded; and groups of 8 channels in a block of threads with all of their states. */
+static int blocks_of(const krait_scan_desc *d) {
+    return (int)((d->state + KR_SCAN_GPU_STATES - 1) / KR_SCAN_GPU_STATES);
+}
+static int octets_of(int blocks) { return blocks == 1 ? 4 : blocks == 2 ? 2 : 1; }
+
+#if defined(KR_CUDA) /* in scan_seq.cu and scan_back.cu */
+bool kr_scan_lanes_has_room(int octets, int blocks, kr_dtype type);
+bool kr_scan_lanes_grad_has_room(int octets, int blocks, kr_dtype type);
+#endif
+
+/* Whether the card's shared memory has room for them: 99 KB a block have it for 112 states in f32.
+ */
+static bool lanes_have_room(const kr_call *c) {
+#if defined(KR_CUDA)
+    kr_dtype type = c->in[KR_SCAN_X].dtype;
+    int blocks = blocks_of(c->attr), octets = octets_of(blocks);
+    return c->n_in > KR_SCAN_INS ? kr_scan_lanes_grad_has_room(octets, blocks, type)
+                                 : kr_scan_lanes_has_room(octets, blocks, type);
+#else
+    (void)c;
+    return true;
+#endif
+}
+
 /* Whether the card has room for chunks of matrix products. */
 static bool has_room(const kr_call *c) {
 #if defined(KR_CUDA)
@@ -109,7 +134,7 @@ bool kr_scan_half_states(const kr_call *c) {
 kr_scan_gpu_way kr_scan_gpu_pick(const kr_call *c) {
     const krait_scan_desc *d = c->attr;
     if (d->complex_lanes) return KR_SCAN_GPU_COMPLEX;
-    if (lanes_fit(d)) return KR_SCAN_GPU_LANES;
+    if (lanes_fit(d) && lanes_have_room(c)) return KR_SCAN_GPU_LANES;
     if (low_fits(c)) return KR_SCAN_GPU_LOW;
     if (conv_fits(c) && rows_each(c, KR_SCAN_CONV_FEWEST)) return KR_SCAN_GPU_CONV;
     if (dense_fits(c) && rows_each(c, KR_SCAN_DENSE_FEWEST)) return KR_SCAN_GPU_DENSE;
@@ -197,8 +222,8 @@ void kr_scan_gpu_plan(const kr_call *c, bool backward, kr_scan_gpu_cut *s) {
     const krait_scan_desc *d = c->attr;
     int64_t E = s->E = kr_scan_lanes(d), M = s->M = c->in[KR_SCAN_X].shape[0], at = 0;
     int64_t S = s->S = c->in[KR_SCAN_SEQS].shape[0];
-    s->blocks = (int)ceil_div(d->state, KR_SCAN_GPU_STATES);
-    s->octets = s->blocks == 1 ? 4 : s->blocks == 2 ? 2 : 1;
+    s->blocks = blocks_of(d);
+    s->octets = octets_of(s->blocks);
     s->parts = ceil_div(E, 8 * s->octets);
     s->chunk = chunk_of(E, M, S, s->parts);
     if (s->blocks > 1 && s->parts > 8) s->parts = 8;

@@ -51,15 +51,45 @@ static void refuses(void **state) {
     }
 }
 
+/* A card without room for Mamba's own kernels has those for all members: here none is open. */
+static void small_cards_have_other_kernels(void **state) {
+    (void)state;
+#if defined(KR_CUDA)
+    static const int64_t states[] = {16, 17, 208, 256};
+    krait_error e = {0};
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        krait_scan_desc d = krait_scan_mamba1(64, states[i]);
+        for (int half = 0; half < 2; half++) {
+            kr_call c = call_of(&d, half ? KR_BF16 : KR_F32, 10, 1);
+            assert_int_equal(kr_scan_gpu_pick(&c), KR_SCAN_GPU_ROWS);
+            c.n_in = KR_SCAN_INS;
+            assert_int_equal(kr_scan_gpu_pick(&c), KR_SCAN_GPU_ROWS);
+            assert_int_equal(kr_scan_gpu_check(&c, &e), 0);
+        }
+    }
+#else
+    print_message("skipped: built without CUDA\n");
+    skip();
+#endif
+}
+
+/* Bytes of scratch of one pass; `own`: of Mamba's own kernels, whatever the card has room for. */
+static size_t scratch_of(const kr_call *c, bool back, bool own) {
+    kr_scan_gpu_cut s;
+    if (!own) return back ? kr_scan_gpu_scratch_grad(c) : kr_scan_gpu_scratch(c);
+    kr_scan_gpu_plan(c, back, &s);
+    return (size_t)s.total * sizeof(float);
+}
+
 /* A plan made for some rows and sequences has room for any fewer: scratch grows with both (see
  * scratch_test.c, of every op; here are the sizes of models). */
-static void check_room(krait_scan_desc d, kr_dtype type) {
+static void check_room(krait_scan_desc d, kr_dtype type, bool own) {
     static const int64_t sequences[] = {1, 2, 5, 8, 64, 300};
     size_t before[2] = {0}, n = sizeof sequences / sizeof *sequences, most[8][2] = {{0}};
     for (int64_t M = 0; M <= 1 << 20; M += 1 + M / 256) {
         for (size_t k = 0; k < n; k++) {
             kr_call c = call_of(&d, type, M, sequences[k]);
-            size_t now[2] = {kr_scan_gpu_scratch(&c), kr_scan_gpu_scratch_grad(&c)};
+            size_t now[2] = {scratch_of(&c, false, own), scratch_of(&c, true, own)};
             for (int back = 0; back < 2; back++) {
                 assert_true(now[back] >= most[k][back]);
                 assert_true(k == 0 || now[back] >= before[back]);
@@ -72,11 +102,13 @@ static void check_room(krait_scan_desc d, kr_dtype type) {
 
 static void scratch_has_room_for_fewer(void **state) {
     (void)state;
-    check_room(krait_scan_mamba1(1536, 16), KR_F32);
-    check_room(krait_scan_mamba2(24, 64, 128, 1), KR_BF16);
-    check_room(krait_scan_lru(192), KR_F32);
-    check_room(krait_scan_s4(64, 32, 2), KR_F32);
-    check_room(krait_scan_lssl(8, 40), KR_F32);
+    check_room(krait_scan_mamba1(1536, 16), KR_F32, true);
+    check_room(krait_scan_mamba1(64, 100), KR_F32, true);
+    check_room(krait_scan_mamba1(1536, 16), KR_F32, false);
+    check_room(krait_scan_mamba2(24, 64, 128, 1), KR_BF16, false);
+    check_room(krait_scan_lru(192), KR_F32, false);
+    check_room(krait_scan_s4(64, 32, 2), KR_F32, false);
+    check_room(krait_scan_lssl(8, 40), KR_F32, false);
 }
 
 /* Numbers of pieces, by first row and sequence alone, must not meet, and must lie in the grid. */
@@ -104,6 +136,7 @@ static void pieces_do_not_meet(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses),
+        cmocka_unit_test(small_cards_have_other_kernels),
         cmocka_unit_test(scratch_has_room_for_fewer),
         cmocka_unit_test(pieces_do_not_meet),
     };

@@ -210,6 +210,12 @@ __global__ void __launch_bounds__(K::WIDE ? 512 : K::CHANNELS * 4, K::WIDE  ? 1
     }
 }
 
+/* Floats of shared memory beside the tile's, of warps that have what `octets` and `blocks` say. */
+template <int CHANNELS>
+int sums_of(int octets, int blocks) {
+    return CHANNELS ? 0 : 4 * octets * blocks * 32;
+}
+
 template <int ROWS, int CHANNELS, typename T>
 void passes(const kr_scan_in<T> &g, const forward_out<T> &out, const kr_scan_gpu_cut &cut) {
     typedef kr_tile<T, ROWS, CHANNELS, 2> two;
@@ -224,7 +230,7 @@ void passes(const kr_scan_in<T> &g, const forward_out<T> &out, const kr_scan_gpu
         kr_scan_fold_launch<false, two>(g, out.pieces);
     }
     kr_scan_launch<three>(forward<T, three>, g, out, parts, cut.pieces,
-                          CHANNELS ? 0 : 4 * g.octets * g.blocks * 32);
+                          sums_of<CHANNELS>(g.octets, g.blocks));
 }
 
 template <typename T>
@@ -253,7 +259,19 @@ void run(const kr_call *c) {
         passes<32, 32>(g, out, cut);
 }
 
+/* In its largest kernel. */
+template <typename T>
+bool has_room(int octets, int blocks) {
+    if (blocks > 1)
+        return kr_scan_has_room<kr_tile<T, 16, 0, 3>>(octets, blocks, sums_of<0>(octets, blocks));
+    return kr_scan_has_room<kr_tile<T, 32, 32, 3>>(octets, blocks, sums_of<32>(octets, blocks));
+}
+
 } // namespace
+
+extern "C" bool kr_scan_lanes_has_room(int octets, int blocks, kr_dtype type) {
+    return type == KR_BF16 ? has_room<bf16>(octets, blocks) : has_room<float>(octets, blocks);
+}
 
 extern "C" void kr_scan_cuda(const kr_call *c) {
     int64_t M = c->in[KR_SCAN_X].shape[0], S = c->in[KR_SCAN_SEQS].shape[0];

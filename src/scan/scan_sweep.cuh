@@ -308,13 +308,20 @@ static __global__ void kr_scan_fold(const kr_scan_in<T> g, const kr_scan_pieces 
         kr_fold_one<BACK, K, T>(g, out, i, s);
 }
 
+/* Whether the card has the shared memory of a block whose kernel takes `sums` more floats. */
+template <class K>
+static bool kr_scan_has_room(int octets, int blocks, int sums) {
+    K k;
+    size_t bytes = k.carve((char *)NULL, octets, blocks, sums) + sizeof(kr_scan_span);
+    return bytes <= (size_t)kr_cuda_shared();
+}
+
 /* A kernel over pieces x parts blocks of threads, with `sums` more floats of shared memory each. */
 template <class K, typename F, typename T, typename O>
 static void kr_scan_launch(F kernel, const kr_scan_in<T> &g, const O &out, int64_t parts,
                            int64_t pieces, int sums) {
     K k;
     size_t bytes = k.carve((char *)NULL, g.octets, g.blocks, sums);
-    /* the launch reports what this could not allow */
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     kernel<<<kr_blocks(pieces * parts, 1), k.threads(), bytes, kr_cuda_stream()>>>(g, out,
                                                                                    (int)parts);

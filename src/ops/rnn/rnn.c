@@ -139,12 +139,20 @@ static size_t backward_scratch_cuda(const kr_call *c) { /* gates' gradients, sta
     return (size_t)(M * (GH + H) + KR_RNN_CUDA_PARTS * GH) * sizeof(float);
 }
 
+#if defined(KR_CUDA)
+/* Numbers of h that the shared memory of the GPU that was opened has room for (rnn.cu). */
+int64_t kr_rnn_cuda_most(kr_rnn_cell cell, bool backward);
+#endif
+
 static int check_cuda(const kr_call *c, krait_error *e) {
-    int64_t H = c->in[KR_RNN_W].shape[1];
-    if (H <= KR_RNN_CUDA_MOST) return 0;
+    int64_t H = c->in[KR_RNN_W].shape[1], most = KR_RNN_CUDA_MOST;
+#if defined(KR_CUDA)
+    most = kr_rnn_cuda_most(cell_of(c), c->n_in > KR_RNN_INS);
+#endif
+    if (H <= most) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                   "rnn: on the GPU h has at most %d numbers, here it has %lld", KR_RNN_CUDA_MOST,
-                   (long long)H);
+                   "rnn: on this GPU h has at most %lld numbers%s, here it has %lld",
+                   (long long)most, c->n_in > KR_RNN_INS ? " in training" : "", (long long)H);
 }
 
 static void cost(const kr_call *c, double times, double *flops, double *bytes) {

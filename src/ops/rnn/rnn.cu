@@ -332,6 +332,14 @@ int64_t part_floats(int64_t J) {
     return (columns >= THREADS ? 1 : THREADS / columns) * ROWS * J;
 }
 
+/* All of a block's, in bytes; h has H numbers, and G gates have as many each. */
+size_t shared_forward(int64_t H, int64_t G) {
+    return (size_t)(2 * ROWS * H + part_floats(G * H)) * sizeof(float);
+}
+size_t shared_backward(int64_t H, int64_t G) {
+    return (size_t)(ROWS * (3 + G) * H + part_floats(H)) * sizeof(float);
+}
+
 template <typename T>
 void run_forward(const kr_call *c) {
     view<T> g = view_of<T>(c);
@@ -353,7 +361,7 @@ void run_forward(const kr_call *c) {
     transpose<<<dim3(kr_blocks(g.GH, 32), kr_blocks(g.H, 32)), dim3(32, 8), 0, kr_cuda_stream()>>>(
         g.w, g.w_row, turned, g.GH, g.H);
     g.w = turned;
-    size_t bytes = (size_t)(2 * ROWS * g.H + part_floats(g.GH)) * sizeof(float);
+    size_t bytes = shared_forward(g.H, g.G);
     cudaFuncSetAttribute(forward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     forward<T><<<kr_blocks(g.S, g.rows), THREADS, bytes, kr_cuda_stream()>>>(g, out);
 }
@@ -407,8 +415,8 @@ void run_backward(const kr_call *c) {
                        KR_ACC(c, KR_RNN_DX) != 0};
     if (dstate->data && !KR_ACC(c, KR_RNN_DSTATE_IN)) /* slots that no sequence names */
         cudaMemsetAsync(dstate->data, 0, kr_tensor_bytes(dstate), kr_cuda_stream());
-    size_t bytes = (size_t)(ROWS * (3 * g.H + g.GH) + part_floats(g.H)) * sizeof(float);
     if (g.H == 0) return;
+    size_t bytes = shared_backward(g.H, g.G);
     cudaFuncSetAttribute(backward<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (g.S > 0) backward<T><<<kr_blocks(g.S, g.rows), THREADS, bytes, kr_cuda_stream()>>>(g, out);
     weight_gradient(c, dp, before, g.M, g.GH, g.H);
@@ -416,6 +424,13 @@ void run_backward(const kr_call *c) {
 }
 
 } // namespace
+
+extern "C" int64_t kr_rnn_cuda_most(kr_rnn_cell cell, bool backward) {
+    int64_t G = kr_rnn_gates(cell), H = KR_RNN_CUDA_MOST;
+    size_t (*shared)(int64_t, int64_t) = backward ? shared_backward : shared_forward;
+    while (H > 0 && shared(H, G) > (size_t)kr_cuda_shared()) H--;
+    return H;
+}
 
 extern "C" void kr_rnn_cuda(const kr_call *c) {
     if (c->in[KR_RNN_X].dtype == KR_BF16)

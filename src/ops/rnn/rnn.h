@@ -65,7 +65,7 @@ static inline int64_t kr_rnn_own(int64_t H, int64_t G) {
 
 enum {
     KR_RNN_CUDA_ROWS = 4,    /* sequences of a block, at most */
-    KR_RNN_CUDA_MOST = 1536, /* numbers of h, at most: a block's shared memory */
+    KR_RNN_CUDA_MOST = 1536, /* numbers of h, at most, where a block has 192 KB of shared memory */
     KR_RNN_CUDA_PARTS = 256  /* partial sums of the bias' gradient, at most */
 };
 /* Rows that one partial sum adds. */

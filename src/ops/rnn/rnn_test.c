@@ -226,8 +226,27 @@ static void bad_shapes_are_refused(void **state) {
     print_message("%s\n", e.message);
 }
 
+/* An h that the shared memory of the card has no room for: none is open here, which has none. */
+static void too_large_for_the_card_is_refused(void **state) {
+    (void)state;
+    int64_t size = KR_RNN_CUDA_MOST;
+    rig r;
+    krait_error e;
+    open_rig(&r, KR_RNN_LSTM);
+#if !defined(KR_CUDA)
+    assert_int_equal(kr_op_rnn_grad.check_cuda(&r.backward, &e), 0);
+    size++;
+#endif
+    r.forward.in[KR_RNN_W].shape[1] = r.backward.in[KR_RNN_W].shape[1] = size;
+    assert_int_equal(kr_op_rnn.check_cuda(&r.forward, &e), KRAIT_ERR_UNSUPPORTED);
+    print_message("%s\n", e.message);
+    assert_int_equal(kr_op_rnn_grad.check_cuda(&r.backward, &e), KRAIT_ERR_UNSUPPORTED);
+    print_message("%s\n", e.message);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(as_pytorch),
-                                       cmocka_unit_test(bad_shapes_are_refused)};
+                                       cmocka_unit_test(bad_shapes_are_refused),
+                                       cmocka_unit_test(too_large_for_the_card_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
