@@ -117,8 +117,12 @@ static int open_card(int ordinal, krait_error *e) {
     KR_TRY(find_card(ordinal, e));
     KR_TRY(check_card(ordinal, e));
     KR_TRY(tried(e, "cuda", cudaSetDevice(ordinal)));
-    KR_TRY(kr_cuda_blas_open(e));
     KR_TRY(tried(e, "cuda", cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking)));
+    if (kr_cuda_blas_open(e) < 0) { /* last, since it stays open, on this card */
+        cudaStreamDestroy(gpu.stream);
+        gpu.stream = NULL;
+        return e ? e->code : KRAIT_ERR_UNSUPPORTED;
+    }
     gpu.ordinal = ordinal;
     gpu.each = getenv("KRAIT_SYNC") && strcmp(getenv("KRAIT_SYNC"), "0") != 0;
     gpu.open = true;
