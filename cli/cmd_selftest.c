@@ -61,10 +61,21 @@ static void on_row(void *user, const krait_check_row *r) {
     cli_progress_update(&t->bar, 0, 0, NULL, extra);
 }
 
+/* --share "K/N". */
+static int read_share(const cli_args *a, int *share, int *shares) {
+    char behind;
+    if (!cli_given(a, "share")) return 0;
+    int n = sscanf(cli_text(a, "share"), "%6d/%6d%c", share, shares, &behind);
+    if (n == 2 && *share >= 1 && *share <= *shares) return 0;
+    return cli_usage(a, "--share %s: K/N with K from 1 to N is needed, as 2/8",
+                     cli_text(a, "share"));
+}
+
 static int check_kernels(const cli_args *a) {
     krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
     tally t = {.args = a};
     krait_error e;
+    if (read_share(a, &o.share, &o.shares)) return CLI_USAGE;
     o.only = cli_text(a, "only");
     o.corrupt = cli_text(a, "corrupt");
     o.large = cli_flag(a, "large");
@@ -131,7 +142,7 @@ static int run_model(const cli_args *a) {
 }
 
 static int run(const cli_args *a) {
-    static const char *const kernels[] = {"only", "corrupt", "large", "threads", "device"};
+    static const char *const kernels[] = {"only", "corrupt", "large", "share", "threads", "device"};
     bool model = cli_given(a, "model");
     if (!model && cli_given(a, "token-ids"))
         return cli_usage(a, "--token-ids has no effect without --model");
@@ -155,6 +166,11 @@ static const cli_option options[] = {
      .name = "large",
      .help = "Also the rows with offsets past 2^31, which take gigabytes of address space, or with "
              "very many sequences."},
+    {.kind = CLI_TEXT,
+     .name = "share",
+     .arg = "K/N",
+     .help = "Only every N-th case, beginning with the K-th: N processes with K from 1 to N check "
+             "all."},
     CLI_OPT_DEVICE,
     CLI_OPT_THREADS,
     CLI_OPT_MODEL,
@@ -169,8 +185,9 @@ static const cli_option options[] = {
 const cli_command cli_command_selftest = {
     .name = "selftest",
     .summary = "Check every kernel, or a model, on this machine",
-    .synopsis = "[--device cuda] [--only TEXT] [--large] [--corrupt OP] [--json]\n--model M "
-                "--token-ids FILE [--json]",
+    .synopsis =
+        "[--device cuda] [--only TEXT] [--large] [--share K/N]\n[--corrupt OP] [--json]\n--model M "
+        "--token-ids FILE [--json]",
     .description =
         "Runs every kernel at every level that this machine has, on odd shapes and misaligned "
         "memory with "

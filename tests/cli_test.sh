@@ -114,6 +114,10 @@ refused 2 'cpu, cuda or cuda:N' eval --model run --data text --device cuda:9x
 refused 2 'cpu, cuda or cuda:N' generate --model run --prompt x --device ''
 refused 2 'threads has no effect' eval --model run --data text --device cuda --threads 2
 refused 2 'threads has no effect' generate --model run --prompt x --device cuda:0 --threads 1
+for share in 0/4 5/4 1 1/0 a/b 1/2x -1/2 /; do
+    refused 2 'K/N' selftest --only rmsnorm --share "$share"
+done
+expect 0 selftest --only rmsnorm --share 2/3
 refused 2 'threads has no effect' selftest --device cuda --threads 1
 refused 1 'f32 or bf16' generate --model run --prompt x --device cuda --dtype f16
 refused 2 'f32 or bf16' bench decode --device cuda --dtype f16

@@ -310,9 +310,12 @@ typedef struct krait_check_options {
     void (*on_row)(void *user, const krait_check_row *row);
     void *user;
     const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cpu */
+    /* 1 to `shares`: of all cases only every shares-th, beginning with this one, so that processes
+     * can share them; shares 0: all */
+    int share, shares;
 } krait_check_options;
 #define KRAIT_CHECK_OPTIONS_INIT                                                                   \
-    { sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL, NULL }
+    { sizeof(krait_check_options), NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 
 /* Runs every kernel row of every level this machine has, or those of the GPU. 0: all passed;
  * KRAIT_ERR_NUMERIC: some failed (all rows were run, unless a kernel left the GPU unusable). */

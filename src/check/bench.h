@@ -15,8 +15,8 @@ typedef struct kr_bench {
     kr_level level;
     /* bytes (on the GPU of a copy, read and written) and operations a second */
     double read_rate, gemm_rate;
-    double half_rate;    /* of bf16 matrix products on the GPU; gemm_rate is of f32 */
-    double scan_seconds; /* forward and backward of one layer's scan, for the share of a step */
+    double half_rate;      /* of bf16 matrix products on the GPU; gemm_rate is of f32 */
+    double scan_seconds;   /* forward and backward of one layer's scan, for the share of a step */
     int64_t width, layers; /* of o.model */
 } kr_bench;
 
@@ -50,6 +50,8 @@ int kr_bench_scan(kr_bench *b, krait_error *e);
 int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e);
 int kr_bench_gpu_ops(kr_bench *b, krait_error *e);
 int kr_bench_gpu_scan(kr_bench *b, krait_error *e);
+/* The operations a second that a call is held against there: which products are its kernel's? */
+double kr_bench_gpu_rate(const kr_bench *b, const kr_op *op, const kr_call *c);
 /* The member that the model is made of: Mamba-1 with everything fused, E channels and 16 states
  * each, or Mamba-2, E / 64 heads of 128 states; over B sequences of T tokens; backward: what the
  * gradient takes besides (bench_ops.c). */

@@ -16,7 +16,7 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/sum_squares/sum_squares.h"
-#include "scan/scan_op.h"
+#include "scan/scan_gpu.h"
 
 enum { COPY_BYTES = 1 << 30, HALF_SIDE = 8192, SIDE = 4096, STATE = 16, KERNEL = 4 };
 
@@ -81,12 +81,16 @@ int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e) {
 
 /* ---- kernels ---- */
 
-static bool multiplies_halves(const kr_bench_call *t) {
-    return strncmp(t->op->name, "linear", 6) == 0 && t->call.in[0].dtype == KR_BF16;
+/* Products of bf16: linear maps, and a recurrence that is done by chunks of products. */
+double kr_bench_gpu_rate(const kr_bench *b, const kr_op *op, const kr_call *c) {
+    bool scan = op == &kr_op_scan || op == &kr_op_scan_grad;
+    bool products =
+        scan ? kr_scan_gpu_pick(c) == KR_SCAN_GPU_MATRIX : strncmp(op->name, "linear", 6) == 0;
+    return products && c->in[0].dtype == KR_BF16 ? b->half_rate : b->gemm_rate;
 }
 
 static int report_call(const kr_bench *b, kr_bench_call *t, const char *name, krait_error *e) {
-    double flops, bytes, rate = multiplies_halves(t) ? b->half_rate : b->gemm_rate;
+    double flops, bytes, rate = kr_bench_gpu_rate(b, t->op, &t->call);
     kr_bench_call_cost(t, &flops, &bytes);
     bool computes = flops / rate > bytes / b->read_rate;
     char note[60] = "";

@@ -9,7 +9,10 @@
 
 #include <krait/train.h>
 
+#include "check/bench.h"
 #include "device/test_gpu.h"
+#include "ops/linear/linear.h"
+#include "scan/scan_op.h"
 
 typedef struct seen {
     int rows, wrong;
@@ -65,6 +68,29 @@ static void names_tell_the_states(void **state) {
     assert_int_equal(named, 2);
 }
 
+static double rate_of(const kr_op *op, krait_scan_desc d, kr_dtype type) {
+    const kr_bench b = {.half_rate = 16, .gemm_rate = 1, .level = KR_LEVEL_CUDA};
+    kr_case k;
+    kr_bench_scan_case(&k, &d, type, 1, 256);
+    kr_call c = {.n_in = k.n_in, .n_out = k.n_out, .attr = k.attr};
+    memcpy(c.in, k.in, sizeof c.in);
+    return kr_bench_gpu_rate(&b, op, &c);
+}
+
+/* A recurrence by chunks of products is held against the rate of its products. */
+static void rates_are_the_kernels(void **state) {
+    (void)state;
+    krait_scan_desc mamba2 = krait_scan_mamba2(2, 64, 128, 1), lanes;
+    kr_bench b = {.o.model = "mamba-130m"};
+    kr_bench_scan_desc(&b, &lanes, 64);
+    if (!kr_test_gpu()) skip();
+    assert_true(rate_of(&kr_op_scan, mamba2, KR_BF16) == 16);
+    assert_true(rate_of(&kr_op_scan, mamba2, KR_F32) == 1);
+    assert_true(rate_of(&kr_op_scan, lanes, KR_BF16) == 1);
+    assert_true(rate_of(&kr_op_linear, lanes, KR_BF16) == 16);
+    assert_true(rate_of(&kr_op_linear, lanes, KR_F32) == 1);
+}
+
 static void unknown_things_are_refused(void **state) {
     (void)state;
     krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
@@ -77,6 +103,12 @@ static void unknown_things_are_refused(void **state) {
     assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
     printf("%s\n", e.message);
     o.batch = 0;
+    o.what = "decode"; /* on a GPU without one: refused before it is looked for */
+    o.dtype = "f16";
+    o.device = "cuda";
+    assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
+    assert_non_null(strstr(e.message, "f32 or bf16"));
+    o.dtype = o.device = NULL;
     o.runs = 0;
     assert_int_equal(krait_bench(&o, &e), KRAIT_ERR_ARGUMENT);
     printf("%s\n", e.message);
@@ -86,6 +118,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_sane),
         cmocka_unit_test(names_tell_the_states),
+        cmocka_unit_test(rates_are_the_kernels),
         cmocka_unit_test(unknown_things_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

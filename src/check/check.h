@@ -102,10 +102,13 @@ typedef struct kr_check_state {
     kr_level level; /* KR_LEVEL_CUDA, or any of the CPU's: all of them */
     int threads;
     int64_t failed, passed, skipped;
+    int64_t cases;       /* of all shares, so far */
     const char *stopped; /* the op that left the GPU unusable */
 } kr_check_state;
 
 void kr_check_row(kr_check_state *s, krait_check_row row);
+/* Is the next case one of this share? Asked once for each. */
+bool kr_check_mine(kr_check_state *s);
 /* The op's kernels on the device against the reference, and on the CPU the reference against itself
  * in double (check_kernel.c). */
 int kr_check_kernels(kr_check_state *s, const kr_op *op, krait_error *e);

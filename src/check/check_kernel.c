@@ -170,9 +170,9 @@ static void skip(kr_check_state *s, const kr_op *op, const char *kase, kr_level 
 static int check_cpu(kr_check_state *s, const kr_op *op, krait_error *e) {
     kr_case k;
     for (int i = 0; memset(&k, 0, sizeof k), op->cases && op->cases(i, &k); i++)
-        if (!k.large || s->options->large) KR_TRY(check_case(s, op, &k, e));
+        if ((!k.large || s->options->large) && kr_check_mine(s)) KR_TRY(check_case(s, op, &k, e));
     for (int level = KR_LEVEL_V1; level < KR_LEVEL_COUNT; level++)
-        if (op->kernel[level] && !kr_level_supported((kr_level)level))
+        if (op->kernel[level] && !kr_level_supported((kr_level)level) && kr_check_mine(s))
             skip(s, op, "all", (kr_level)level, "this machine lacks the level", NULL);
     return 0;
 }
@@ -214,11 +214,13 @@ static int check_gpu(kr_check_state *s, const kr_op *op, krait_error *e) {
     char why[80];
     kr_case k;
     if (!op->kernel[KR_LEVEL_CUDA]) {
+        if (!kr_check_mine(s)) return 0;
         skip(s, op, "all", KR_LEVEL_CUDA, "the op has no kernel at this level", NULL);
         return 0;
     }
     for (int i = 0; memset(&k, 0, sizeof k), !s->stopped && op->cases && op->cases(i, &k); i++)
-        if (!k.large || s->options->large) KR_TRY(check_gpu_case(s, op, &k, e));
+        if ((!k.large || s->options->large) && kr_check_mine(s))
+            KR_TRY(check_gpu_case(s, op, &k, e));
     if (!s->stopped) return 0;
     snprintf(why, sizeof why, "%s left the GPU unusable", s->stopped);
     skip(s, op, "the rest", KR_LEVEL_CUDA, why, NULL);

@@ -8,12 +8,14 @@
 
 #include <cmocka.h>
 
+#include "base/rng.h"
 #include "ops/op.h"
 #include <krait/train.h>
 
 typedef struct tally {
     const char *only;
     int64_t rows, failed, skipped, far; /* far: rows with offsets past 2^31 */
+    uint64_t sum;                       /* of rows' hashes */
     double worst;                       /* error over tolerance, of rows that passed */
 } tally;
 
@@ -108,6 +110,39 @@ static void the_gpu_passes_too(void **state) {
     }
 }
 
+/* What rows hold together, in whatever order they come. */
+static void add_up(void *user, const krait_check_row *row) {
+    char text[400];
+    tally *t = user;
+    snprintf(text, sizeof text, "%s|%s|%s|%s|%g", row->op, row->kase, row->level, row->what,
+             row->error);
+    t->sum += kr_hash_string(text);
+    t->rows++;
+}
+
+/* Every case is in one share: together they give the rows of the whole. */
+static void shares_add_up(void **state) {
+    (void)state;
+    krait_error e = {0};
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT;
+    tally whole = {0}, parts = {0};
+    o.only = "squares";
+    o.on_row = add_up;
+    o.user = &whole;
+    if (krait_selftest(&o, &e) < 0) fail_msg("%s", e.message);
+    o.user = &parts;
+    o.shares = 3;
+    for (o.share = 1; o.share <= o.shares; o.share++) {
+        int64_t before = parts.rows;
+        if (krait_selftest(&o, &e) < 0) fail_msg("%s", e.message);
+        printf("share %d: %lld of %lld rows\n", o.share, (long long)(parts.rows - before),
+               (long long)whole.rows);
+        assert_true(parts.rows - before > whole.rows / 6);
+    }
+    assert_int_equal(parts.rows, whole.rows);
+    assert_true(parts.sum == whole.sum);
+}
+
 static void bad_options_are_refused(void **state) {
     (void)state;
     krait_error e = {0};
@@ -118,6 +153,14 @@ static void bad_options_are_refused(void **state) {
     o.device = "abacus";
     assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
     o.device = NULL;
+    for (int i = 0; i < 3; i++) {
+        o.share = (int[]){0, 4, -1}[i];
+        o.shares = 3;
+        assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    }
+    o.shares = 0; /* of none */
+    assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
+    o.share = 0;
     o.only = "nothing";
     assert_int_equal(krait_selftest(&o, &e), KRAIT_ERR_ARGUMENT);
     o.size = 3;
@@ -127,9 +170,8 @@ static void bad_options_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_kernels_pass),
-        cmocka_unit_test(a_wrong_value_is_caught),
-        cmocka_unit_test(the_gpu_passes_too),
+        cmocka_unit_test(all_kernels_pass),        cmocka_unit_test(a_wrong_value_is_caught),
+        cmocka_unit_test(the_gpu_passes_too),      cmocka_unit_test(shares_add_up),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -211,12 +211,21 @@ void kr_graph_gradient_layout(const kr_graph *g, kr_gradient_layout *layout) {
 size_t kr_graph_gradient_offset(const kr_value *gradient) { return gradient->offset; }
 void *kr_graph_gradient_block(const kr_graph *g) { return g->gradients; }
 
+/* Blocks are of one plan, which is told whole, with what is free beside what it has already. */
 static unsigned char *block(const kr_graph *g, size_t size, krait_error *e) {
     unsigned char *p = kr_device_alloc(g->o.level, size);
-    if (!p)
-        kr_fail(e, KRAIT_ERR_MEMORY, "not enough memory for the plan: %.1f MB more are needed",
-                (double)size / 1e6);
-    return p;
+    if (p) return p;
+    size_t own = g->borrowed ? 0 : g->sizes.activations + g->sizes.scratch, left, all;
+    double need = (double)(own + g->sizes.gradients + g->sizes.inputs) / 1e6;
+    kr_device_memory(g->o.level, &left, &all);
+    if (all == 0)
+        kr_fail(e, KRAIT_ERR_MEMORY, "not enough memory: the plan takes %.1f MB", need);
+    else
+        kr_fail(e, KRAIT_ERR_MEMORY,
+                "not enough memory: the plan takes %.1f MB; of its next block of %.1f MB %s has "
+                "%.1f MB free",
+                need, (double)size / 1e6, kr_device_name(g->o.level), (double)left / 1e6);
+    return NULL;
 }
 
 /* The library of matrix products makes its code at its first call, in memory of its own, and

@@ -74,7 +74,11 @@ static int build_graph(krait_session *s, int threads, krait_error *e) {
     KR_TRY(kr_lm_build(&s->lm, &s->model->config, &o, e));
     KR_TRY(kr_lm_bind_weights(&s->lm, &s->weights, e));
     KR_TRY(kr_graph_plan(s->lm.g, e));
-    return kr_graph_allocate(s->lm.g, e);
+    int rc = kr_graph_allocate(s->lm.g, e);
+    if (rc == KRAIT_ERR_MEMORY)
+        kr_fail_prefix(e, "%lld lanes, chunks of %lld tokens (--lanes, --chunk: fewer take less)",
+                       (long long)s->lanes, (long long)s->max_tokens);
+    return rc;
 }
 
 /* A block of n * size bytes, zeroed, counted in s->bytes; NULL when memory fails. */

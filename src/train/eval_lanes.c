@@ -198,14 +198,26 @@ static void finish(krait_eval_result *r, bool task) {
     r->task_perplexity = exp(r->task_perplexity / (double)r->questions);
 }
 
-int kr_eval_lanes_run(kr_eval_run *run, krait_error *e) {
+/* On a GPU as many rows at a time as there is room for. */
+static int plan_scorer(kr_eval_run *run, kr_scorer_options *o, krait_error *e) {
     kr_weights *weights = (kr_weights *)(uintptr_t)kr_model_weights(run->model);
+    size_t left, all;
+    for (;; o->tokens /= 2) {
+        KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, o, e));
+        kr_device_memory(o->graph.level, &left, &all);
+        bool fits = all == 0 || kr_scorer_bytes(&run->scorer, NULL) <= left;
+        if (fits || o->tokens <= LANES) return 0;
+        kr_scorer_free(&run->scorer);
+    }
+}
+
+int kr_eval_lanes_run(kr_eval_run *run, krait_error *e) {
     kr_scorer_options o = {.lanes = LANES, .tokens = ROWS, .logits = run->task};
     o.graph.threads = run->o->threads > 0 ? run->o->threads : kr_device_threads();
     o.graph.half = run->model->half;
     KR_TRY(kr_model_level(run->model, &o.graph.level, e));
     if (o.graph.level == KR_LEVEL_CUDA && !run->task) o.tokens = ROWS_GPU;
-    KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, &o, e));
+    KR_TRY(plan_scorer(run, &o, e));
     run->lanes = kr_calloc(LANES, sizeof *run->lanes);
     int rc =
         run->lanes ? kr_scorer_allocate(&run->scorer, NULL, e) : kr_fail_memory(e, "evaluation");
