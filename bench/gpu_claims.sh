@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# gpu_claims.sh - what docs/measured.md says of training on one GPU besides speeds: 500 steps in bf16
-# stay beside those in f32, one sequence of 1,048,576 tokens is a training step, and a model is
+# gpu_claims.sh - what docs/measured.md says of training on one GPU besides speeds: 500 steps in
+# bf16 stay beside those in f32, one sequence of 1,048,576 tokens is a training step, and a model is
 # evaluated by position over a text of a million bytes. Prints each with its time.
 #
 #   KRAIT   the program (default build/bin/krait)
 #   DATA    tinyshakespeare.txt (default text/tinyshakespeare.txt in $KRAIT_DATA, or in
 #           ../shared/data beside the checkout)
 #   DEVICE  default cuda
-#   STEPS   of the curves, default 500
+#   STEPS   of the curves, above the 100 that the rate warms up, default 500
 #   WINDOW  of the long sequence, default 1048576
 #   WORK    a folder to leave the runs in (default: none is left)
 set -euo pipefail

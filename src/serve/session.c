@@ -76,7 +76,7 @@ static int build_graph(krait_session *s, int threads, krait_error *e) {
     KR_TRY(kr_graph_plan(s->lm.g, e));
     int rc = kr_graph_allocate(s->lm.g, e);
     if (rc == KRAIT_ERR_MEMORY)
-        kr_fail_prefix(e, "%lld lanes, chunks of %lld tokens (--lanes, --chunk: fewer take less)",
+        kr_fail_prefix(e, "lanes %lld, chunk %lld (less of --lanes or --chunk takes less)",
                        (long long)s->lanes, (long long)s->max_tokens);
     return rc;
 }
