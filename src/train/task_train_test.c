@@ -28,6 +28,7 @@ enum { MOST = 24 };
 typedef struct seen {
     double accuracy, whole, first_accuracy;
     int64_t evals, stop_at;
+    int threads; /* 0: as many as there are */
 } seen;
 
 static int on_event(void *user, const krait_train_event *v) {
@@ -48,6 +49,7 @@ static int train(const char *folder, const char *const *sets, int resume, seen *
     o.resume = resume;
     o.on_event = on_event;
     o.user = s;
+    o.threads = s->threads;
     return krait_train(&o, e);
 }
 
@@ -99,6 +101,39 @@ static void selective_copying_is_learned(void **state) {
     printf("%s\n", e.message);
     assert_non_null(strstr(e.message, "task listops has 18 ids"));
     krait_model_close(&model);
+    assert_int_equal(kr_test_folder_drop(folder), 0);
+}
+
+/* Small pictures of short paths. A norm along the sequence is what it takes: without one, and all
+ * else alike, S4D is at chance after four times the examples. */
+static void pathfinder_leaves_chance(void **state) {
+    (void)state;
+    static const char *const sets[] = {"task=pathfinder",
+                                       "size=16",
+                                       "strokes=3",
+                                       "mixer=s4d",
+                                       "bidirectional=true",
+                                       "sequence_norm=true",
+                                       "state=16",
+                                       "width=16",
+                                       "layers=2",
+                                       "batch=32",
+                                       "steps=200",
+                                       "learning_rate=0.02",
+                                       "recurrent_learning_rate=0.2",
+                                       "warmup=20",
+                                       "weight_decay=0.03",
+                                       "eval_every=0",
+                                       "eval_batches=16",
+                                       "checkpoint_every=0",
+                                       NULL};
+    char folder[64];
+    krait_error e;
+    seen s = {.threads = 1};
+    assert_int_equal(kr_test_folder_make(folder), 0);
+    if (train(folder, sets, 0, &s, &e) < 0) fail_msg("%s", e.message);
+    printf("Pathfinder, 16 x 16, paths of 3: %.1f%% of 512 right\n", 100 * s.accuracy);
+    assert_true(s.first_accuracy < 0.57 && s.accuracy > 0.6);
     assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
@@ -487,6 +522,7 @@ static void later_settings_change_no_check(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(selective_copying_is_learned),
+        cmocka_unit_test(pathfinder_leaves_chance),
         cmocka_unit_test(a_run_that_goes_on_is_the_same),
         cmocka_unit_test(later_settings_change_no_check),
         cmocka_unit_test(chunks_give_what_whole_examples_give),
