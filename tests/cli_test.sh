@@ -378,6 +378,12 @@ refused 2 'state-type has no effect on decode' bench decode --state-type bf16
 refused 2 'state-type has no effect on any part on the CPU' bench --state-type bf16
 expect 0 bench machine --runs 1 --json
 json name unit median minimum maximum
+expect 0 train --task tones --out tones --set length=64 --set width=8 --set layers=1 \
+    --set steps=1 --set warmup=1 --set batch=2 --set eval_batches=1
+for part in prefill decode; do
+    refused 1 'tones reads numbers; only a model that reads ids' bench $part --model tones --runs 1
+done
+refused 1 'classes has no next token; only a model that' bench prefill --model classes --runs 1
 
 # ---- the examples that are built beside the program
 bin=$(dirname "$krait")

@@ -66,6 +66,15 @@ static int random_model(krait_model **out, const kr_bench *b, int64_t width, int
     return rc < 0 ? rc : kr_model_place(*out, b->o.device, e);
 }
 
+/* Every row is of a language model: random ids, and the next one. */
+static int check_ends(const krait_model *m, const char *name, krait_error *e) {
+    const kr_config *c = &m->config;
+    if (c->channels == 0 && kr_config_tells(c) == 0) return 0;
+    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                   "%s %s; only a model that reads ids and tells the next one is measured", name,
+                   c->channels ? "reads numbers" : "has no next token");
+}
+
 static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
     kr_dtype type;
     int64_t width, layers;
@@ -80,7 +89,7 @@ static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
     else
         KR_TRY(krait_model_open(&s->model, b->o.model, &o, e));
     krait_model_describe(s->model, &s->info);
-    return 0;
+    return check_ends(s->model, b->o.model, e);
 }
 
 static void close_subject(subject *s) {

@@ -18,7 +18,7 @@
 #include "models/lm.h"
 #include "models/model.h"
 
-enum { WIDTH = 6, VOCABULARY = 11 };
+enum { WIDTH = 6, VOCABULARY = 264 }; /* bytes and their end, padded */
 
 /* ---- settings ---- */
 
@@ -190,12 +190,51 @@ static void kernels_that_are_no_numbers(void **state) {
     }
 }
 
+/* Evaluation of such a model: no accuracy, no loss, but the place where it ends. */
+static void evaluation_of_no_numbers(void **state) {
+    (void)state;
+    static const char *const tasks[] = {NULL, "lambada"};
+    static const char question[] = "{\"text\": \"one two three\"}\n";
+    char path[64];
+    const char *paths[] = {path};
+    krait_model *m = fresh("lru", "state=8", 1);
+    krait_error e = {0};
+    static const char *const names[] = {"nu_log", "theta_log"};
+    for (int i = 0; i < 2; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "backbone.layers.0.mixer.%s", names[i]);
+        const kr_tensor *w = kr_weights_find(&m->weights, name);
+        assert_non_null(w);
+        for (int64_t k = 0; k < kr_tensor_count(w); k++) ((float *)w->data)[k] = 1e30F;
+    }
+    assert_int_equal(krait_tokenizer_open(&m->tokenizer, "bytes", &e), 0);
+    snprintf(path, sizeof path, "/tmp/krait-bad-input-%ld.jsonl", (long)getpid());
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(question, f);
+    fclose(f);
+    for (int i = 0; i < 2; i++) {
+        krait_eval_options o = KRAIT_EVAL_OPTIONS_INIT;
+        krait_eval_result r;
+        o.data = paths;
+        o.n_data = 1;
+        o.task = tasks[i];
+        int rc = krait_eval(m, &o, &r, &e);
+        if (rc != KRAIT_ERR_NUMERIC) fail_msg("%d, accuracy %g, loss %g", rc, r.accuracy, r.loss);
+        says(e.message, (const char *const[3]){"document 0 at position", "not a number", "finite"},
+             tasks[i] ? tasks[i] : "loss");
+    }
+    krait_model_close(&m);
+    unlink(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(settings_that_do_not_go_together),
         cmocka_unit_test(states_of_other_models),
         cmocka_unit_test(weights_that_are_no_numbers),
         cmocka_unit_test(kernels_that_are_no_numbers),
+        cmocka_unit_test(evaluation_of_no_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -149,11 +149,57 @@ static void test_refusals(void **unused) {
     assert_int_equal(krait_scan_gradient(&d, &good, NULL, 1, &error), KRAIT_ERR_ARGUMENT);
 }
 
+/* A description whose sizes are good one by one and together beyond counting is refused by the
+ * check, in front of any call; so is each bad one, with its value and what is allowed. */
+static void test_bad_descriptions(void **unused) {
+    (void)unused;
+    float y[4];
+    krait_scan_arrays k = {
+        .rows = 1, .sequences = 1, .x = y, .dt = y, .a = y, .b = y, .c = y, .y = y};
+    const int64_t most = (int64_t)1 << 24;
+    krait_scan_desc d = krait_scan_mamba2(most, most, 65536, 1);
+    assert_int_equal(krait_scan_check(&d, &error), KRAIT_ERR_ARGUMENT);
+    assert_int_equal(krait_scan_run(&d, &k, 1, &error), KRAIT_ERR_ARGUMENT);
+    print_message("  %s\n", error.message);
+    assert_non_null(strstr(error.message, "heads (16777216) x width (16777216) x state (65536)"));
+    assert_non_null(strstr(error.message, "at most 1099511627776"));
+    d = krait_scan_s4(1 << 20, 65536, 4096);
+    assert_int_equal(krait_scan_check(&d, &error), KRAIT_ERR_ARGUMENT);
+    d = krait_scan_mamba3(1 << 20, 1 << 12, 256, 4); /* one step below, with its ranks not */
+    assert_int_equal(krait_scan_check(&d, &error), KRAIT_ERR_ARGUMENT);
+    d.heads = 1 << 12;
+    d.groups = 1 << 12;
+    assert_int_equal(krait_scan_check(&d, &error), 0);
+
+    struct {
+        krait_scan_desc d;
+        const char *part;
+    } list[9];
+    for (int i = 0; i < 9; i++) list[i].d = krait_scan_mamba2(6, 2, 4, 2);
+    list[0].d.groups = 4, list[0].part = "heads (6) must be a multiple of groups (4)";
+    list[1].d.decay = (krait_scan_decay)9,
+    list[1].part = "decay must be a krait_scan_decay, 0 to 3, is 9";
+    list[2].d.order = (krait_scan_order)5, list[2].part = "order, 0 to 2, is 5";
+    list[3].d.kappa = INFINITY, list[3].part = "kappa must be finite, is inf";
+    list[4].d.complex_lanes = true, list[4].part = "state 1 (4)";
+    list[5].d.low_rank = 5000, list[5].part = "low_rank must be 0 to 4096, is 5000";
+    list[6].d.low_rank = 2, list[6].part = "low_rank (2) needs decay 2 (VECTOR, is 1)";
+    list[7].d.dt_min = -1, list[7].part = "must be 0 or more, are -1 and 0";
+    list[8].d.dt_min = 2, list[8].d.dt_max = 1,
+    list[8].part = "dt_min (2) must be at most dt_max (1)";
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(krait_scan_check(&list[i].d, &error), KRAIT_ERR_ARGUMENT);
+        print_message("  %s\n", error.message);
+        assert_non_null(strstr(error.message, list[i].part));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
         cmocka_unit_test(test_gradient),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_bad_descriptions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

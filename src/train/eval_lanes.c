@@ -83,9 +83,10 @@ static int64_t compose(kr_eval_run *run, int64_t *sequences, krait_error *e) {
     return m;
 }
 
+/* Above every other: a model for which all tokens are alike has not answered. */
 static bool is_likeliest(const float *logits, int64_t vocabulary, int32_t id) {
     for (int64_t v = 0; v < vocabulary; v++)
-        if (logits[v] > logits[id]) return false;
+        if (v != id && !(logits[v] < logits[id])) return false;
     return true;
 }
 
@@ -138,6 +139,12 @@ static int count_token(kr_eval_run *run, kr_eval_lane *lane, int64_t row, int64_
     int32_t id = s->targets[row];
     double nll = (double)kr_scorer_nll(s)[row];
     if (position < lane->scored_from || run->full) return 0;
+    if (!isfinite(nll))
+        return kr_fail(e, KRAIT_ERR_NUMERIC,
+                       "evaluation: the loss of document %lld at position %lld is %s; it must be "
+                       "finite: the model's weights are damaged",
+                       (long long)lane->doc, (long long)position,
+                       isnan(nll) ? "not a number" : "infinite");
     r->tokens++;
     r->loss += nll;
     if (run->model->tokenizer) r->bytes += kr_tokenizer_id_bytes(run->model->tokenizer, id);

@@ -26,7 +26,7 @@ typedef struct kr_eval_lane {
     bool busy, ended;    /* has a document; all of which is in ids */
     int64_t scored_from; /* position of the first token that counts for a task's question */
     double logprob;      /* of those tokens */
-    bool matched;        /* each of them was the likeliest */
+    bool matched;        /* each of them was likelier than any other */
     kr_eval_score *held; /* [n_held] of positions from held_from on, which on_token has not heard */
     int64_t n_held, held_from;
     size_t held_capacity;

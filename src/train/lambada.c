@@ -1,9 +1,9 @@
 /* lambada.c - the last word of a passage, given the rest of it.
  *
  * A question is a JSON line {"text"}. Its last word, with the blank before it, is to be predicted:
- * right when every token of it is the likeliest one. accuracy = share of right ones; perplexity =
- * exp(-mean over questions of log p(last word)). Source: Paperno et al. 2016; the tokens of the
- * word are those that the whole text has after the tokens of the rest. */
+ * right when every token of it is likelier than any other. accuracy = share of right ones;
+ * perplexity = exp(-mean over questions of log p(last word)). Source: Paperno et al. 2016; the
+ * tokens of the word are those that the whole text has after the tokens of the rest. */
 #include <string.h>
 
 #include "base/err.h"

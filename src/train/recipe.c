@@ -44,7 +44,7 @@ static const kr_setting keys[] = {
     REAL_KEY(recurrent_learning_rate, 1, 0, 100,
              "factor of the rate for parameters of the recurrence, where a mixer has such a group"),
     TEXT_KEY(schedule, "cosine|wsd|constant", "after the warm-up; wsd is stable, then decays"),
-    INT_KEY(warmup, 100, 0, MANY, "steps of linear warm-up"),
+    INT_KEY(warmup, 100, 0, MANY, "steps of linear warm-up; unasked, a tenth of a shorter run"),
     INT_KEY(decay, 0, 0, MANY, "wsd: steps of the decay at the end; 0: a fifth of all"),
     TEXT_KEY(decay_shape, "linear|sqrt", "wsd: how it decays; sqrt is 1 - sqrt(progress)"),
     REAL_KEY(beta1, 0.9, 0, 0.999999, "AdamW: decay of the mean of gradients"),
@@ -110,20 +110,25 @@ static bool was_given(const kr_recipe *r, part p, const kr_setting *k) {
     return (r->given[p] & bit_of(r, p, k)) != 0;
 }
 
-/* A mixer that has such a setting; NULL: none. */
-static const char *mixer_with(const char *name) {
-    for (int i = 0; kr_mixers[i]; i++)
-        if (kr_settings_find(kr_mixers[i]->settings, name, strlen(name))) return kr_mixers[i]->name;
-    return NULL;
+/* The mixers that have such a setting; returns how many. */
+static int mixers_with(const char *name, char *names, size_t size) {
+    int n = 0;
+    *names = 0;
+    for (int i = 0; kr_mixers[i]; i++) {
+        if (!kr_settings_find(kr_mixers[i]->settings, name, strlen(name))) continue;
+        size_t used = strlen(names);
+        snprintf(names + used, size - used, "%s%s", n++ ? ", " : "", kr_mixers[i]->name);
+    }
+    return n;
 }
 
 static int unknown_key(const kr_recipe *r, const char *from, const char *name, krait_error *e) {
-    char near[840] = "";
-    const char *other = mixer_with(name);
-    if (other)
+    char near[840] = "", others[200];
+    int n = mixers_with(name, others, sizeof others);
+    if (n)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "%s: mixer %s has no setting \"%.60s\"; mixer %s has one", from,
-                       r->config.mixer, name, other);
+                       "%s: mixer %s has no setting \"%.60s\"; mixer%s %s ha%s one", from,
+                       r->config.mixer, name, n > 1 ? "s" : "", others, n > 1 ? "ve" : "s");
     for (int p = PARTS - 1; p >= 0; p--) {
         char some[200];
         kr_settings_near(table_of(r, (part)p), name, some, sizeof some);
@@ -289,7 +294,9 @@ static int finish_schedule(kr_recipe *r, krait_error *e) {
     if (strcmp(r->schedule, "constant") == 0 && r->min_learning_rate != usual.min_learning_rate)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "recipe: min_learning_rate has no effect with schedule = constant");
-    if (r->warmup + (wsd ? r->decay : 0) > r->steps)
+    int64_t level = r->steps - (wsd ? r->decay : 0);
+    if (r->warmup > level && level >= 0 && !kr_recipe_given(r, "warmup")) r->warmup = level / 10;
+    if (r->warmup > level)
         return kr_fail(e, KRAIT_ERR_ARGUMENT,
                        "recipe: warmup (%lld) and decay (%lld) are longer than all %lld steps",
                        (long long)r->warmup, (long long)r->decay, (long long)r->steps);

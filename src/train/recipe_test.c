@@ -1,6 +1,7 @@
 /* recipe_test.c - recipe keys, their checks, and the schedules' values against hand-computed ones.
  */
 #define _DEFAULT_SOURCE
+#include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -238,11 +239,71 @@ static void every_recipe_in_the_tree_is_valid(void **state) {
     }
 }
 
+/* Every --set in what a recipe says of itself, all of them together. */
+static void hints_of(const char *path, int *n) {
+    kr_recipe r;
+    krait_error e = {0};
+    kr_recipe_default(&r);
+    if (kr_recipe_read(&r, path, &e) < 0) fail_msg("%s", e.message);
+    kr_recipe said = r;
+    for (const char *p = said.about; (p = strstr(p, "--set ")); (*n)++) {
+        char assignment[96];
+        p += strlen("--set ");
+        snprintf(assignment, sizeof assignment, "%.*s", (int)strcspn(p, " ,;)"), p);
+        if (kr_recipe_set(&r, assignment, &e) < 0) fail_msg("%s: %s", path, e.message);
+        print_message("  %s: %s\n", path, assignment);
+    }
+    kr_config c;
+    int rc = kr_recipe_finish(&r, &e);
+    if (rc == 0 && !*r.task) rc = kr_recipe_config(&r, 60000, 0, &c, &e);
+    if (rc < 0) fail_msg("%s: %s", path, e.message);
+}
+
+static void what_recipes_suggest_works(void **state) {
+    (void)state;
+    static const char *const folders[] = {"recipes", "recipes/tasks"};
+    int hints = 0, recipes = 0;
+    for (int i = 0; i < 2; i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s/%s", KR_SOURCE_DIR, folders[i]);
+        DIR *d = opendir(path);
+        assert_non_null(d);
+        for (struct dirent *f; (f = readdir(d));) {
+            if (!strstr(f->d_name, ".json")) continue;
+            snprintf(path, sizeof path, "%s/%s/%s", KR_SOURCE_DIR, folders[i], f->d_name);
+            hints_of(path, &hints);
+            recipes++;
+        }
+        closedir(d);
+    }
+    print_message("  %d recipes, %d hints\n", recipes, hints);
+    assert_true(recipes >= 30 && hints >= 8);
+}
+
 static void rate_is(const kr_recipe *r, int64_t step, double expected) {
     double rate = kr_learning_rate(r, step);
     print_message("  %s step %lld: %.17g (by hand %.17g)\n", r->schedule, (long long)step, rate,
                   expected);
     assert_true(fabs(rate - expected) <= 1e-15);
+}
+
+/* Not given, the warm-up makes room: for a few steps, and for the decay behind it. */
+static void warm_up_of_a_short_run(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        int64_t warmup;
+    } list[] = {{"{\"steps\": 30}", 3},
+                {"{\"steps\": 1}", 0},
+                {"{\"steps\": 100}", 100},
+                {"{\"steps\": 110, \"schedule\": \"wsd\", \"decay\": 60}", 5}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        kr_recipe r;
+        krait_error e;
+        assert_int_equal(parse(&r, list[i].json, &e), 0);
+        if (kr_recipe_finish(&r, &e) < 0) fail_msg("%s", e.message);
+        assert_int_equal(r.warmup, list[i].warmup);
+    }
 }
 
 static void schedules(void **state) {
@@ -282,6 +343,8 @@ int main(void) {
         cmocka_unit_test(dump_reads_back),
         cmocka_unit_test(a_run_s_recipe_is_a_recipe),
         cmocka_unit_test(every_recipe_in_the_tree_is_valid),
+        cmocka_unit_test(what_recipes_suggest_works),
+        cmocka_unit_test(warm_up_of_a_short_run),
         cmocka_unit_test(schedules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

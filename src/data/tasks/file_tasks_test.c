@@ -153,6 +153,22 @@ static void spoken_digits(void **state) {
         }
     kr_example_free(&x);
     kr_task_close(&s);
+    for (int stereo = 0; stereo < 2; stereo++) { /* the bytes of the channels, and of 8000 */
+        size_t n = make_wav(b, 300, ramp);
+        b[stereo ? 22 : 25] = stereo ? 2 : 0x3E;
+        for (int i = 0; i < 25; i++) {
+            snprintf(name, sizeof name, "other/%d_someone_%d.wav", i % 2 ? 7 : 3, i);
+            write_file(name, b, n);
+        }
+        snprintf(path, sizeof path, "%s/other", folder);
+        if (open_on(&s, "spoken_digits", path, NULL, &e) < 0) fail_msg("%s", e.message);
+        assert_int_equal(kr_task_make(&s, KR_TASK_TRAIN, 0, &x, &e), KRAIT_ERR_UNSUPPORTED);
+        printf("%s\n", e.message);
+        assert_non_null(
+            strstr(e.message, stereo ? ".wav: rate 8000, channels 2;" : ".wav: rate 15936, chan"));
+        kr_task_close(&s);
+    }
+    kr_example_free(&x);
     refuse_set("imdb", "rec", "no files to train on; expected aclImdb/{train,test}");
     write_file("few/1_someone_9.wav", b, make_wav(b, 300, ramp));
     refuse_set("spoken_digits", "few", "no files for validation (each tenth of a label is)");

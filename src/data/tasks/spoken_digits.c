@@ -1,6 +1,7 @@
 /* spoken_digits.c - which digit is said? The samples of the sound are the sequence.
  *
- * Files are DIGIT_SPEAKER_INDEX.wav (the Free Spoken Digit Dataset): index 0 to 4 is the test part.
+ * Files are DIGIT_SPEAKER_INDEX.wav (the Free Spoken Digit Dataset: 8000 samples a second, mono):
+ * index 0 to 4 is the test part.
  * x = sample, scaled so that the root mean square of the sound is 1 (silence stays silent). */
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +10,8 @@
 #include "base/err.h"
 #include "data/audio/wav.h"
 #include "data/tasks/labelled_files.h"
+
+enum { RATE = 8000 }; /* samples a second of every file of the set */
 
 typedef struct digits {
     int64_t samples, every;
@@ -43,6 +46,11 @@ static int open_task(kr_task_source *s, krait_error *e) {
 static int take_samples(const kr_task_source *s, const kr_wav *w, const char *path, kr_example *x,
                         krait_error *e) {
     const digits *c = (const digits *)s->settings;
+    if (w->rate != RATE || w->channels != 1)
+        return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
+                       "%s: rate %lld, channels %d; spoken_digits reads rate %d, channels 1: "
+                       "convert the file",
+                       path, (long long)w->rate, w->channels, (int)RATE);
     int64_t n = w->count < c->samples ? w->count : c->samples, rows = n / c->every;
     if (rows < 1)
         return kr_fail(e, KRAIT_ERR_FORMAT, "%s: %lld samples are too few", path,
