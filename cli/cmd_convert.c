@@ -76,7 +76,7 @@ static const cli_option options[] = {
      .letter = 's',
      .arg = "KEY=VALUE",
      .help = "A setting of the mixer that IN's weights and config.json do not tell: rate=softplus "
-             "for Mamba-3 from before June 2026.",
+             "for Mamba-3 from before June 2026, rate=2 or discretisation=bilinear for S4D.",
      .many = true},
     {.kind = CLI_END}};
 

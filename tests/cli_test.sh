@@ -332,7 +332,7 @@ refused 2 'needs the name' task --set length=9
 refused 2 '--seed has no effect without --print' task mqar --seed 3
 refused 2 '--part has no effect without --print' task mqar --part test
 refused 1 'must be even and at least 4' task mqar --set length=9
-refused 1 'reads files: give --data' task imdb --set bytes=9
+refused 1 'give --data of aclImdb/{train,test}' task imdb --set bytes=9
 expect 0 task mqar --set length=96
 has '^rows         up to 96$'
 expect 0 task mqar --set length=96 --json
@@ -380,10 +380,12 @@ expect 0 bench machine --runs 1 --json
 json name unit median minimum maximum
 expect 0 train --task tones --out tones --set length=64 --set width=8 --set layers=1 \
     --set steps=1 --set warmup=1 --set batch=2 --set eval_batches=1
+refused 1 'classifies sequences, it has no next token' generate --model tones --prompt x
+refused 1 'classifies sequences, it has no next token' reach --model tones --data text
 for part in prefill decode; do
-    refused 1 'tones reads numbers; only a model that reads ids' bench $part --model tones --runs 1
+    refused 1 'classifies sequences, it has no next token' bench $part --model tones --runs 1
 done
-refused 1 'classes has no next token; only a model that' bench prefill --model classes --runs 1
+refused 1 'classifies sequences, it has no next token' bench prefill --model classes --runs 1
 
 # ---- the examples that are built beside the program
 bin=$(dirname "$krait")

@@ -66,15 +66,6 @@ static int random_model(krait_model **out, const kr_bench *b, int64_t width, int
     return rc < 0 ? rc : kr_model_place(*out, b->o.device, e);
 }
 
-/* Every row is of a language model: random ids, and the next one. */
-static int check_ends(const krait_model *m, const char *name, krait_error *e) {
-    const kr_config *c = &m->config;
-    if (c->channels == 0 && kr_config_tells(c) == 0) return 0;
-    return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
-                   "%s %s; only a model that reads ids and tells the next one is measured", name,
-                   c->channels ? "reads numbers" : "has no next token");
-}
-
 static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
     kr_dtype type;
     int64_t width, layers;
@@ -89,7 +80,7 @@ static int open_subject(subject *s, const kr_bench *b, krait_error *e) {
     else
         KR_TRY(krait_model_open(&s->model, b->o.model, &o, e));
     krait_model_describe(s->model, &s->info);
-    return check_ends(s->model, b->o.model, e);
+    return kr_lm_check_next(&s->model->config, e);
 }
 
 static void close_subject(subject *s) {
@@ -289,10 +280,11 @@ static void report_memory(const kr_bench *b, const subject *s, double step, size
         return;
     }
     getrusage(RUSAGE_SELF, &usage);
-    if (b->scan_seconds > 0 && strcmp(s->info.mixer, kr_bench_mixer(b->o.model)) == 0)
-        report_one(b, "train: share of the scan", "%",
-                   100 * b->scan_seconds * (double)s->info.layers / step,
-                   "a layer's scan timed alone, times the layers");
+    double share = 100 * b->scan_seconds * (double)s->info.layers / step;
+    if (share > 0 && strcmp(s->info.mixer, kr_bench_mixer(b->o.model)) == 0)
+        report_one(b, "train: share of the scan", "%", share,
+                   share <= 100 ? "a layer's scan timed alone, times the layers"
+                                : "none: the machine was busy while the scan was timed alone");
     report_one(b, "train: peak memory", "MB", (double)usage.ru_maxrss / 1024,
                "of this whole process");
 }

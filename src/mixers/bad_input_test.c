@@ -17,6 +17,7 @@
 #include "mixers/mixer.h"
 #include "models/lm.h"
 #include "models/model.h"
+#include "serve/state_file.h"
 
 enum { WIDTH = 6, VOCABULARY = 264 }; /* bytes and their end, padded */
 
@@ -126,10 +127,36 @@ static void states_of_other_models(void **state) {
         assert_int_equal(krait_session_load_state(s, 0, path, &e), KRAIT_ERR_MISMATCH);
         says(e.message, (const char *const[3]){path, "the state of another model", "this one's"},
              weights ? "other weights" : others[i][1]);
+        if (i == 0) says(e.message, (const char *const[3]){"with rate 2: --rate"}, "rate");
         assert_int_equal(krait_session_position(s, 0), 3);
         krait_session_close(&s);
         krait_model_close(&o);
     }
+    krait_model_close(&m);
+    unlink(path);
+}
+
+/* The same model, and the state with other numbers than a session of it keeps. */
+static void state_of_another_type(void **state) {
+    (void)state;
+    char path[64];
+    krait_error e = {0};
+    krait_model *m = fresh("mamba2", "inner=12 head_dim=2", 1);
+    krait_session *s = open_session(m);
+    static const float zeros[4096];
+    const void *parts[KR_MAX_STATES];
+    uint64_t sizes[KR_MAX_STATES];
+    kr_state_file f = {.model_hash = m->hash, .dtype = KR_BF16, .position = 3, .next = -1};
+    kr_state_decl decl[KR_MAX_STATES];
+    f.n_tensors = (uint32_t)kr_mixer_find("mamba2")->states(&m->config, decl);
+    for (uint32_t i = 0; i < f.n_tensors; i++) parts[i] = zeros, sizes[i] = 8;
+    snprintf(path, sizeof path, "/tmp/krait-bad-input-%ld", (long)getpid());
+    assert_int_equal(kr_state_write(&f, parts, sizes, path, &e), 0);
+    assert_int_equal(krait_session_load_state(s, 0, path, &e), KRAIT_ERR_MISMATCH);
+    says(e.message, (const char *const[3]){path, "states are bf16", "this session's are f32"},
+         "bf16");
+    assert_int_equal(krait_session_position(s, 0), 3);
+    krait_session_close(&s);
     krait_model_close(&m);
     unlink(path);
 }
@@ -232,6 +259,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(settings_that_do_not_go_together),
         cmocka_unit_test(states_of_other_models),
+        cmocka_unit_test(state_of_another_type),
         cmocka_unit_test(weights_that_are_no_numbers),
         cmocka_unit_test(kernels_that_are_no_numbers),
         cmocka_unit_test(evaluation_of_no_numbers),

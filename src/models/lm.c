@@ -204,8 +204,8 @@ static int allocate_states(kr_lm *lm, const kr_config *c, krait_error *e) {
     return 0;
 }
 
-static int check_ends(const kr_config *c, const kr_lm_options *o, krait_error *e) {
-    if (o->any_ends || (c->channels == 0 && kr_config_tells(c) == 0)) return 0;
+int kr_lm_check_next(const kr_config *c, krait_error *e) {
+    if (c->channels == 0 && kr_config_tells(c) == 0) return 0;
     return kr_fail(e, KRAIT_ERR_UNSUPPORTED,
                    "the model %s, it has no next token: a task trains (recipe key task) and "
                    "evaluates (krait eval --task) it",
@@ -231,7 +231,7 @@ static int check_place(const kr_config *c, const kr_lm_options *o, krait_error *
 int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e) {
     *lm = (kr_lm){0};
     KR_TRY(kr_config_check(c, e));
-    KR_TRY(check_ends(c, o, e));
+    if (!o->any_ends) KR_TRY(kr_lm_check_next(c, e));
     KR_TRY(check_whole(c, o, e));
     KR_TRY(check_place(c, o, e));
     const kr_mixer *mixer = kr_mixer_find(c->mixer);

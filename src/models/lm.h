@@ -66,6 +66,9 @@ typedef struct kr_lm {
                               shape; else NULL entries */
 } kr_lm;
 
+/* Refuses a model that reads numbers, or whose head tells classes or numbers. */
+int kr_lm_check_next(const kr_config *c, krait_error *e);
+
 /* Records the forward graph (and, when training with loss, the backward one). Not yet planned:
  * weights are bound first. */
 int kr_lm_build(kr_lm *lm, const kr_config *c, const kr_lm_options *o, krait_error *e);

@@ -73,6 +73,7 @@ static int adopt_tokenizer(kr_config *c, const krait_tokenizer *t, krait_error *
 static int open_tokenizer(krait_model *m, const char *folder, bool optional, krait_error *e) {
     bool beside = has_companion(m, "tokenizer.json") || has_companion(m, "vocab.json");
     if (!m->config.bytes && !beside && optional) return 0;
+    if (!m->config.bytes && !beside) KR_TRY(kr_lm_check_next(&m->config, e)); /* no id to tell */
     if (!m->config.bytes && !beside)
         return kr_fail(
             e, KRAIT_ERR_IO,

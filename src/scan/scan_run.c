@@ -4,6 +4,28 @@
 #include "base/mem.h"
 #include "scan/scan_op.h"
 
+/* Two sequences of one slot would overwrite each other's state. */
+static int check_slots(const krait_scan_arrays *a, krait_error *e) {
+    if (!a->slots)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "scan: slots is 0; states and their gradients need 1 or more");
+    unsigned char *taken = a->seqs ? kr_calloc((size_t)a->slots, 1) : NULL;
+    if (a->seqs && !taken) return kr_fail_memory(e, "scan");
+    int rc = 0;
+    for (int64_t s = 0; a->seqs && rc == 0 && s < a->sequences; s++) {
+        int64_t slot = a->seqs[3 * s + 2];
+        if (slot < 0 || slot >= a->slots)
+            rc = kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: sequence %lld has slot %lld of %lld",
+                         (long long)s, (long long)slot, (long long)a->slots);
+        else if (taken[slot]++)
+            rc = kr_fail(e, KRAIT_ERR_ARGUMENT,
+                         "scan: sequence %lld has slot %lld, as one before it: each needs its own",
+                         (long long)s, (long long)slot);
+    }
+    kr_free(taken);
+    return rc;
+}
+
 static int check_seqs(const krait_scan_arrays *a, krait_error *e) {
     int64_t row = 0;
     for (int64_t s = 0; a->seqs && s < a->sequences; s++) {
@@ -14,9 +36,6 @@ static int check_seqs(const krait_scan_arrays *a, krait_error *e) {
                 "scan: sequence %lld has %lld rows from %lld on; expected it to start at %lld "
                 "and to end within %lld rows",
                 (long long)s, (long long)q[1], (long long)q[0], (long long)row, (long long)a->rows);
-        if (a->state && (q[2] < 0 || q[2] >= a->slots))
-            return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: sequence %lld has slot %lld of %lld",
-                           (long long)s, (long long)q[2], (long long)a->slots);
         row += q[1];
     }
     if (a->seqs && row != a->rows)
@@ -71,12 +90,17 @@ static void fill_inputs(kr_call *c, const krait_scan_desc *d, const krait_scan_a
     c->in[KR_SCAN_STATE] = state_tensor(d, a->slots, a->state);
 }
 
-static int check(const krait_scan_desc *d, const krait_scan_arrays *a, krait_error *e) {
+/* `states`: some array of the call has slots. */
+static int check(const krait_scan_desc *d, const krait_scan_arrays *a, bool states,
+                 krait_error *e) {
     if (!d || !a) return kr_fail_null(e, "scan");
     KR_TRY(krait_scan_check(d, e));
-    if (a->rows < 0 || a->sequences < 0 || a->slots < 0 || (a->state && !a->slots))
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: rows, sequences or slots are negative or 0");
+    if (a->rows < 0 || a->sequences < 0 || a->slots < 0)
+        return kr_fail(e, KRAIT_ERR_ARGUMENT,
+                       "scan: rows (%lld), sequences (%lld) and slots (%lld) must be 0 or more",
+                       (long long)a->rows, (long long)a->sequences, (long long)a->slots);
     KR_TRY(check_seqs(a, e));
+    if (states) KR_TRY(check_slots(a, e));
     return check_index(a, e);
 }
 
@@ -98,7 +122,7 @@ int krait_scan_run(const krait_scan_desc *d, const krait_scan_arrays *a, int thr
                    krait_error *e) {
     kr_call c = {.n_in = KR_SCAN_INS, .n_out = KR_SCAN_OUTS, .attr = d};
     int64_t whole[3] = {0, 0, 0};
-    KR_TRY(check(d, a, e));
+    KR_TRY(check(d, a, a && a->state, e));
     if (!a->y) return kr_fail(e, KRAIT_ERR_ARGUMENT, "scan: y is missing");
     fill_inputs(&c, d, a, whole);
     c.out[KR_SCAN_OUT_Y] = tensor(a->y, KR_F32, 2, a->rows, d->reads * kr_scan_lanes(d));
@@ -111,7 +135,7 @@ int krait_scan_gradient(const krait_scan_desc *d, const krait_scan_arrays *a,
     kr_call c = {.n_in = KR_SCAN_GRAD_INS, .n_out = KR_SCAN_GRAD_OUTS, .attr = d};
     int64_t whole[3] = {0, 0, 0};
     if (!g) return kr_fail_null(e, "krait_scan_gradient");
-    KR_TRY(check(d, a, e));
+    KR_TRY(check(d, a, (a && a->state) || g->dstate_out || g->dstate_in, e));
     fill_inputs(&c, d, a, whole);
     c.in[KR_SCAN_DY] = input(d, a->rows, KR_SCAN_DY, g->dy);
     c.in[KR_SCAN_DSTATE] = state_tensor(d, a->slots, g->dstate_out);

@@ -11,6 +11,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "scan/scan_plan.h"
+
 enum { M = 23, E = 5, N = 3 };
 
 static krait_error error;
@@ -120,13 +122,21 @@ static void test_refusals(void **unused) {
     krait_scan_desc d = krait_scan_mamba1(E, N);
     krait_scan_arrays good = arrays(state, y), k;
     static const int64_t gap[] = {0, 10, 1, 11, 12, 0}, slot[] = {0, 10, 2, 10, 13, 0},
-                         few[] = {0, 10, 1, 10, 12, 0}, huge[] = {0, 10, 1, 10, INT64_MAX, 0};
-    const int64_t *const wrong[] = {gap, slot, few, huge};
+                         few[] = {0, 10, 1, 10, 12, 0}, huge[] = {0, 10, 1, 10, INT64_MAX, 0},
+                         shared[] = {0, 10, 1, 10, 13, 1};
+    const int64_t *const wrong[] = {gap, slot, few, huge, shared};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         k = good;
         k.seqs = wrong[i];
         assert_int_equal(krait_scan_run(&d, &k, 1, &error), KRAIT_ERR_ARGUMENT);
     }
+    assert_non_null(strstr(error.message, "sequence 1 has slot 1, as one before it"));
+    k = good; /* a gradient of states that are nowhere */
+    k.state = NULL;
+    k.slots = 0;
+    krait_scan_gradients g = {.dy = y, .dstate_out = state};
+    assert_int_equal(krait_scan_gradient(&d, &k, &g, 1, &error), KRAIT_ERR_ARGUMENT);
+    print_message("%s\n", error.message);
     k = good;
     k.b = NULL;
     assert_true(krait_scan_run(&d, &k, 1, &error) < 0);
@@ -194,12 +204,40 @@ static void test_bad_descriptions(void **unused) {
     }
 }
 
+/* A plan is never asked for: a convolution is picked where nothing varies in time, and a decay that
+ * does takes another way. */
+static void test_convolution_needs_constants(void **unused) {
+    (void)unused;
+    enum { ROWS = 4096, CHANNELS = 4, MODES = 8, SEQUENCES = 16 };
+    int64_t each[3 * SEQUENCES];
+    float any = 0;
+    for (int i = 0; i < SEQUENCES; i++) {
+        each[3 * i] = i * (ROWS / SEQUENCES);
+        each[3 * i + 1] = ROWS / SEQUENCES;
+        each[3 * i + 2] = i;
+    }
+    for (int rank = 0; rank < 2; rank++)
+        for (int varies = 0; varies < 4; varies++) { /* nothing, the decay, b, c */
+            krait_scan_desc d = krait_scan_s4(CHANNELS, MODES, rank);
+            kr_call k = {.n_in = KR_SCAN_INS, .n_out = 1, .attr = &d};
+            d.a_constant = varies != 1;
+            d.b_constant = varies != 2;
+            d.c_constant = varies != 3;
+            k.in[KR_SCAN_X] = kr_tensor_make(&any, KR_F32, 2, (int64_t[]){ROWS, CHANNELS});
+            k.in[KR_SCAN_SEQS] = kr_tensor_make(each, KR_I64, 2, (int64_t[]){SEQUENCES, 3});
+            kr_scan_plan p = kr_scan_pick(&k, false);
+            print_message("  rank %d, %d varies: %s\n", rank, varies, kr_scan_plan_name(p));
+            assert_true((p == KR_SCAN_CONV) == (varies == 0));
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
         cmocka_unit_test(test_gradient),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_bad_descriptions),
+        cmocka_unit_test(test_convolution_needs_constants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/options.h"
+#include "mixers/mixer.h"
 #include "serve/session_impl.h"
 #include "serve/state_file.h"
 
@@ -423,13 +424,28 @@ int krait_session_save_state(const krait_session *s, int64_t lane, const char *p
     return rc;
 }
 
+/* The hash is also of how the weights are read, which --rate and --set say: what they are here. */
+static const char *read_otherwise(const krait_model *m, char text[160]) {
+    char value[64];
+    const kr_mixer *mixer = kr_mixer_find(m->config.mixer);
+    *text = 0;
+    for (const char *const *name = mixer->unseen; name && *name; name++) {
+        const kr_setting *k = kr_settings_find(mixer->settings, *name, strlen(*name));
+        if (strcmp(*name, "rate") == 0)
+            snprintf(text, 160, " with rate %s: --rate and --set must be as they were",
+                     kr_setting_text(k, m->config.settings, value));
+    }
+    return text;
+}
+
 static int check_state(const krait_session *s, const kr_state_file *f, const char *path,
                        krait_error *e) {
+    char text[160];
     if (f->model_hash != s->model->hash)
         return kr_fail(e, KRAIT_ERR_MISMATCH,
                        "%s: the state of another model (its hash is %016" PRIx64
-                       ", this one's %016" PRIx64 ")",
-                       path, f->model_hash, s->model->hash);
+                       ", this one's %016" PRIx64 "%s)",
+                       path, f->model_hash, s->model->hash, read_otherwise(s->model, text));
     if (f->dtype != s->state_type)
         return kr_fail(e, KRAIT_ERR_MISMATCH, "%s: its states are %s, this session's are %s: %s",
                        path, kr_dtype_name(f->dtype), kr_dtype_name(s->state_type),

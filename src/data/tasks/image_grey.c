@@ -42,7 +42,7 @@ static int open_task(kr_task_source *s, krait_error *e) {
     s->width = SIDE;
     s->longest = SIDE * SIDE;
     s->answers = 1;
-    return kr_labelled_files_open(s, rule, "CIFAR-10 as {train,test}/CLASS/NAME.jpg", e);
+    return kr_labelled_files_open(s, rule, e);
 }
 
 static int take_pixels(const kr_picture *p, const char *path, bool permuted, kr_example *x,
@@ -86,7 +86,7 @@ const kr_task kr_task_image_grey = {
     .about = "CIFAR-10 as a sequence of 1024 grey values",
     .settings = settings,
     .settings_size = sizeof(image_grey),
-    .files = true,
+    .files = "CIFAR-10 as {train,test}/CLASS/NAME.jpg",
     .open = open_task,
     .close = kr_labelled_files_close,
     .make = make,

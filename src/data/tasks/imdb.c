@@ -31,7 +31,7 @@ static int open_task(kr_task_source *s, krait_error *e) {
     s->classes = 2;
     s->longest = c->bytes + 1;
     s->answers = 1;
-    return kr_labelled_files_open(s, rule, "aclImdb/{train,test}/{pos,neg}/NAME.txt", e);
+    return kr_labelled_files_open(s, rule, e);
 }
 
 static int make(const kr_task_source *s, kr_task_part part, int64_t index, kr_rng *r, kr_example *x,
@@ -70,7 +70,7 @@ const kr_task kr_task_imdb = {
     .about = "is a film review for or against, read byte by byte",
     .settings = settings,
     .settings_size = sizeof(imdb),
-    .files = true,
+    .files = "aclImdb/{train,test}/{pos,neg}/NAME.txt",
     .open = open_task,
     .close = kr_labelled_files_close,
     .make = make,

@@ -63,8 +63,7 @@ static void mix(kr_labelled_files *f) {
     }
 }
 
-static int check(kr_task_source *s, const kr_labelled_files *f, const char *expected,
-                 krait_error *e) {
+static int check(kr_task_source *s, const kr_labelled_files *f, krait_error *e) {
     static const char *const missing[] = {"to train on",
                                           "for validation (each tenth of a label is)",
                                           "of the test"};
@@ -72,13 +71,12 @@ static int check(kr_task_source *s, const kr_labelled_files *f, const char *expe
         s->examples[p] = f->count[p];
         if (f->count[p] == 0)
             return kr_fail(e, KRAIT_ERR_FORMAT, "%s: no files %s; expected %s", s->paths[0],
-                           missing[p], expected);
+                           missing[p], s->task->files);
     }
     return 0;
 }
 
-int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, const char *expected,
-                           krait_error *e) {
+int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, krait_error *e) {
     kr_file_list list = {0};
     kr_labelled_files *f = s->inside = kr_calloc(1, sizeof *f);
     int rc = f ? 0 : kr_fail_memory(e, "a task");
@@ -87,7 +85,7 @@ int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, const char *ex
     if (rc == 0) rc = sort_out(f, &list, rule, e);
     kr_file_list_free(&list);
     if (rc == 0) mix(f);
-    return rc < 0 ? rc : check(s, f, expected, e);
+    return rc < 0 ? rc : check(s, f, e);
 }
 
 void kr_labelled_files_close(kr_task_source *s) {

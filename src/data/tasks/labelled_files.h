@@ -21,9 +21,8 @@ typedef bool kr_labelling(const char *above, const char *folder, const char *nam
 
 /* Every file behind the source's paths that `rule` knows; of those for training every tenth of a
  * label is for validation. The order of each part is mixed, the same way each time. Fills s->inside
- * and s->examples. `expected` says how the folder looks, for the message when there is none. */
-int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, const char *expected,
-                           krait_error *e);
+ * and s->examples. The task's `files` says how the folder looks. */
+int kr_labelled_files_open(kr_task_source *s, kr_labelling *rule, krait_error *e);
 void kr_labelled_files_close(kr_task_source *s);
 /* Maps the file of an example. */
 int kr_labelled_files_map(const kr_task_source *s, kr_task_part part, int64_t index, kr_map *map,

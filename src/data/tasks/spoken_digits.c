@@ -40,7 +40,7 @@ static int open_task(kr_task_source *s, krait_error *e) {
     s->classes = 10;
     s->longest = (c->samples + c->every - 1) / c->every;
     s->answers = 1;
-    return kr_labelled_files_open(s, rule, "DIGIT_SPEAKER_INDEX.wav", e);
+    return kr_labelled_files_open(s, rule, e);
 }
 
 static int take_samples(const kr_task_source *s, const kr_wav *w, const char *path, kr_example *x,
@@ -86,7 +86,7 @@ const kr_task kr_task_spoken_digits = {
     .about = "which digit is said, from the samples of the sound",
     .settings = settings,
     .settings_size = sizeof(digits),
-    .files = true,
+    .files = "DIGIT_SPEAKER_INDEX.wav",
     .open = open_task,
     .close = kr_labelled_files_close,
     .make = make,

@@ -43,7 +43,7 @@ typedef struct kr_task {
     const char *name, *about;
     const kr_setting *settings;
     size_t settings_size;
-    bool files; /* examples come from files: paths are needed */
+    const char *files; /* that its examples come from; NULL: it makes them, and takes no paths */
     /* Checks settings together, and fills the facts of the source; on failure `close` is called. */
     int (*open)(struct kr_task_source *s, krait_error *e);
     void (*close)(struct kr_task_source *s); /* NULL: nothing inside */

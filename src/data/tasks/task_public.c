@@ -23,7 +23,7 @@ int64_t krait_task_count(void) {
 int krait_task_describe(int64_t index, krait_task_info *info) {
     if (!info || index < 0 || index >= krait_task_count()) return KRAIT_ERR_ARGUMENT;
     const kr_task *t = kr_tasks[index];
-    *info = (krait_task_info){t->name, t->about, t->files, kr_settings_count(t->settings)};
+    *info = (krait_task_info){t->name, t->about, t->files != NULL, kr_settings_count(t->settings)};
     return 0;
 }
 

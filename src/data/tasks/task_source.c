@@ -13,7 +13,8 @@ int kr_task_open(kr_task_source *s, const kr_task *task, const void *settings, u
     else
         kr_settings_default(task->settings, s->settings);
     if (task->files && n_paths < 1)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s reads files: give --data", task->name);
+        return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s reads files: give --data of %s", task->name,
+                       task->files);
     if (!task->files && n_paths > 0)
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "task %s makes its own data: --data has no effect",
                        task->name);
