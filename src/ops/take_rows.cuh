@@ -13,6 +13,7 @@ static __global__ void kr_take_rows(const X *x, int64_t x_row, int64_t N, const 
                                     int64_t y_row, int64_t R, int64_t D) {
     int64_t r = (int64_t)blockIdx.x * KR_TAKE_ROWS + threadIdx.y;
     int64_t d = ((int64_t)blockIdx.y * 32 + threadIdx.x) * V;
+    kr_go_on();
     if (r >= R || d >= D) return;
     int64_t i = index[r];
     float v[V];

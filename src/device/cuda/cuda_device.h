@@ -25,6 +25,8 @@ void kr_cuda_mail_free(void *p, cudaEvent_t arrived);
 int kr_cuda_mail_send(void *to, const void *from, size_t bytes, cudaEvent_t arrived,
                       krait_error *e);
 int kr_cuda_mail_wait(cudaEvent_t arrived, krait_error *e);
+/* Queued: bytes of the card to page-locked memory (cuda_mail.cu). */
+void kr_cuda_write(void *to, const void *from, size_t bytes);
 int kr_cuda_record_begin(krait_error *e);
 int kr_cuda_record_end(kr_recording **out, krait_error *e);
 int kr_cuda_replay(const kr_recording *r, krait_error *e);
