@@ -48,6 +48,15 @@ enum {
     MEMBER(channels, 1, n, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = f, .complex_state = true, \
            .a_constant = true, .b_constant = true, .c_constant = true, .dt_constant = true)
 
+#define REVERSE_MAMBA1(E, n)                                                                       \
+    MEMBER(1, E, n, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT,                   \
+           .gain = KRAIT_GAIN_DT, .order = KRAIT_ORDER_REVERSE, .a_constant = true,                \
+           .dt_softplus = true, .skip_per_channel = true)
+#define REVERSE_S4D(channels, n)                                                                   \
+    MEMBER(channels, 1, n, 1, 1, 2, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_GIVEN,         \
+           .order = KRAIT_ORDER_REVERSE, .complex_state = true, .a_constant = true,                \
+           .b_constant = true, .c_constant = true, .dt_constant = true)
+
 /* S4 (complex), LSSL (of full rank) */
 #define LOW(channels, n, K, k, imaginary)                                                          \
     MEMBER(channels, 1, n, 1, 1, k, .decay = KRAIT_DECAY_VECTOR, .complex_state = imaginary,       \
@@ -193,6 +202,18 @@ static const struct {
     {"reverse", 63, 3, ALL,
      MEMBER(1, 8, 4, 1, 1, 1, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_DT,
             .gain = KRAIT_GAIN_DT, .order = KRAIT_ORDER_REVERSE, .dt_softplus = true)},
+    {"mamba1, reverse", 63, 3, ALL, REVERSE_MAMBA1(33, 16)},
+    {"mamba1, reverse, cut", 517, 1, ALL, REVERSE_MAMBA1(20, 7)},
+    {"mamba2, reverse, P=64 N=128", 150, 2, STATE | RESET,
+     MEMBER(2, 64, 128, 1, 1, 1, .decay = KRAIT_DECAY_SCALAR, .form = KRAIT_FORM_DT,
+            .gain = KRAIT_GAIN_DT, .a_constant = true, .order = KRAIT_ORDER_REVERSE,
+            .dt_softplus = true)},
+    {"s4d, reverse", 100, 3, SKIP | STATE | RESET, REVERSE_S4D(17, 6)},
+    {"s4d, reverse, no state", 400, 2, SKIP, REVERSE_S4D(3, 32)},
+    {"lru, reverse", 131, 3, STATE | RESET,
+     MEMBER(1, 20, 1, 2, 2, 1, .decay = KRAIT_DECAY_MATRIX, .form = KRAIT_FORM_LOG,
+            .complex_state = true, .complex_lanes = true, .a_constant = true,
+            .order = KRAIT_ORDER_REVERSE)},
     {"read before the write", 40, 2, ALL & ~BIAS,
      MEMBER(2, 4, 4, 1, 1, 1, .decay = KRAIT_DECAY_VECTOR, .form = KRAIT_FORM_LOG,
             .read = KRAIT_READ_BEFORE)},
