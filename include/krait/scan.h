@@ -148,7 +148,7 @@ KRAIT_API int krait_scan_run(const krait_scan_desc *d, const krait_scan_arrays *
                              krait_error *e);
 
 /* Gradients: each in the layout of what it belongs to. NULL: not given, not wanted. Without slots
- * there are no states, and dstate_out and dstate_in are not looked at. */
+ * there are no states, and dstate_out and dstate_in are to be NULL. */
 typedef struct krait_scan_gradients {
     const float *dy, *dstate_out;                                /* given */
     float *dx, *ddt, *da, *db, *dc, *dd, *dz, *ddt_bias, *dgain; /* overwritten */
