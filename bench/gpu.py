@@ -349,7 +349,7 @@ def main_table(krait, peer):
 
 
 def kernel_table(rows):
-    print("| kernel | ms | rate | of the ceiling | bytes and operations |")
+    print("| kernel | ms | rate | of the ceiling | bytes and operations: both rates |")
     print("|---|---|---|---|---|")
     for r in rows:
         if not r.get("ms"):

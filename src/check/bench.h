@@ -18,6 +18,9 @@ typedef struct kr_bench {
     double half_rate;      /* of bf16 matrix products on the GPU; gemm_rate is of f32 */
     double scan_seconds;   /* forward and backward of one layer's scan, for the share of a step */
     int64_t width, layers; /* of o.model */
+    /* of a test: gets what the GPU's kernels would be timed on (kr_bench_gpu_op) */
+    int (*instead)(void *user, const kr_op *op, const kr_case *k, krait_error *e);
+    void *user;
 } kr_bench;
 
 /* What is timed. `work` is called once to warm up and then o.runs times; a failure ends the

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
-#include "check/bench_call.h"
+#include "check/bench_gpu.h"
 #include "ops/adamw/adamw.h"
 #include "ops/case.h"
 #include "ops/cast/cast.h"
@@ -14,6 +14,7 @@
 #include "ops/embedding/embedding.h"
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/mamba_step/mamba_step.h"
 #include "ops/rmsnorm/rmsnorm.h"
 #include "ops/sum_squares/sum_squares.h"
 #include "scan/scan_gpu.h"
@@ -81,19 +82,22 @@ int kr_bench_gpu_machine(kr_bench *b, bool report, krait_error *e) {
 
 /* ---- kernels ---- */
 
-/* Products of bf16: linear maps, and a recurrence that is done by chunks of products. */
+/* Products of bf16: linear maps, the one at the end of a step among them, and a recurrence that is
+ * done by chunks of products. */
 double kr_bench_gpu_rate(const kr_bench *b, const kr_op *op, const kr_call *c) {
     bool scan = op == &kr_op_scan || op == &kr_op_scan_grad;
-    bool products =
-        scan ? kr_scan_gpu_pick(c) == KR_SCAN_GPU_MATRIX : strncmp(op->name, "linear", 6) == 0;
+    bool linear = strncmp(op->name, "linear", 6) == 0 || op == &kr_op_mamba_step_out;
+    bool products = scan ? kr_scan_gpu_pick(c) == KR_SCAN_GPU_MATRIX : linear;
     return products && c->in[0].dtype == KR_BF16 ? b->half_rate : b->gemm_rate;
 }
 
+/* The rate that binds is the row's own; the note has the other one, too. */
 static int report_call(const kr_bench *b, kr_bench_call *t, const char *name, krait_error *e) {
+    double seconds[KR_BENCH_MOST_RUNS];
     double flops, bytes, rate = kr_bench_gpu_rate(b, t->op, &t->call);
     kr_bench_call_cost(t, &flops, &bytes);
     bool computes = flops / rate > bytes / b->read_rate;
-    char note[60] = "";
+    char note[120] = "";
     double calls = t->calls * (double)t->repeats;
     kr_bench_report r = {.name = name,
                          .unit = computes ? "GFLOP/s" : "GB/s",
@@ -102,22 +106,33 @@ static int report_call(const kr_bench *b, kr_bench_call *t, const char *name, kr
                          .scale = 1e9,
                          .ceiling = computes ? rate : b->read_rate,
                          .calls = calls};
+    KR_TRY(kr_bench_time(b, kr_bench_call_run, t, seconds, e));
+    double second = seconds[b->o.runs / 2] / calls;
+    int n = snprintf(note, sizeof note, "%.3g Mbyte", bytes * 1e-6);
     if (flops > 0)
-        snprintf(note, sizeof note, "%.3g Mbyte, %.3g GFLOP", bytes * 1e-6, flops * 1e-9);
-    return kr_bench_measure(b, &r, kr_bench_call_run, t, NULL, e);
+        snprintf(note + n, sizeof note - (size_t)n, ", %.3g GFLOP: %.4g GB/s, %.4g GFLOP/s",
+                 flops * 1e-9, bytes / second * 1e-9, flops / second * 1e-9);
+    kr_bench_tell(b, &r, seconds);
+    return 0;
 }
 
-/* One row; none where the op has no kernel here or the GPU has too little memory. */
-static int bench_op(const kr_bench *b, const kr_op *op, const kr_case *k, const char *shape,
+static const char *type_of(const kr_case *k) {
+    for (int i = 0; i < k->n_in; i++)
+        if (k->in[i].dtype == KR_BF16 && k->fill[i].kind != KR_FILL_ABSENT) return "bf16";
+    return kr_dtype_name(k->in[0].dtype);
+}
+
+int kr_bench_gpu_op(const kr_bench *b, const kr_op *op, const kr_case *k, const char *shape,
                     bool rotate, krait_error *e) {
-    char name[80];
+    char name[100];
     kr_bench_call t = {0};
+    if (b->instead) return b->instead(b->user, op, k, e);
     if (!kr_op_kernel(op, b->level)) return 0;
-    snprintf(name, sizeof name, "%s %s %s", op->name, kr_dtype_name(k->in[0].dtype), shape);
+    snprintf(name, sizeof name, "%s %s %s", op->name, type_of(k), shape);
     int rc = kr_bench_call_open(&t, b, op, k, rotate, e);
     if (rc == 0) rc = report_call(b, &t, name, e);
     kr_bench_call_close(&t);
-    return rc == KRAIT_ERR_MEMORY ? 0 : rc;
+    return rc == KRAIT_ERR_MEMORY || rc == KRAIT_ERR_UNSUPPORTED ? 0 : rc;
 }
 
 static void normal(kr_case *k, int i, kr_dtype type, int64_t rows, int64_t columns) {
@@ -139,14 +154,32 @@ static int bench_scan(const kr_bench *b, kr_dtype type, int64_t B, int64_t T, in
         snprintf(shape + n, sizeof shape - (size_t)n, "H%lld P%lld N%lld", (long long)d.heads,
                  (long long)d.width, (long long)d.state);
     kr_bench_scan_case(&k, &d, type, B, T);
-    KR_TRY(bench_op(b, &kr_op_scan, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_scan, &k, shape, false, e));
     kr_bench_scan_backward(&k);
-    return bench_op(b, &kr_op_scan_grad, &k, shape, false, e);
+    return kr_bench_gpu_op(b, &kr_op_scan_grad, &k, shape, false, e);
+}
+
+/* A step of decoding: a token of each sequence, and the states before and after it. */
+static int bench_scan_step(const kr_bench *b, int64_t B, int64_t E, krait_error *e) {
+    krait_scan_desc d;
+    kr_case k;
+    char shape[60];
+    kr_bench_scan_desc(b, &d, E);
+    int64_t states[] = {B, kr_scan_lanes(&d), d.state};
+    snprintf(shape, sizeof shape, "step B%lld %lldx%lld", (long long)B, (long long)states[1],
+             (long long)d.state);
+    kr_bench_scan_case(&k, &d, KR_BF16, B, 1);
+    kr_case_in(&k, KR_SCAN_STATE, KR_F32, 3, states, KR_FILL_NORMAL, 1, 0);
+    k.n_in = KR_SCAN_INS;
+    k.n_out = KR_SCAN_OUTS;
+    k.out[KR_SCAN_OUT_STATE] = kr_tensor_make(NULL, KR_F32, 3, states);
+    return kr_bench_gpu_op(b, &kr_op_scan, &k, shape, false, e);
 }
 
 /* A layer of the model; of Mamba one long sequence too, and a vision model's. */
 int kr_bench_gpu_scan(kr_bench *b, krait_error *e) {
     int64_t E = 2 * b->width;
+    KR_TRY(bench_scan_step(b, b->o.batch ? b->o.batch : 64, E, e));
     if (b->o.batch || b->o.tokens)
         return bench_scan(b, KR_BF16, b->o.batch ? b->o.batch : 8, b->o.tokens ? b->o.tokens : 2048,
                           E, e);
@@ -172,7 +205,7 @@ static int bench_conv(const kr_bench *b, int64_t B, int64_t T, int64_t E, krait_
     kr_case_in(&k, 3, KR_I64, 2, (int64_t[]){B, 3}, KR_FILL_SEQS, 0, 0);
     k.n_in = 6;
     k.out_absent[1] = true;
-    KR_TRY(bench_op(b, &kr_op_causal_conv, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_causal_conv, &k, shape, false, e));
     for (int i = 6; i > 0; i--) {
         k.in[i] = k.in[i - 1];
         k.fill[i] = k.fill[i - 1];
@@ -181,7 +214,7 @@ static int bench_conv(const kr_bench *b, int64_t B, int64_t T, int64_t E, krait_
     k.n_out = 4;
     k.out_absent[1] = false;
     k.out_absent[3] = true;
-    return bench_op(b, &kr_op_causal_conv_grad, &k, shape, false, e);
+    return kr_bench_gpu_op(b, &kr_op_causal_conv_grad, &k, shape, false, e);
 }
 
 /* One projection: forward, and the two gradients; of few rows (decoding) forward alone. */
@@ -189,14 +222,14 @@ static int bench_linear(const kr_bench *b, int64_t M, int64_t N, int64_t K, krai
     char shape[60];
     kr_case k = product(KR_BF16, M, N, K);
     snprintf(shape, sizeof shape, "M%lld %lld->%lld", (long long)M, (long long)K, (long long)N);
-    KR_TRY(bench_op(b, &kr_op_linear, &k, shape, true, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_linear, &k, shape, true, e));
     if (M < 1024) return 0;
     normal(&k, 0, KR_BF16, M, N);
-    KR_TRY(bench_op(b, &kr_op_linear_dx, &k, shape, true, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_linear_dx, &k, shape, true, e));
     normal(&k, 1, KR_BF16, M, K);
     k.n_out = 2;
     k.out_absent[1] = true;
-    return bench_op(b, &kr_op_linear_dw, &k, shape, false, e);
+    return kr_bench_gpu_op(b, &kr_op_linear_dw, &k, shape, false, e);
 }
 
 /* Around a mixer: the norm in front of it, with the residual sum in f32. */
@@ -208,12 +241,12 @@ static int bench_norm(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
     normal(&k, 0, KR_BF16, M, D);
     normal(&k, 1, KR_F32, M, D);
     kr_case_in(&k, 2, KR_F32, 1, &D, KR_FILL_NORMAL, 1, 0);
-    KR_TRY(bench_op(b, &kr_op_rmsnorm, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_rmsnorm, &k, shape, false, e));
     k.in[3] = k.in[2];
     k.fill[3] = k.fill[2];
     normal(&k, 2, KR_F32, M, D);
     kr_case_in(&k, 4, KR_F32, 1, &M, KR_FILL_UNIFORM, 0.5, 1);
-    return bench_op(b, &kr_op_rmsnorm_grad, &k, shape, false, e);
+    return kr_bench_gpu_op(b, &kr_op_rmsnorm_grad, &k, shape, false, e);
 }
 
 /* Both ends of the model: tokens to vectors, and head and loss in one. */
@@ -225,12 +258,12 @@ static int bench_ends(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
     snprintf(shape, sizeof shape, "M%lld D%lld V%d", (long long)M, (long long)D, VOCABULARY);
     kr_case_in(&k, 0, KR_I32, 1, &M, KR_FILL_INDEX, VOCABULARY, 0);
     normal(&k, 1, KR_F32, VOCABULARY, D);
-    KR_TRY(bench_op(b, &kr_op_embedding, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_embedding, &k, shape, false, e));
     k.in[1] = k.in[0];
     k.fill[1] = k.fill[0];
     normal(&k, 0, KR_F32, M, D);
     k.out[0] = kr_tensor_make(NULL, KR_F32, 2, (int64_t[]){VOCABULARY, D});
-    KR_TRY(bench_op(b, &kr_op_embedding_grad, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_embedding_grad, &k, shape, false, e));
     k = (kr_case){.name = "bench", .n_out = 3, .attr = &once};
     normal(&k, 0, KR_BF16, M, D);
     normal(&k, 1, KR_F32, VOCABULARY, D);
@@ -238,7 +271,7 @@ static int bench_ends(const kr_bench *b, int64_t M, int64_t D, krait_error *e) {
     normal(&k, 3, KR_BF16, VOCABULARY, D);
     k.fill[4].kind = KR_FILL_ABSENT;
     kr_case_in(&k, 5, KR_F32, 1, &M, KR_FILL_UNIFORM, 0, 1);
-    return bench_op(b, &kr_op_linear_cross_entropy_grad, &k, shape, false, e);
+    return kr_bench_gpu_op(b, &kr_op_linear_cross_entropy_grad, &k, shape, false, e);
 }
 
 /* What walks over all parameters once a step. */
@@ -248,10 +281,10 @@ static int bench_parameters(const kr_bench *b, int64_t n, krait_error *e) {
     char shape[60];
     snprintf(shape, sizeof shape, "n%lld", (long long)n);
     for (int i = 0; i < 4; i++) kr_case_in(&k, i, KR_F32, 1, &n, KR_FILL_UNIFORM, 1e-3, 1);
-    KR_TRY(bench_op(b, &kr_op_adamw, &k, shape, false, e));
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_adamw, &k, shape, false, e));
     k.n_in = k.n_out = 1;
-    KR_TRY(bench_op(b, &kr_op_sum_squares, &k, shape, false, e));
-    return bench_op(b, &kr_op_cast, &k, shape, false, e);
+    KR_TRY(kr_bench_gpu_op(b, &kr_op_sum_squares, &k, shape, false, e));
+    return kr_bench_gpu_op(b, &kr_op_cast, &k, shape, false, e);
 }
 
 int kr_bench_gpu_ops(kr_bench *b, krait_error *e) {
@@ -264,5 +297,6 @@ int kr_bench_gpu_ops(kr_bench *b, krait_error *e) {
     KR_TRY(bench_conv(b, B, T, E, e));
     KR_TRY(bench_norm(b, M, D, e));
     KR_TRY(bench_ends(b, M, D, e));
-    return bench_parameters(b, b->layers * 7 * D * D, e);
+    KR_TRY(bench_parameters(b, b->layers * 7 * D * D, e));
+    return kr_bench_gpu_rows(b, e);
 }

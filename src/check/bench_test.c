@@ -1,4 +1,5 @@
 /* bench_test.c - the benchmark reports rows that can be true, and refuses what it does not know. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 
 #include "check/bench.h"
 #include "device/test_gpu.h"
+#include "ops/case.h"
 #include "ops/linear/linear.h"
 #include "scan/scan_op.h"
 
@@ -91,6 +93,68 @@ static void rates_are_the_kernels(void **state) {
     assert_true(rate_of(&kr_op_linear, lanes, KR_F32) == 1);
 }
 
+typedef struct timed {
+    bool op[256]; /* of kr_ops */
+    int cases;
+    double most; /* bytes of one case */
+} timed;
+
+/* In place of a timing: the shape rule must take the case. */
+static int take_case(void *user, const kr_op *op, const kr_case *k, krait_error *e) {
+    timed *t = user;
+    kr_call c = {.n_in = k->n_in, .n_out = k->n_out, .attr = k->attr, .threads = 1};
+    kr_tensor out[KR_MAX_OUT];
+    memset(out, 0, sizeof out);
+    for (int i = 0; i < k->n_in; i++) {
+        c.in[i] = k->in[i];
+        c.in[i].data = k->fill[i].kind == KR_FILL_ABSENT || k->in[i].rank == 0 ? NULL : t;
+    }
+    for (int i = 0; i < k->n_out; i++) {
+        c.out[i] = k->out[i];
+        c.out[i].data = k->out_absent[i] ? NULL : t;
+    }
+    if (op->shape(&c, out, e) < 0) return e->code;
+    for (int i = 0; i < k->n_out; i++)
+        if (out[i].rank > 0 && !k->out_absent[i]) {
+            c.out[i] = out[i];
+            c.out[i].data = t;
+        }
+    t->cases++;
+    t->most = fmax(t->most, kr_call_bytes(&c));
+    for (int i = 0; kr_ops[i]; i++) t->op[i] |= kr_ops[i] == op;
+    return 0;
+}
+
+/* Whoever adds a kernel for the GPU gives it a row (bench_gpu_rows.c), of a size it takes. */
+static void every_kernel_has_a_row(void **state) {
+    (void)state;
+    static const char *const models[] = {"mamba-130m", "mamba2-130m", "mamba3-130m"};
+    for (int m = 0; m < 3; m++) {
+        timed t = {0};
+        int kernels = 0, missing = 0;
+        kr_bench b = {.o.model = models[m],
+                      .level = KR_LEVEL_CUDA,
+                      .width = 768,
+                      .layers = 24,
+                      .instead = take_case,
+                      .user = &t};
+        krait_error e;
+        if (kr_bench_gpu_ops(&b, &e) < 0) fail_msg("%s", e.message);
+        double most = t.most;
+        if (kr_bench_gpu_scan(&b, &e) < 0) fail_msg("%s", e.message);
+        for (int i = 0; kr_ops[i]; i++) {
+            bool kernel = kr_ops[i]->kernel[KR_LEVEL_CUDA] != NULL;
+            kernels += kernel;
+            missing += kernel && !t.op[i];
+            if (kernel && !t.op[i]) printf("%s has no row\n", kr_ops[i]->name);
+        }
+        printf("%s: %d cases of %d kernels; ops: %.2f GB at most\n", models[m], t.cases, kernels,
+               most * 1e-9);
+        assert_int_equal(missing, 0);
+        assert_true(t.cases > 80 && most > 0 && most < 8e9);
+    }
+}
+
 static void unknown_things_are_refused(void **state) {
     (void)state;
     krait_bench_options o = KRAIT_BENCH_OPTIONS_INIT;
@@ -119,6 +183,7 @@ int main(void) {
         cmocka_unit_test(rows_are_sane),
         cmocka_unit_test(names_tell_the_states),
         cmocka_unit_test(rates_are_the_kernels),
+        cmocka_unit_test(every_kernel_has_a_row),
         cmocka_unit_test(unknown_things_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
