@@ -13,7 +13,7 @@ typedef enum measure {
     B,   /* sequences */
     M,   /* rows: sequences times tokens */
     D,   /* the model's width */
-    E,   /* its channels, 2 D */
+    E,   /* its channels, 2 D, in whole pairs of heads */
     H,   /* heads of 64 channels */
     ME,  /* elements of an activation */
     DE,  /* of a weight */
@@ -192,7 +192,7 @@ static void describe(const kr_case *k, const line *l, char *text, size_t size) {
 
 int kr_bench_gpu_rows(const kr_bench *b, krait_error *e) {
     int64_t seqs = b->o.batch ? b->o.batch : 8, rows = seqs * (b->o.tokens ? b->o.tokens : 2048);
-    int64_t channels = 2 * b->width;
+    int64_t channels = (2 * b->width + 127) / 128 * 128; /* pairs of heads */
     const int64_t measures[MEASURES] = {[ONE] = 1,
                                         [B] = seqs,
                                         [M] = rows,
