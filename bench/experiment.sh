@@ -89,11 +89,12 @@ steps_in() {
 same() { [ -e "$1" ] && [ "$(<"$1")" = "$2" ]; }
 
 # train NAME BUDGET ARGUMENTS...: leaves $runs/NAME/{model,events.jsonl,info.json}, and in wanted
-# and command how. The warm-up is $warm percent of the steps, and there are eight evaluations.
+# and command how. The warm-up is $warm percent of the steps, or $warm_steps, and there are eight
+# evaluations.
 warm=5
 train() {
   local name=$1 budget=$2 steps to=$runs/$1 wanted
-  wanted="budget $2, warm-up $warm%, on $device: ${*:3}"
+  wanted="budget $2, warm-up ${warm_steps:-$warm%}, on $device: ${*:3}"
   shift 2
   if [ -e "$to/info.json" ]; then
     same "$to/wanted" "$wanted" || stop "$to was run otherwise: $(cat "$to/wanted" 2>/dev/null ||
@@ -111,7 +112,7 @@ train() {
   echo "$script: $name, $steps steps" >&2
   echo "krait train $* --set steps=$steps" >"$to/command"
   if "$krait" train "$@" --device "$device" --out "$to/model" --json --set "steps=$steps" \
-    --set "warmup=$((steps * warm / 100))" --set "eval_every=$(((steps + 7) / 8))" \
+    --set "warmup=${warm_steps:-$((steps * warm / 100))}" --set "eval_every=$(((steps + 7) / 8))" \
     --set checkpoint_every=0 >"$to/events.jsonl" 2>"$to/errors"; then
     "$krait" info "$to/model" --json >"$to/info.json"
     rm -rf "$to/model/checkpoints"

@@ -15,7 +15,9 @@ budget=${BUDGET:-15s}
 # rings and slower rates of the recurrence these are; with four layers where the papers have six,
 # for budgets this small. The LSTM, one row after the other, has two, and larger batches.
 declare -A tuned=(
-  [s4d]="learning_rate=0.006 recurrent_learning_rate=0.2"
+  [s4d]="learning_rate=0.006 recurrent_learning_rate=0.2 sequence_norm=true"
+  [s4d.image_grey]="dropout=0.1"
+  [s4d.spoken_digits]="sequence_norm=false"
   [lru]="learning_rate=0.004 recurrent_learning_rate=0.25"
   [lru.listops]="r_min=0 r_max=0.99"
   [lru.imdb]="r_min=0.5 r_max=0.9"
