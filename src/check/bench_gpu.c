@@ -110,7 +110,7 @@ static int report_call(const kr_bench *b, kr_bench_call *t, const char *name, kr
     double second = seconds[b->o.runs / 2] / calls;
     int n = snprintf(note, sizeof note, "%.3g Mbyte", bytes * 1e-6);
     if (flops > 0)
-        snprintf(note + n, sizeof note - (size_t)n, ", %.3g GFLOP: %.4g GB/s, %.4g GFLOP/s",
+        snprintf(note + n, sizeof note - (size_t)n, ", %.3g GFLOP: %.0f GB/s, %.0f GFLOP/s",
                  flops * 1e-9, bytes / second * 1e-9, flops / second * 1e-9);
     kr_bench_tell(b, &r, seconds);
     return 0;
