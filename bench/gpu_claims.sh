@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpu_claims.sh - what docs/measured.md says of training on one GPU besides speeds: 500 steps in
 # bf16 stay beside those in f32, one sequence of 1,048,576 tokens is a training step, and a model is
-# evaluated by position over a text of a million bytes. Prints each with its time.
+# evaluated by position over a text of a million bytes. Prints what each showed.
 #
 #   KRAIT   the program (default build/bin/krait)
 #   DATA    tinyshakespeare.txt (default text/tinyshakespeare.txt in $KRAIT_DATA, or in

@@ -5,7 +5,7 @@
 # prints them. experiment.sh says what can be set (BUDGET is not used); here too:
 #
 #   MEMBERS    of the family (s4d lru)
-#   STEPS      of the four stages, 64 pictures each (700 1200 1300 3700)
+#   STEPS      of the four stages, 64 pictures each (700 1200 1300 3700); 100 of each warm up
 #   EXAMPLES   of each test (4000)
 # shellcheck source=bench/experiment.sh
 source "$(dirname "$0")/experiment.sh"
@@ -21,6 +21,9 @@ for name in ${MEMBERS:-s4d lru}; do
   for stage in 0 1 2 3; do
     schedule=constant
     [ $stage != 3 ] || schedule=cosine
+    # weights of a stage that was made anew are other weights
+    [ ! "${from[1]:-}/../info.json" -nt "$runs/$name.$stage/wanted" ] ||
+      rm -rf "${runs:?}/$name.$stage"
     # shellcheck disable=SC2086
     member "$name" layers=4 "${more[@]}" ${stages[stage]} "schedule=$schedule"
     train "$name.$stage" "${steps[stage]}" --recipe "$recipes/tasks/pathfinder.json" "${from[@]}" \

@@ -163,7 +163,8 @@ int kr_bench_call_open(kr_bench_call *t, const kr_bench *b, const kr_op *op, con
         (kr_call){.n_in = k->n_in, .n_out = k->n_out, .attr = k->attr, .threads = b->o.threads};
     KR_TRY(open_inputs(t, k, e));
     KR_TRY(open_outputs(t, k, e));
-    if (b->level == KR_LEVEL_CUDA && op->check_cuda) KR_TRY(op->check_cuda(&t->call, e));
+    t->refused = b->level == KR_LEVEL_CUDA && op->check_cuda && op->check_cuda(&t->call, e) < 0;
+    if (t->refused) return kr_code(e);
     if (rotate) KR_TRY(open_pool(t, e));
     return kr_device_records(t->level) ? record(t, e) : 0;
 }

@@ -15,6 +15,7 @@ typedef struct kr_bench_call {
     void *memory[KR_MAX_IN + KR_MAX_OUT + 1], *pool;
     int arrays;
     size_t weight; /* bytes of one in the pool; 0: no pool */
+    bool refused;  /* the op said that it cannot run this on a GPU */
 } kr_bench_call;
 
 /* `rotate`: in[1] lies in a pool and each call takes the next, as the layers of a model do, so that

@@ -132,7 +132,7 @@ int kr_bench_gpu_op(const kr_bench *b, const kr_op *op, const kr_case *k, const 
     int rc = kr_bench_call_open(&t, b, op, k, rotate, e);
     if (rc == 0) rc = report_call(b, &t, name, e);
     kr_bench_call_close(&t);
-    return rc == KRAIT_ERR_MEMORY || rc == KRAIT_ERR_UNSUPPORTED ? 0 : rc;
+    return rc == KRAIT_ERR_MEMORY || t.refused ? 0 : rc;
 }
 
 static void normal(kr_case *k, int i, kr_dtype type, int64_t rows, int64_t columns) {

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/options.h"
 #include "check/check.h"
 #include "device/device.h"
 
@@ -26,12 +27,10 @@ static int check_op(kr_check_state *s, const kr_op *op, krait_error *e) {
     return kr_check_gradients(s, op, e);
 }
 
-int krait_selftest(const krait_check_options *options, krait_error *e) {
+int krait_selftest(const krait_check_options *given, krait_error *e) {
     enum { FEWEST_THREADS = 3 }; /* more than two, and odd: partitions that do not divide */
-    if (!options || options->size != sizeof *options)
-        return kr_fail(e, KRAIT_ERR_ARGUMENT,
-                       "selftest: options must come from "
-                       "KRAIT_CHECK_OPTIONS_INIT");
+    krait_check_options o = KRAIT_CHECK_OPTIONS_INIT, *options = &o;
+    KR_TRY(kr_options_read(&o, sizeof o, given, "krait_check_options", e));
     if (options->corrupt && !kr_op_find(options->corrupt))
         return kr_fail(e, KRAIT_ERR_ARGUMENT, "selftest: there is no op \"%s\" to corrupt",
                        options->corrupt);

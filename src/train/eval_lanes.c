@@ -208,11 +208,12 @@ static void finish(krait_eval_result *r, bool task) {
 /* On a GPU as many rows at a time as there is room for. */
 static int plan_scorer(kr_eval_run *run, kr_scorer_options *o, krait_error *e) {
     kr_weights *weights = (kr_weights *)(uintptr_t)kr_model_weights(run->model);
+    enum { SLACK = 64 << 20 }; /* what the driver and the library of products take besides */
     size_t left, all;
     for (;; o->tokens /= 2) {
         KR_TRY(kr_scorer_create(&run->scorer, &run->model->config, weights, o, e));
         kr_device_memory(o->graph.level, &left, &all);
-        bool fits = all == 0 || kr_scorer_bytes(&run->scorer, NULL) <= left;
+        bool fits = all == 0 || kr_scorer_bytes(&run->scorer, NULL) + SLACK <= left;
         if (fits || o->tokens <= LANES) return 0;
         kr_scorer_free(&run->scorer);
     }

@@ -8,7 +8,7 @@
 
 /* Not in the plan: what the driver takes once kernels are loaded and steps recorded, and what
  * rounding up each allocation takes. */
-enum { SLACK = 64 << 20 };
+enum { SLACK = 64 << 20, MOST_ACCUMULATE = 1 << 16 };
 
 size_t kr_trainer_weight_bytes(const kr_trainer *t) {
     return (size_t)t->model->parameters * sizeof(float);
@@ -49,12 +49,14 @@ static bool find_recipe(const kr_trainer *t, kr_recipe *r, size_t left) {
     for (int64_t parts = 1; parts <= given->batch; parts++)
         for (int recompute = given->recompute; recompute < 2; recompute++) {
             if (given->batch % parts || (parts == 1 && recompute == given->recompute)) continue;
+            if (parts > 1 && (t->resume_from || given->accumulate * parts > MOST_ACCUMULATE))
+                continue; /* what a run that goes on may not change, or nobody may ask for */
             r->batch = given->batch / parts;
             r->accumulate = given->accumulate * parts;
             r->recompute = recompute;
             if (would_fit(t, r, left)) return true;
         }
-    if (kr_trainer_has_task(t)) return false;
+    if (kr_trainer_has_task(t) || t->resume_from) return false;
     while ((r->window /= 2) > 0)
         if (would_fit(t, r, left)) return true;
     return false;
@@ -64,6 +66,12 @@ static void advise(const kr_trainer *t, size_t left, char *advice, size_t size) 
     const kr_recipe *given = &t->recipe;
     kr_recipe r = *given;
     if (!find_recipe(t, &r, left)) {
+        if (t->resume_from) {
+            snprintf(advice, size,
+                     "; a run that goes on can change only recompute here, and "
+                     "that is not enough");
+            return;
+        }
         snprintf(advice, size, "; not even one %s fits: a smaller model %sis needed",
                  kr_trainer_has_task(t) ? "example at a time" : "token",
                  kr_trainer_has_task(t) ? "or a task of shorter examples " : "");

@@ -394,15 +394,16 @@ static void a_failing_save_mixes_nothing(void **state) {
     assert_int_equal(kr_test_folder_drop(folder), 0);
 }
 
-/* Values from `value` on; says when the first of them is saved. */
+/* Values from `value` on, each once; says when the first of them is saved. */
 static void save_for_ever(const char *folder, int value, int pipe) {
     float data[64];
     kr_weights w = {0};
     fill(&w, data);
-    for (bool told = false;; value = value % 100 + 1, told = true) {
+    for (int saves = 0; saves < 99; saves++, value = value % 100 + 1) {
         if (save_marked(&w, data, value, folder) < 0) _exit(1);
-        if (!told && write(pipe, "", 1) != 1) _exit(1);
+        if (saves == 0 && write(pipe, "", 1) != 1) _exit(1);
     }
+    for (;;) pause();
 }
 
 /* Killed at sixty moments of the saves that follow. */

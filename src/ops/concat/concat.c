@@ -51,8 +51,8 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
 }
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
-    *flops = 0;
-    *bytes = 2 * (double)kr_tensor_bytes(c->n_out ? &c->out[0] : &c->in[0]);
+    *flops = *bytes = 0;
+    for (int i = 0; i < c->n_out; i++) *bytes += 2 * (double)kr_tensor_bytes(&c->out[i]);
 }
 
 static bool inputs(int index, kr_case *k, int first) {

@@ -32,7 +32,8 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
 
 static void forward_cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 0;
-    *bytes = 2 * (double)c->in[1].shape[0] * (double)c->in[0].shape[1] * 4;
+    *bytes = 2 * (double)c->in[1].shape[0] * (double)c->in[0].shape[1] *
+             (double)kr_dtype_size(c->in[0].dtype);
 }
 
 static void backward_cost(const kr_call *c, double *flops, double *bytes) {

@@ -39,7 +39,7 @@ static void forward_grad(kr_tape *t, const kr_node *n) {
 
 static void cost(const kr_call *c, double *flops, double *bytes) {
     *flops = 3 * (double)kr_tensor_count(&c->in[0]);
-    *bytes = 2 * (double)kr_tensor_bytes(&c->in[0]);
+    *bytes = kr_call_bytes(c);
 }
 
 static bool cases_of(int index, kr_case *k) {
